@@ -1,1 +1,2 @@
-//! The program.
+//! The program: the machine that runs a guest, its monitor, its command line and its tools.
+pub mod spec;

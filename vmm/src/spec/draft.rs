@@ -1,0 +1,459 @@
+//! A machine as it is being described, and how it becomes a [`MachineSpec`].
+use super::block::{BlockdevSpec, DriverSpec};
+use super::device::{DeviceSpec, VirtioBlkSpec};
+use super::disk;
+use super::endpoint::{QmpSpec, SerialSpec};
+use super::error::SpecError;
+use super::format::Look;
+use super::keyval::Options;
+use super::names::{did_you_mean, near};
+use super::nodes::{device_from_options, node_from_options, object_from_options};
+use super::object::{IothreadSpec, ObjectSpec};
+use super::props::{self, Kind, Mode, Prop, prop};
+use super::{Actions, MachineSpec, size};
+use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
+
+/// The most queues a disk gets without being asked.
+const QUEUES_AUTO_MAX: u32 = 8;
+/// How many disks, nodes, objects or devices one machine can be given.
+const PARTS_MAX: usize = 4096;
+
+/// A machine as it is being described: settings, and parts whose options are not yet checked.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// The settings; its lists of objects, nodes and devices are ignored.
+    pub settings: MachineSpec,
+    /// Disks in short form.
+    pub disks: Vec<Options>,
+    /// Nodes.
+    pub blockdevs: Vec<Options>,
+    /// Objects.
+    pub objects: Vec<Options>,
+    /// Devices.
+    pub devices: Vec<Options>,
+}
+
+const ACTIONS: &[Prop] = &[
+    prop("reboot", Kind::Enum(&["reset", "shutdown"]), "when the guest reboots").or("reset"),
+    prop("shutdown", Kind::Enum(&["poweroff", "pause"]), "when the guest powers off")
+        .or("poweroff"),
+    prop(
+        "panic",
+        Kind::Enum(&["pause", "shutdown", "exit-failure", "none"]),
+        "when the guest panics",
+    )
+    .or("shutdown"),
+];
+
+/// The settings of a machine that are one value each.
+pub const SETTINGS: &[Prop] = &[
+    prop("kernel", Kind::Path, "kernel to start: bzImage or ELF"),
+    prop("initrd", Kind::Path, "initial RAM disk"),
+    prop("append", Kind::Str { len_max: 2047 }, "the kernel's command line").or(""),
+    prop("memory", Kind::Size { min: 16 << 20, max: 64 << 40 }, "guest memory").or("1G"),
+    prop("cpus", Kind::Uint { min: 1, max: 4096 }, "virtual CPUs").or("1"),
+    prop("serial", Kind::Str { len_max: 4096 }, "where the serial console goes").or("stdio"),
+    prop("actions", Kind::Group(ACTIONS), "what ends or stops the machine"),
+    prop("debug-exit", Kind::Uint { min: 1, max: 0xffff }, "debug-exit port"),
+    prop("sandbox", Kind::Bool, "seccomp filters and io_uring restrictions").or("on"),
+    prop("iothreads-max", Kind::Uint { min: 1, max: 1024 }, "iothreads made for disks").or("8"),
+];
+
+/// The lists of a configuration file.
+const LISTS: &[&str] = &["qmp", "disks", "blockdevs", "objects", "devices"];
+
+impl Draft {
+    /// Makes a draft of a configuration file's content (TOML and JSON have the same keys: those
+    /// that `--print-spec` shows, and `disks`, a list of disks in short form).
+    ///
+    /// # Errors
+    ///
+    /// An unknown key or a value that does not fit; `of` names the file.
+    pub fn from_config(of: &str, content: Value) -> Result<Self, SpecError> {
+        let Value::Object(map) = content else {
+            return Err(SpecError::syntax(of, "it is not a table of settings"));
+        };
+        let mut draft = Self::default();
+        let mut settings = Map::new();
+        for (key, value) in map {
+            match key.as_str() {
+                "qmp" => {
+                    for item in list(of, &key, value)? {
+                        let text = item.as_str().ok_or_else(|| {
+                            SpecError::bad(
+                                of,
+                                "qmp",
+                                "its elements are texts: 'unix:PATH,server=on'",
+                            )
+                        })?;
+                        draft.settings.qmp.push(QmpSpec::parse(text)?);
+                    }
+                }
+                "disks" => draft.disks = disks(of, value)?,
+                "blockdevs" => draft.blockdevs = objects(of, &key, value)?,
+                "objects" => draft.objects = objects(of, &key, value)?,
+                "devices" => draft.devices = objects(of, &key, value)?,
+                _ => {
+                    settings.insert(key, value);
+                }
+            }
+        }
+        if let Some(key) = settings.keys().find(|k| !SETTINGS.iter().any(|p| p.answers_to(k))) {
+            let known = SETTINGS.iter().map(|p| p.name).chain(LISTS.iter().copied());
+            return Err(SpecError::Unknown {
+                of: of.to_owned(),
+                what: "key",
+                near: near(key, known),
+                name: key.clone(),
+            });
+        }
+        draft.set(of, settings)?;
+        Ok(draft)
+    }
+
+    /// Sets the settings given in `options` and leaves the others as they are.
+    ///
+    /// # Errors
+    ///
+    /// An unknown name or a value that does not fit.
+    pub fn set(&mut self, of: &str, options: Options) -> Result<(), SpecError> {
+        let given: Vec<String> = options.keys().cloned().collect();
+        let checked = props::apply(of, SETTINGS, options, Mode::Lenient)?;
+        for name in given {
+            self.set_one(of, &name, checked.get(&name).cloned().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    fn set_one(&mut self, of: &str, name: &str, value: Value) -> Result<(), SpecError> {
+        let to = &mut self.settings;
+        let number = || value.as_u64().unwrap_or_default();
+        let text = || value.as_str().unwrap_or_default().to_owned();
+        let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        match name {
+            "kernel" => to.kernel = Some(text().into()),
+            "initrd" => to.initrd = Some(text().into()),
+            "append" => to.append = text(),
+            "memory" => to.memory = memory(of, number())?,
+            "cpus" => to.cpus = narrow(number()),
+            "serial" => to.serial = SerialSpec::parse(&text())?,
+            "actions" => {
+                to.actions = serde_json::from_value::<Actions>(value)
+                    .map_err(|e| SpecError::bad(of, name, e.to_string()))?;
+            }
+            "debug-exit" => to.debug_exit = u16::try_from(number()).ok(),
+            "sandbox" => to.sandbox = value.as_bool().unwrap_or(true),
+            "iothreads-max" => to.iothreads_max = narrow(number()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sets the actions named in the text of `--action`, and leaves the others as they are.
+    ///
+    /// # Errors
+    ///
+    /// An unknown event or action.
+    pub fn set_actions(&mut self, options: Options) -> Result<(), SpecError> {
+        let of = "--action";
+        let current = serde_json::to_value(self.settings.actions)
+            .map_err(|e| SpecError::syntax(of, e.to_string()))?;
+        let Value::Object(mut merged) = current else { return Ok(()) };
+        for (key, value) in options {
+            merged.insert(key, value);
+        }
+        let checked = props::apply(of, ACTIONS, merged, Mode::Lenient)?;
+        self.set_one(of, "actions", Value::Object(checked))
+    }
+
+    /// Makes the machine: checks every part, lowers disks in short form, fills in names, queues
+    /// and iothreads, and checks that the parts fit together.
+    ///
+    /// # Errors
+    ///
+    /// Whatever is wrong with a part, or between parts. `files` is asked about the images of
+    /// disks in short form only.
+    pub fn lower(self, files: &dyn Look) -> Result<MachineSpec, SpecError> {
+        let Self { settings, disks, blockdevs, objects, devices } = self;
+        let mut spec =
+            MachineSpec { objects: vec![], blockdevs: vec![], devices: vec![], ..settings };
+        if disks.len().max(blockdevs.len()).max(objects.len()).max(devices.len()) > PARTS_MAX {
+            let reason = format!("more than {PARTS_MAX} disks, nodes, objects or devices");
+            return Err(SpecError::Conflict(reason));
+        }
+        for options in objects {
+            spec.objects.push(object_from_options(options, Mode::Lenient)?);
+        }
+        for options in blockdevs {
+            spec.blockdevs.extend(node_from_options(options, Mode::Lenient)?);
+        }
+        let mut ids: HashSet<String> = [&devices, &disks]
+            .into_iter()
+            .flatten()
+            .filter_map(|options| options.get("id")?.as_str().map(str::to_owned))
+            .chain(spec.blockdevs.iter().map(|node| node.node_name.clone()))
+            .collect();
+        for options in disks {
+            add_disk(&mut spec, options, &mut ids, files)?;
+        }
+        for options in devices {
+            let driver = options.get("driver").and_then(Value::as_str).unwrap_or("device");
+            let fallback = free_id(driver, &mut ids);
+            spec.devices.push(device_from_options(options, &fallback, Mode::Lenient)?);
+        }
+        fill_queues(&mut spec);
+        fill_iothreads(&mut spec);
+        check(&spec)?;
+        Ok(spec)
+    }
+}
+
+fn memory(of: &str, bytes: u64) -> Result<u64, SpecError> {
+    if bytes.is_multiple_of(4096) {
+        return Ok(bytes);
+    }
+    Err(SpecError::bad(of, "memory", format!("{} is not a multiple of 4k", size::format(bytes))))
+}
+
+fn list(of: &str, key: &str, value: Value) -> Result<Vec<Value>, SpecError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        _ => Err(SpecError::bad(of, key, "it is not a list")),
+    }
+}
+
+fn objects(of: &str, key: &str, value: Value) -> Result<Vec<Options>, SpecError> {
+    list(of, key, value)?
+        .into_iter()
+        .enumerate()
+        .map(|(i, item)| match item {
+            Value::Object(map) => Ok(map),
+            _ => Err(SpecError::bad(of, key, format!("element {i} is not a table"))),
+        })
+        .collect()
+}
+
+/// Disks in a configuration file are tables, or texts as after `--disk`.
+fn disks(of: &str, value: Value) -> Result<Vec<Options>, SpecError> {
+    list(of, "disks", value)?
+        .into_iter()
+        .map(|item| match item {
+            Value::Object(map) => Ok(map),
+            Value::String(text) => super::keyval::parse("--disk", &text, Some("file"), &[]),
+            _ => Err(SpecError::bad(of, "disks", "its elements are tables or texts")),
+        })
+        .collect()
+}
+
+fn add_disk(
+    spec: &mut MachineSpec,
+    options: Options,
+    ids: &mut HashSet<String>,
+    files: &dyn Look,
+) -> Result<(), SpecError> {
+    let fallback = match disk::own_id(&options) {
+        Some(id) => id.to_owned(),
+        None => free_id("disk", ids),
+    };
+    let long = disk::lower(options, &fallback, files)?;
+    if let Some(id) = long.iothread.filter(|id| spec.object(id).is_none()) {
+        spec.objects.push(iothread(id)?);
+    }
+    spec.blockdevs.extend(node_from_options(long.blockdev, Mode::Lenient)?);
+    spec.devices.push(device_from_options(long.device, &fallback, Mode::Lenient)?);
+    Ok(())
+}
+
+fn iothread(id: String) -> Result<ObjectSpec, SpecError> {
+    let options = Map::from_iter([
+        ("qom-type".to_owned(), Value::from("iothread")),
+        ("id".to_owned(), Value::from(id)),
+    ]);
+    object_from_options(options, Mode::Lenient)
+}
+
+/// `prefix0`, `prefix1`, …: the first that is not taken; it is then.
+fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
+    let mut n = 0_u64;
+    loop {
+        let id = format!("{prefix}{n}");
+        if ids.insert(id.clone()) {
+            return id;
+        }
+        n += 1;
+    }
+}
+
+fn disks_of(spec: &mut MachineSpec) -> impl Iterator<Item = &mut VirtioBlkSpec> {
+    spec.devices.iter_mut().filter_map(|device| match device {
+        DeviceSpec::VirtioBlkPci(disk) => Some(disk),
+        DeviceSpec::VirtioRngPci(_) => None,
+    })
+}
+
+fn fill_queues(spec: &mut MachineSpec) {
+    let auto = u16::try_from(spec.cpus.min(QUEUES_AUTO_MAX)).unwrap_or(1);
+    for disk in disks_of(spec).filter(|disk| disk.num_queues == 0) {
+        disk.num_queues = auto;
+    }
+}
+
+/// Gives every disk without an iothread one of its own, or one shared round-robin when there are
+/// more such disks than `iothreads-max`.
+fn fill_iothreads(spec: &mut MachineSpec) {
+    let limit = spec.iothreads_max as usize;
+    let mut ids: HashSet<String> = spec.objects.iter().map(|o| o.id().to_owned()).collect();
+    let mut made: Vec<String> = Vec::new();
+    let mut served = 0;
+    for disk in disks_of(spec) {
+        if disk.iothread.is_some() || !disk.iothread_vq_mapping.is_empty() {
+            continue;
+        }
+        if made.len() < limit {
+            made.push(free_id("iothread", &mut ids));
+        }
+        disk.iothread = made.get(served % limit).cloned();
+        served += 1;
+    }
+    // The table's own defaults, which cannot fail for a well-formed id.
+    spec.objects.extend(made.into_iter().filter_map(|id| iothread(id).ok()));
+}
+
+/// Checks what no part can check alone: names are unique, references lead somewhere, no two
+/// writers share a node.
+fn check(spec: &MachineSpec) -> Result<(), SpecError> {
+    unique("object", spec.objects.iter().map(ObjectSpec::id))?;
+    unique("device", spec.devices.iter().map(DeviceSpec::id))?;
+    unique("node", spec.blockdevs.iter().map(|node| &*node.node_name))?;
+    let mut seen: Vec<&str> = Vec::new();
+    for node in &spec.blockdevs {
+        for child in node.children() {
+            if !seen.contains(&child) {
+                let later = if spec.node(child).is_some() {
+                    "; it is described later: children come first".to_owned()
+                } else {
+                    did_you_mean(&near(child, seen.iter().copied()))
+                };
+                return conflict(format!("node '{}': no node '{child}'{later}", node.node_name));
+            }
+        }
+        seen.push(&node.node_name);
+    }
+    for device in &spec.devices {
+        check_device(spec, device)?;
+    }
+    if spec.initrd.is_some() && spec.kernel.is_none() {
+        return conflict("an initrd is given, but no kernel".to_owned());
+    }
+    sole_writers(spec)
+}
+
+fn conflict(reason: String) -> Result<(), SpecError> {
+    Err(SpecError::Conflict(reason))
+}
+
+fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), SpecError> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return conflict(format!("two {what}s are called '{name}'"));
+        }
+    }
+    Ok(())
+}
+
+fn check_device(spec: &MachineSpec, device: &DeviceSpec) -> Result<(), SpecError> {
+    let id = device.id();
+    if let Some(drive) = device.drive().filter(|drive| spec.node(drive).is_none()) {
+        let names = spec.blockdevs.iter().map(|node| &*node.node_name);
+        let hint = did_you_mean(&near(drive, names));
+        return conflict(format!("device '{id}': drive: no node '{drive}'{hint}"));
+    }
+    match device {
+        DeviceSpec::VirtioBlkPci(disk) => check_disk(spec, disk),
+        DeviceSpec::VirtioRngPci(rng) => match rng.rng.as_deref() {
+            Some(name) => match spec.object(name) {
+                Some(ObjectSpec::RngBuiltin(_) | ObjectSpec::RngRandom(_)) => Ok(()),
+                _ => conflict(format!("device '{id}': rng: no rng object '{name}'")),
+            },
+            None => Ok(()),
+        },
+    }
+}
+
+fn check_disk(spec: &MachineSpec, disk: &VirtioBlkSpec) -> Result<(), SpecError> {
+    let id = &disk.id;
+    let mapping = &disk.iothread_vq_mapping;
+    if disk.iothread.is_some() && !mapping.is_empty() {
+        return conflict(format!("device '{id}': give iothread or iothread-vq-mapping, not both"));
+    }
+    for name in disk.iothread.iter().chain(mapping.iter().map(|m| &m.iothread)) {
+        if !matches!(spec.object(name), Some(ObjectSpec::Iothread(_))) {
+            let known = spec.objects.iter().filter_map(|object| match object {
+                ObjectSpec::Iothread(IothreadSpec { id, .. }) => Some(&**id),
+                _ => None,
+            });
+            let hint = did_you_mean(&near(name, known));
+            return conflict(format!("device '{id}': no iothread '{name}'{hint}"));
+        }
+    }
+    let listed: Vec<u16> =
+        mapping.iter().filter_map(|m| m.vqs.as_ref()).flatten().copied().collect();
+    let with_list = mapping.iter().filter(|m| m.vqs.is_some()).count();
+    if with_list != 0 {
+        let mut sorted = listed;
+        sorted.sort_unstable();
+        if with_list != mapping.len() || !sorted.iter().copied().eq(0..disk.num_queues) {
+            return conflict(format!(
+                "device '{id}': iothread-vq-mapping: list each of the queues 0 to {} once, or \
+                 none at all",
+                disk.num_queues.saturating_sub(1)
+            ));
+        }
+    }
+    let (logical, physical) = (disk.logical_block_size, disk.physical_block_size);
+    if physical != 0 && logical > physical {
+        return conflict(format!(
+            "device '{id}': logical_block_size {logical} is larger than physical_block_size \
+             {physical}"
+        ));
+    }
+    Ok(())
+}
+
+/// No node is written by two users: a device counts as a writer unless `share-rw=on` or the node
+/// is read-only, a parent always, a parent that only reads its backing never.
+fn sole_writers(spec: &MachineSpec) -> Result<(), SpecError> {
+    let mut users: HashMap<&str, String> = HashMap::new();
+    let mut claim = |node: &'_ str, user: String| -> Result<(), SpecError> {
+        let Some(node) = spec.node(node) else { return Ok(()) };
+        match users.get(&*node.node_name) {
+            Some(other) => conflict(format!(
+                "node '{}' is used by {other} and by {user}; a disk has one user",
+                node.node_name
+            )),
+            None => {
+                users.insert(&node.node_name, user);
+                Ok(())
+            }
+        }
+    };
+    for node in &spec.blockdevs {
+        let user = || format!("node '{}'", node.node_name);
+        match &node.driver {
+            DriverSpec::Raw(raw) => claim(&raw.file, user())?,
+            DriverSpec::Fault(fault) => claim(&fault.file, user())?,
+            DriverSpec::Qcow2(qcow2) => claim(&qcow2.file, user())?,
+            DriverSpec::File(_) | DriverSpec::HostDevice(_) | DriverSpec::Null(_) => {}
+        }
+    }
+    for device in &spec.devices {
+        let DeviceSpec::VirtioBlkPci(disk) = device else { continue };
+        let read_only = spec.node(&disk.drive).is_some_and(|node: &BlockdevSpec| node.read_only);
+        if !disk.share_rw && !read_only {
+            claim(&disk.drive, format!("device '{}'", disk.id))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,325 @@
+//! From text to specification and back.
+use super::format::{Look, Sight};
+use super::*;
+use crate::spec::block::{Backing, DiscardMode, FaultErrno, FaultOp};
+use crate::spec::props::{Mode, Table};
+use serde_json::{Value, json};
+use std::io;
+use std::path::Path;
+
+/// Files that are what their names say.
+struct Names;
+
+impl Look for Names {
+    fn look(&self, path: &Path) -> io::Result<Sight> {
+        let name = path.to_string_lossy();
+        if name.contains("missing") {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        let head = if name.contains("qcow2") { b"QFI\xfb".to_vec() } else { vec![] };
+        Ok(Sight { block_device: name.starts_with("/dev/"), head })
+    }
+}
+
+fn draft(disks: &[&str], blockdevs: &[&str], objects: &[&str], devices: &[&str]) -> Draft {
+    let parse = |of: &str, texts: &[&str], implied: &str| {
+        texts.iter().map(|t| keyval::parse(of, t, Some(implied), &[]).unwrap()).collect()
+    };
+    Draft {
+        disks: parse("--disk", disks, "file"),
+        blockdevs: parse("--blockdev", blockdevs, "driver"),
+        objects: parse("--object", objects, "qom-type"),
+        devices: parse("--device", devices, "driver"),
+        ..Draft::default()
+    }
+}
+
+fn lower(disks: &[&str], blockdevs: &[&str], objects: &[&str], devices: &[&str]) -> MachineSpec {
+    draft(disks, blockdevs, objects, devices).lower(&Names).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn error(disks: &[&str], blockdevs: &[&str], objects: &[&str], devices: &[&str]) -> String {
+    draft(disks, blockdevs, objects, devices).lower(&Names).unwrap_err().to_string()
+}
+
+fn again(spec: &MachineSpec) -> MachineSpec {
+    let content: Value = serde_json::from_str(&spec.to_json().unwrap()).unwrap();
+    Draft::from_config("vm.json", content).unwrap().lower(&Names).unwrap()
+}
+
+fn blk<'a>(spec: &'a MachineSpec, id: &str) -> &'a VirtioBlkSpec {
+    match spec.device(id) {
+        Some(DeviceSpec::VirtioBlkPci(disk)) => disk,
+        other => panic!("{id}: {other:?}"),
+    }
+}
+
+#[test]
+fn the_short_form_is_the_long_form() {
+    let short = lower(&["a.qcow2,queues=4,iothread=io,cache=none,serial=S1"], &[], &[], &[]);
+    let long = lower(
+        &[],
+        &[
+            "qcow2,node-name=disk0,discard=unmap,cache.direct=on,file.driver=file,file.filename=a.qcow2",
+        ],
+        &["iothread,id=io"],
+        &["virtio-blk-pci,id=disk0,drive=disk0,num-queues=4,iothread=io,serial=S1"],
+    );
+    assert_eq!(short, long);
+    let json = r#"{"driver":"qcow2","node-name":"disk0","cache":{"direct":true},
+                   "file":{"driver":"file","filename":"a.qcow2"}}"#;
+    let device = r#"{"driver":"virtio-blk-pci","id":"disk0","drive":"disk0","num-queues":4,
+                     "iothread-vq-mapping":[],"iothread":"io","serial":"S1"}"#;
+    assert_eq!(short, lower(&[], &[json], &["iothread,id=io"], &[device]));
+}
+
+#[test]
+fn defaults_are_those_that_are_promised() {
+    let spec = lower(&["a.qcow2", "/dev/sdb"], &[], &[], &[]);
+    assert_eq!((spec.memory, spec.cpus, spec.iothreads_max), (1 << 30, 1, 8));
+    assert_eq!(spec.serial, SerialSpec::Stdio);
+    assert!(spec.sandbox);
+    let names: Vec<&str> = spec.blockdevs.iter().map(|n| &*n.node_name).collect();
+    assert_eq!(names, ["disk0.file", "disk0", "disk1.file", "disk1"]);
+    let drivers: Vec<&str> = spec.blockdevs.iter().map(BlockdevSpec::driver_name).collect();
+    assert_eq!(drivers, ["file", "qcow2", "host_device", "raw"]);
+    for node in &spec.blockdevs {
+        assert_eq!(node.discard, DiscardMode::Unmap);
+        assert!(!node.cache.direct && !node.cache.no_flush && !node.read_only);
+    }
+    let disk = blk(&spec, "disk0");
+    assert_eq!((disk.num_queues, disk.queue_size), (1, 256));
+    assert_eq!((disk.werror, disk.rerror), (ErrorPolicy::Enospc, ErrorPolicy::Report));
+    assert!(disk.write_cache && disk.config_wce && disk.discard && disk.write_zeroes);
+    assert_eq!(disk.iothread.as_deref(), Some("iothread0"));
+    assert_eq!(blk(&spec, "disk1").iothread.as_deref(), Some("iothread1"));
+}
+
+#[test]
+fn a_printed_specification_comes_back_the_same() {
+    let spec = lower(
+        &["a.qcow2,cache=writethrough,readonly=on", "b.raw,werror=stop,bootindex=1,id=second"],
+        &[
+            "null-co,node-name=n,size=64M",
+            "fault,node-name=f,file=n,rules.0.op=read,rules.0.errno=ENOSPC,rules.0.count=2",
+            "qcow2,node-name=q,file.driver=file,file.filename=q.qcow2,backing=",
+            "qcow2,node-name=r,file.driver=file,file.filename=r.qcow2,backing.driver=raw,\
+             backing.file.driver=file,backing.file.filename=base.raw",
+        ],
+        &["iothread,id=io,poll-max-ns=0", "rng-random,id=rng0"],
+        &[
+            "virtio-blk-pci,drive=f,num-queues=2,iothread-vq-mapping.0.iothread=io,\
+             iothread-vq-mapping.0.vqs.0=1,iothread-vq-mapping.0.vqs.1=0,addr=1f.7",
+            "virtio-rng-pci,rng=rng0,max-bytes=1024,period=1000",
+        ],
+    );
+    assert_eq!(again(&spec), spec);
+    let plain: MachineSpec = serde_json::from_str(&spec.to_json().unwrap()).unwrap();
+    assert_eq!(plain, spec, "plain serde agrees with the tables");
+    let toml = toml::to_string(&{
+        let mut s = spec.clone();
+        s.blockdevs.retain(|n| n.node_name != "q"); // TOML has no null
+        s.blockdevs.retain(|n| n.node_name != "q.file");
+        s
+    })
+    .unwrap();
+    let content: Value = toml::from_str(&toml).unwrap();
+    assert!(Draft::from_config("vm.toml", content).unwrap().lower(&Names).is_ok());
+}
+
+#[test]
+fn inline_children_get_names_and_inherit() {
+    let spec = lower(
+        &[],
+        &["qcow2,node-name=d,read-only=on,cache.direct=on,file.driver=file,file.filename=x.qcow2"],
+        &[],
+        &[],
+    );
+    let file = spec.node("d.file").unwrap();
+    assert!(file.read_only && file.cache.direct);
+    match &spec.node("d").unwrap().driver {
+        DriverSpec::Qcow2(q) => {
+            assert_eq!((&*q.file, &q.backing), ("d.file", &Backing::FromHeader));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn more_disks_than_iothreads_share_them() {
+    let mut draft = draft(&["a.raw", "b.raw", "c.raw"], &[], &[], &[]);
+    draft.settings.iothreads_max = 2;
+    draft.settings.cpus = 12;
+    let spec = draft.lower(&Names).unwrap();
+    let of = |id: &str| blk(&spec, id).iothread.clone().unwrap();
+    assert_eq!([of("disk0"), of("disk1"), of("disk2")], ["iothread0", "iothread1", "iothread0"]);
+    assert_eq!(spec.objects.len(), 2);
+    assert_eq!(blk(&spec, "disk0").num_queues, 8);
+    assert_eq!(again(&spec), spec);
+}
+
+#[test]
+fn fault_rules_are_typed() {
+    let options = json!({"op": "write", "offset": 4096, "length": 512, "errno": "ENOSPC"});
+    let Value::Object(options) = options else { unreachable!() };
+    let checked = props::apply("x-fault-add", block::FAULT_RULE, options, Mode::Strict).unwrap();
+    let rule: FaultRule = serde_json::from_value(Value::Object(checked)).unwrap();
+    assert_eq!((rule.op, rule.errno, rule.length), (FaultOp::Write, FaultErrno::Enospc, Some(512)));
+    assert_eq!(rule.count, None);
+}
+
+#[test]
+fn errors_name_the_part_and_what_is_near() {
+    let cases: &[(String, &[&str])] = &[
+        (error(&["a.raw,quues=2"], &[], &[], &[]), &["--disk", "'quues'", "did you mean 'queues'"]),
+        (error(&["a.raw,cache=writeboth"], &[], &[], &[]), &["cache", "did you mean 'writeback'"]),
+        (error(&["a.raw,controller=nvme"], &[], &[], &[]), &["controller", "virtio-blk"]),
+        (error(&["missing.raw"], &[], &[], &[]), &["missing.raw"]),
+        (error(&["a.img"], &[], &[], &[]), &["a.img", "format=raw"]),
+        (error(&[], &["qcow3,node-name=a"], &[], &[]), &["driver", "did you mean 'qcow2'"]),
+        (error(&[], &["raw,node-name=a,fiel=b"], &[], &[]), &["'fiel'", "did you mean 'file'"]),
+        (error(&[], &["raw,node-name=a,file=b"], &[], &[]), &["node 'a'", "no node 'b'"]),
+        (error(&[], &["null-co"], &[], &[]), &["'node-name' is missing"]),
+        (error(&[], &["null,node-name=a,size=x"], &[], &[]), &["size", "'x' is not a size"]),
+        (error(&[], &[], &["iothred,id=a"], &[]), &["qom-type", "did you mean 'iothread'"]),
+        (error(&[], &[], &[], &["virtio-blk,drive=a"]), &["did you mean 'virtio-blk-pci'"]),
+        (
+            error(&[], &[], &[], &["virtio-blk-pci,logical-block-size=4k"]),
+            &["device 'virtio-blk-pci'", "did you mean 'logical_block_size'"],
+        ),
+        (error(&[], &[], &[], &["virtio-blk-pci,num-queues=2"]), &["'drive' is missing"]),
+        (error(&[], &[], &[], &["virtio-blk-pci,drive=x"]), &["no node 'x'"]),
+        (error(&["a.raw,id=x", "b.raw,id=x"], &[], &[], &[]), &["called 'x'"]),
+        (
+            error(&["a.raw"], &[], &[], &["virtio-blk-pci,drive=disk0"]),
+            &["node 'disk0' is used by device 'disk0' and by device"],
+        ),
+        (
+            error(&["a.raw,logical-block-size=1000"], &[], &[], &[]),
+            &["logical-block-size", "power of two"],
+        ),
+        (error(&["a.raw,serial=123456789012345678901"], &[], &[], &[]), &["serial", "at most 20"]),
+        (
+            error(&[], &["null,node-name=n"], &[], &["virtio-blk-pci,drive=n,iothread=io"]),
+            &["no iothread 'io'"],
+        ),
+        (
+            error(
+                &[],
+                &["null,node-name=n"],
+                &["iothread,id=io"],
+                &["virtio-blk-pci,drive=n,num-queues=3,iothread-vq-mapping.0.iothread=io,\
+                   iothread-vq-mapping.0.vqs.0=0"],
+            ),
+            &["iothread-vq-mapping", "0 to 2"],
+        ),
+    ];
+    for (message, wanted) in cases {
+        for part in *wanted {
+            assert!(message.contains(part), "'{part}' not in: {message}");
+        }
+    }
+}
+
+#[test]
+fn configuration_files_take_short_disks_and_friendly_values() {
+    let text = r#"
+        kernel = "vmlinuz"
+        memory = "512M"
+        cpus = 2
+        qmp = ["unix:/tmp/q,server=on"]
+        disks = ["a.qcow2,readonly=on", { file = "b.raw", queues = 3 }]
+        [actions]
+        reboot = "shutdown"
+    "#;
+    let content: Value = toml::from_str(text).unwrap();
+    let spec = Draft::from_config("vm.toml", content).unwrap().lower(&Names).unwrap();
+    assert_eq!((spec.memory, spec.cpus), (512 << 20, 2));
+    assert_eq!(spec.actions.reboot, RebootAction::Shutdown);
+    assert_eq!(blk(&spec, "disk1").num_queues, 3);
+    assert!(spec.node("disk0").unwrap().read_only);
+    let error = |text: &str| {
+        let content = toml::from_str(text).unwrap();
+        Draft::from_config("vm.toml", content).unwrap_err().to_string()
+    };
+    assert!(error("memroy = 1").contains("vm.toml: unknown key 'memroy'; did you mean 'memory'?"));
+    assert!(error("memory = '1000000001'").contains("multiple of 4k"));
+    assert!(error("memory = '1M'").contains("not within 16M"));
+    assert!(error("disk = 1").contains("did you mean 'disks'"));
+    assert!(error("cpus = 'two'").contains("cpus: 'two' is not a number"));
+    assert!(error("[actions]\nrebot = 'reset'").contains("did you mean 'reboot'"));
+}
+
+#[test]
+fn strict_mode_takes_json_types_only() {
+    let parse = |value: Value, mode| match value {
+        Value::Object(map) => node_from_options(map, mode).map_err(|e| e.to_string()),
+        _ => unreachable!(),
+    };
+    let text_size = json!({"driver": "null-co", "node-name": "n", "size": "1G"});
+    assert!(parse(text_size.clone(), Mode::Lenient).is_ok());
+    assert!(parse(text_size, Mode::Strict).unwrap_err().contains("size"));
+    let text_switch = json!({"driver": "null-co", "node-name": "n", "read-only": "on"});
+    assert!(parse(text_switch, Mode::Strict).unwrap_err().contains("read-only"));
+}
+
+/// Every row of a table is a field of the type it is for and the other way round.
+#[test]
+fn tables_and_types_agree() {
+    let fill = |table: &Table| -> Value {
+        let mut map = keyval::Options::new();
+        for row in table.props {
+            let value = match row.name {
+                "id" | "drive" | "iothread" | "rng" | "file" | "backing" => json!("x"),
+                "addr" => json!("03.0"),
+                "serial" | "filename" => json!("s"),
+                "iothread-vq-mapping" => json!([{"iothread": "x", "vqs": [0]}]),
+                "rules" => json!([{}]),
+                "discard_granularity" | "size" | "l2-cache-size" => json!(512),
+                "bootindex" | "vectors" => json!(1),
+                "lazy-refcounts" => json!(true),
+                _ => continue,
+            };
+            map.insert(row.name.to_owned(), value);
+        }
+        let mut all = Value::Object(table.apply(map, Mode::Strict).unwrap());
+        if let Some(slot) = all.get_mut("write-cache") {
+            *slot = json!(true);
+        }
+        all
+    };
+    let same = |mut typed: Value, mut given: Value, key: &str| {
+        for value in [&mut typed, &mut given] {
+            value.as_object_mut().unwrap().remove(key);
+        }
+        assert_eq!(typed, given);
+    };
+    for table in device::DEVICES {
+        let mut given = fill(table);
+        given["driver"] = json!(table.name);
+        let typed: DeviceSpec = serde_json::from_value(given.clone()).unwrap();
+        same(serde_json::to_value(typed).unwrap(), given, "driver");
+    }
+    for table in object::OBJECTS {
+        let mut given = fill(table);
+        given["qom-type"] = json!(table.name);
+        let typed: ObjectSpec = serde_json::from_value(given.clone()).unwrap();
+        same(serde_json::to_value(typed).unwrap(), given, "qom-type");
+    }
+    for table in block::DRIVERS {
+        let mut given = fill(table);
+        given["driver"] = json!(table.name);
+        let typed: DriverSpec = serde_json::from_value(given.clone()).unwrap();
+        same(serde_json::to_value(typed).unwrap(), given, "driver");
+    }
+}
+
+#[test]
+fn help_shows_every_property_with_its_default() {
+    let text = help::properties(&device::VIRTIO_BLK_PCI);
+    for row in device::VIRTIO_BLK_PCI.props {
+        assert!(text.contains(row.name), "{}", row.name);
+    }
+    assert!(text.contains("queue-size=<size>") && text.contains("(default: 256)"));
+    assert!(help::list(device::DEVICES).contains("virtio-rng-pci"));
+}
