@@ -1,2 +1,3 @@
 //! The program: the machine that runs a guest, its monitor, its command line and its tools.
+pub mod cli;
 pub mod spec;

@@ -1,2 +1,12 @@
 //! The `spindle` command.
-fn main() {}
+use spindle::cli::{self, Failure, Programs};
+use spindle::spec::MachineSpec;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(&Programs { run })
+}
+
+fn run(_spec: MachineSpec) -> Result<u8, Failure> {
+    Err("this build cannot start machines".into())
+}

@@ -1,0 +1,139 @@
+//! The command line: the one place that knows clap.
+//!
+//! Exit statuses: 0 done, 1 something named on the command line cannot be used, 2 the command
+//! line itself is wrong; `run` ends with what the machine says, `img check` as `qemu-img check`.
+mod qemu;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use crate::spec::{MachineSpec, SpecError};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Whatever ended a program.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// Exit status when the command line is wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit status when something it names cannot be used.
+pub const EXIT_INPUT: u8 = 1;
+
+/// What the command line starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Programs {
+    /// Runs a machine to its end; the value is the exit status.
+    pub run: fn(MachineSpec) -> Result<u8, Failure>,
+}
+
+/// A virtual machine monitor whose heart is storage.
+#[derive(Debug, Parser)]
+#[command(name = "spindle", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a virtual machine.
+    Run(Box<run::RunArgs>),
+}
+
+/// What a command came to.
+enum Outcome {
+    /// Text for standard output.
+    Print(String),
+    /// An exit status.
+    Exit(u8),
+}
+
+/// A command that failed, and the exit status that says so.
+struct Stop {
+    status: u8,
+    failure: Failure,
+}
+
+impl From<SpecError> for Stop {
+    fn from(error: SpecError) -> Self {
+        let status = if error.is_usage() { EXIT_USAGE } else { EXIT_INPUT };
+        Self { status, failure: error.into() }
+    }
+}
+
+impl Stop {
+    fn input(failure: impl Into<Failure>) -> Self {
+        Self { status: EXIT_INPUT, failure: failure.into() }
+    }
+}
+
+/// The `spindle` command: parses the process's arguments, does what they say, and returns the
+/// exit status.
+#[must_use]
+pub fn main(programs: &Programs) -> ExitCode {
+    start_log();
+    let cli = match parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" too, with status 0 and standard output.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
+        }
+    };
+    match dispatch(cli, programs) {
+        Ok(Outcome::Exit(status)) => ExitCode::from(status),
+        Ok(Outcome::Print(text)) => print(&text),
+        Err(stop) => {
+            eprintln!("spindle: {}", chain(&*stop.failure));
+            ExitCode::from(stop.status)
+        }
+    }
+}
+
+/// Log lines go to standard error, warnings and worse unless `SPINDLE_LOG` says otherwise.
+fn start_log() {
+    let environment = env_logger::Env::new().filter_or("SPINDLE_LOG", "warn");
+    let _ = env_logger::Builder::from_env(environment)
+        .format(|out, record| {
+            let level = record.level().as_str().to_ascii_lowercase();
+            writeln!(out, "spindle: {level}: {}", record.args())
+        })
+        .try_init();
+}
+
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from(qemu::accept(args))?;
+    Cli::from_arg_matches(&matches)
+}
+
+fn dispatch(cli: Cli, programs: &Programs) -> Result<Outcome, Stop> {
+    match cli.command {
+        Command::Run(args) => run::run(*args, programs),
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Writes to standard output; a reader that has gone away is no failure of ours.
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("spindle: cannot write to standard output: {e}");
+            ExitCode::from(EXIT_INPUT)
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}

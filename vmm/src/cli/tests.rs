@@ -1,0 +1,136 @@
+//! Command lines and what they come to.
+use super::*;
+use std::path::Path;
+
+fn never(_: MachineSpec) -> Result<u8, Failure> {
+    panic!("nothing should run")
+}
+
+/// What `spindle ARGS` prints, or its exit status and message.
+fn spindle(args: &[&str]) -> Result<String, (u8, String)> {
+    spindle_with(args, &Programs { run: never })
+}
+
+fn spindle_with(args: &[&str], programs: &Programs) -> Result<String, (u8, String)> {
+    let args = std::iter::once("spindle").chain(args.iter().copied()).map(OsString::from);
+    let cli = parse(args.collect())
+        .map_err(|e| (u8::try_from(e.exit_code()).unwrap(), e.render().to_string()))?;
+    match dispatch(cli, programs) {
+        Ok(Outcome::Print(text)) => Ok(text),
+        Ok(Outcome::Exit(status)) => Err((status, String::new())),
+        Err(stop) => Err((stop.status, chain(&*stop.failure))),
+    }
+}
+
+fn spec(args: &[&str]) -> MachineSpec {
+    let text = spindle(&[&["run", "--print-spec"], args].concat()).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn file(dir: &Path, name: &str, content: &[u8]) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_printed_specification_is_a_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = file(dir.path(), "a,b.qcow2", b"QFI\xfb\0\0\0\x03");
+    let args = [
+        "-kernel",
+        "vmlinuz",
+        "-append",
+        "-x console=ttyS0",
+        "-m",
+        "512",
+        "-smp",
+        "3",
+        "--qmp",
+        "unix:/tmp/q,server=on",
+        "--action",
+        "panic=pause,shutdown=pause",
+        "--no-reboot",
+        "--debug-exit",
+        "--sandbox",
+        "off",
+        "--serial",
+        "null",
+        "--disk",
+        &format!("{},queues=2,werror=stop", disk.replace(',', ",,")),
+        "--device",
+        "virtio-rng-pci",
+        "-nographic",
+        "-machine",
+        "q35",
+    ];
+    let first = spec(&args);
+    assert_eq!((first.memory, first.cpus, first.debug_exit), (512 << 20, 3, Some(0x501)));
+    assert_eq!(first.append, "-x console=ttyS0");
+    assert!(!first.sandbox);
+    let config = file(dir.path(), "vm.json", first.to_json().unwrap().as_bytes());
+    assert_eq!(spec(&["--config", &config]), first);
+    let more = spec(&["--config", &config, "--cpus", "cpus=1", "-m", "2G"]);
+    assert_eq!((more.cpus, more.memory), (1, 2 << 30));
+    assert_eq!(more.devices, first.devices);
+}
+
+#[test]
+fn wrong_command_lines_end_with_2_and_bad_input_with_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = file(dir.path(), "a.img", b"");
+    let broken = file(dir.path(), "vm.toml", b"kernel = ");
+    let unknown = file(dir.path(), "vm2.toml", b"kernal = 'x'");
+    let missing = dir.path().join("none.raw").to_str().unwrap().to_owned();
+    let cases: &[(&[&str], u8, &str)] = &[
+        (&["run", "--kernle", "x"], 2, "--kernel"),
+        (&["rum"], 2, "run"),
+        (&["run"], 2, "--kernel FILE"),
+        (&["run", "--initrd", "i"], 2, "no kernel"),
+        (&["run", "-m", "lots"], 2, "'lots' is not a size"),
+        (&["run", "-m", "512,maxmem=1G"], 2, "maxmem"),
+        (&["run", "-smp", "0"], 2, "not within 1"),
+        (&["run", "--device", "virtio-blk-pci,quue-size=1"], 2, "did you mean 'queue-size'"),
+        (&["run", "--action", "rebot=reset"], 2, "did you mean 'reboot'"),
+        (&["run", "--sandbox", "maybe"], 2, "neither 'on' nor 'off'"),
+        (&["run", "--device", "virtio-rng,help"], 2, "did you mean 'virtio-rng-pci'"),
+        (&["run", "--accel", "tcg"], 2, "kvm"),
+        (&["run", "--disk", &image], 1, "format=raw"),
+        (&["run", "--disk", &missing], 1, "No such file"),
+        (&["run", "--config", &broken], 1, "vm.toml"),
+        (&["run", "--config", &unknown], 1, "did you mean 'kernel'"),
+        (&["run", "--config", &image], 1, ".toml or .json"),
+    ];
+    for (args, status, part) in cases {
+        let (got, message) = spindle(args).unwrap_err();
+        assert!(got == *status && message.contains(part), "{args:?}: {got}: {message}");
+    }
+}
+
+#[test]
+fn help_comes_from_the_tables() {
+    let text = spindle(&["run", "--device", "help"]).unwrap();
+    assert!(text.contains("virtio-blk-pci"));
+    let text = spindle(&["run", "--device", "virtio-blk-pci,help"]).unwrap();
+    assert!(text.contains("num-queues=<number>"));
+    assert!(spindle(&["run", "--disk", "help"]).unwrap().contains("detect-zeroes"));
+    let text = spindle(&["run", "--blockdev", "qcow2,help"]).unwrap();
+    assert!(text.contains("lazy-refcounts") && text.contains("cache.direct"));
+    assert!(spindle(&["run", "--object", "?"]).unwrap().contains("iothread"));
+    let (status, text) = spindle(&["run", "--help"]).unwrap_err();
+    assert_eq!(status, 0);
+    for heading in ["Guest:", "Disks and devices:", "Example:"] {
+        assert!(text.contains(heading), "{text}");
+    }
+    assert!(!text.contains("nodefaults"));
+}
+
+#[test]
+fn the_machines_exit_status_is_the_programs() {
+    fn seven(spec: MachineSpec) -> Result<u8, Failure> {
+        assert_eq!(spec.kernel.as_deref(), Some(Path::new("k")));
+        Ok(7)
+    }
+    let (status, _) = spindle_with(&["run", "-k", "k"], &Programs { run: seven }).unwrap_err();
+    assert_eq!(status, 7);
+}
