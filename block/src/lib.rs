@@ -1,1 +1,35 @@
-//! (filled below)
+//! The block layer: image formats, filters and files as one graph of [`Node`]s, and the rings that
+//! carry its requests to the kernel.
+//!
+//! Three ideas hold it together:
+//!
+//! * **Translate first.** A queue asks the graph [`Node::map`], synchronously and without I/O. The
+//!   usual answer is a *leaf*: a file, an offset and a [`Pin`] that keeps the mapping true. That
+//!   becomes one submission-queue entry into the caller's memory.
+//! * **Run a task only when you must.** What needs I/O of its own (a metadata miss, an allocation,
+//!   a filter) is [`Node::run`], an async function on the iothread's local executor.
+//! * **One ring per iothread**, behind one interface with three engines: io_uring, a thread pool,
+//!   and a simulator that loses, tears and reorders what it is allowed to.
+//!
+//! This crate knows nothing of guests, PCI or KVM: memory arrives as [`IoBuf`], doorbells as file
+//! descriptors, and whoever wants requests served implements [`iothread::Queue`].
+
+pub mod bounce;
+pub mod error;
+pub mod file;
+pub mod io;
+pub mod iobuf;
+pub mod iothread;
+pub mod node;
+pub mod pin;
+pub mod ring;
+pub mod root;
+pub mod submit;
+
+pub use error::BlockError;
+pub use io::{Io, Op, OpKind, Range};
+pub use iobuf::IoBuf;
+pub use iothread::{Cx, Iothread};
+pub use node::{Extent, ExtentKind, Info, LocalBoxFuture, Map, Node};
+pub use pin::{Lane, Pin, PinDomain};
+pub use root::{Root, RootHandle};

@@ -1,1 +1,18 @@
-//! (filled below)
+//! Storage controllers and the buses they sit on.
+//!
+//! Every controller is split in two. Its **register half** ([`Registers`]) runs on vCPU threads,
+//! several at once, and only changes small state. Its **queue half**
+//! ([`Queue`](spindle_block::iothread::Queue)) has exactly one owner, an iothread, and touches guest
+//! memory. Between them are an atomic doorbell with an eventfd, and messages for the rare rest.
+//!
+//! This crate knows nothing of KVM, of threads being made, or of a command line. What it needs from
+//! its machine are the traits in [`machine`]: interrupts by meaning, and somebody who maps its
+//! windows. The same halves run under a guest, under a register-level test protocol and in a plain
+//! `#[test]`.
+
+pub mod machine;
+
+pub use machine::{
+    Access, Doorbell, LineIrq, MsiIrq, MsiMessage, PowerRequest, PowerSink, Registers, Space,
+    Window, WindowSink, Windows,
+};

@@ -1,0 +1,134 @@
+//! Rings: what carries requests on files to whoever does them.
+//!
+//! One ring per iothread, three engines behind one interface: [`uring`] (the kernel's io_uring),
+//! [`threads`] (a pool of threads, where io_uring is forbidden) and [`sim`] (files in memory that
+//! lose, tear and reorder what a real disk may). A ring is created, fed and dropped on its own
+//! thread.
+
+mod slots;
+pub mod uring;
+
+use std::{os::fd::RawFd, time::Instant};
+
+use crate::{BlockError, IoBuf, Pin, file::FileId};
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOp {
+    /// Read `buf.len()` bytes; what lies beyond the end of the file reads as zeros.
+    Read,
+    /// Write the buffer; with `fua` it is durable before it completes.
+    Write {
+        /// `RWF_DSYNC`.
+        fua: bool,
+    },
+    /// `fdatasync`: every write that completed before this was submitted becomes durable.
+    Sync,
+    /// Give the range back; it reads as zeros. Fails with `Unsupported` where the file system
+    /// cannot.
+    PunchHole,
+    /// The range reads as zeros; blocks stay allocated where the file system can.
+    ZeroRange,
+    /// Reserve blocks for the range, growing the file; new bytes read as zeros.
+    Allocate,
+    /// Set the file's length to `offset`. Ordered like a write.
+    SetLen,
+}
+
+/// Who gets the completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A queue attached to the iothread.
+    Queue {
+        /// Its place in the iothread.
+        slot: u16,
+        /// What the queue called the request.
+        token: u32,
+    },
+    /// A task waiting in [`Cx`](crate::Cx).
+    Task(u32),
+}
+
+/// A request on a file. It owns everything the kernel will touch until it is [`Done`].
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    pub op: FileOp,
+    /// To which file.
+    pub file: FileId,
+    /// First byte.
+    pub offset: u64,
+    /// Number of bytes; `buf.len()` for reads and writes.
+    pub len: u64,
+    /// The memory.
+    pub buf: IoBuf,
+    /// Keeps the translation true that led here.
+    pub pin: Pin,
+    /// Who waits.
+    pub owner: Owner,
+}
+
+/// A request that has ended; its pin is released.
+#[derive(Debug)]
+pub struct Done {
+    /// Who waits.
+    pub owner: Owner,
+    /// The memory, whole again.
+    pub buf: IoBuf,
+    /// How it went: all of it, or an error.
+    pub result: Result<(), BlockError>,
+}
+
+/// What a ring found.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// Requests that ended. Their order means nothing.
+    pub done: Vec<Done>,
+    /// Keys of watched descriptors that were signalled.
+    pub signalled: Vec<u32>,
+}
+
+/// Counters of one ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingStats {
+    /// Requests submitted.
+    pub requests: u64,
+    /// System calls made, waiting included.
+    pub system_calls: u64,
+}
+
+/// The interface of the three engines.
+pub trait Engine {
+    /// `io_uring`, `threads` or `sim`.
+    fn name(&self) -> &'static str;
+
+    /// Takes a request; it starts at the next [`Engine::kick`] at the latest.
+    fn submit(&mut self, request: Request);
+
+    /// Starts what was submitted, without waiting.
+    fn kick(&mut self);
+
+    /// Moves what has happened into `events`, without waiting and without a system call.
+    fn reap(&mut self, events: &mut Events);
+
+    /// Starts what was submitted and waits until something happens or `until` has come.
+    fn wait(&mut self, until: Option<Instant>);
+
+    /// Whether entering the kernel now would bring something: the poller's question.
+    fn wants_kick(&mut self) -> bool;
+
+    /// Reports signals of an eventfd as `key` from now on. The eventfd is never read.
+    fn watch(&mut self, fd: RawFd, key: u32);
+
+    /// Stops that; a signal on its way may still be reported.
+    fn unwatch(&mut self, key: u32);
+
+    /// Forgets a file that is about to be closed; no request on it is in flight.
+    fn forget(&mut self, file: FileId);
+
+    /// Requests submitted and not yet reaped.
+    fn in_flight(&self) -> usize;
+
+    /// Counters since the ring was made.
+    fn stats(&self) -> RingStats;
+}

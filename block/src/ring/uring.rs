@@ -1,0 +1,507 @@
+//! The io_uring engine: `SINGLE_ISSUER | DEFER_TASKRUN`, registered files, doorbells as multishot
+//! polls on the same ring, so that the thread blocks in exactly one place.
+//!
+//! UNSAFETY: submission entries carry addresses. Every entry that names memory belongs to a
+//! [`Slot`](super::slots::Slot) that owns this memory and is removed only by its completion.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+    time::Instant,
+};
+
+use io_uring::{IoUring, Probe, cqueue, opcode, register::Restriction, squeue, types};
+
+use super::{
+    Done, Engine, Events, FileOp, Request, RingStats,
+    slots::{Outcome, Slots},
+};
+use crate::{
+    BlockError,
+    file::{File, FileId},
+};
+
+/// Kinds of user data, in its top byte.
+const KIND_REQUEST: u64 = 0;
+const KIND_WATCH: u64 = 1 << 56;
+const KIND_IGNORE: u64 = 2 << 56;
+const KIND_MASK: u64 = 0xff << 56;
+
+/// The largest single transfer: the kernel cuts at just below 2 GiB anyway.
+const TRANSFER_MAX: u64 = 1 << 30;
+
+const IORING_ENTER_GETEVENTS: u32 = 1;
+/// `io_uring_register` opcodes that a running ring needs: `FILES_UPDATE`.
+const IORING_REGISTER_FILES_UPDATE: u8 = 6;
+/// `IOSQE_FIXED_FILE`.
+const SQE_FIXED_FILE: u8 = 1;
+
+/// Operations a running ring may submit; the kernel refuses every other.
+const ALLOWED: [u8; 9] = [
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Readv::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+    opcode::PollAdd::CODE,
+    opcode::PollRemove::CODE,
+    opcode::Nop::CODE,
+];
+
+/// How a ring is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Submission queue entries; the completion queue is eight times that.
+    pub entries: u32,
+    /// Let the kernel refuse operations and registrations that are not used.
+    pub restrict: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { entries: 256, restrict: true }
+    }
+}
+
+/// See the module.
+pub struct UringEngine {
+    ring: IoUring,
+    slots: Slots,
+    /// Files by number, as far as this ring has used them; the table is registered.
+    files: Vec<Option<Arc<File>>>,
+    /// Watched descriptors by key.
+    watches: Vec<(u32, RawFd)>,
+    /// Entries that found the submission queue full.
+    refused: Vec<Done>,
+    stats: RingStats,
+}
+
+impl UringEngine {
+    /// Makes a ring; call it on the thread that will use it.
+    ///
+    /// # Errors
+    /// Where io_uring is missing, forbidden, or older than Linux 6.1 in what it offers.
+    pub fn new(options: Options) -> io::Result<Self> {
+        let mut builder = IoUring::builder();
+        builder
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(options.entries * 8)
+            .dontfork();
+        if options.restrict {
+            builder.setup_r_disabled();
+        }
+        let ring: IoUring = builder.build(options.entries)?;
+        let params = ring.params();
+        if !(params.is_feature_nodrop()
+            && params.is_feature_ext_arg()
+            && params.is_feature_submit_stable())
+        {
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !ALLOWED.iter().all(|op| probe.is_supported(*op)) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+        }
+        ring.submitter().register_files_sparse(FileId::MAX as u32)?;
+        if options.restrict {
+            let mut rules: Vec<_> = ALLOWED.iter().map(|op| Restriction::sqe_op(*op)).collect();
+            rules.push(Restriction::sqe_flags_allowed(SQE_FIXED_FILE));
+            rules.push(Restriction::register_op(IORING_REGISTER_FILES_UPDATE));
+            ring.submitter().register_restrictions(&mut rules)?;
+            ring.submitter().register_enable_rings()?;
+        }
+        Ok(Self {
+            ring,
+            slots: Slots::default(),
+            files: vec![None; FileId::MAX],
+            watches: Vec::new(),
+            refused: Vec::new(),
+            stats: RingStats::default(),
+        })
+    }
+
+    /// Makes sure that the file is in the registered table.
+    fn resolve(&mut self, id: FileId) -> Result<&Arc<File>, BlockError> {
+        let index = id.index();
+        if self.files[index].is_none() {
+            let file = File::get(id).ok_or(BlockError::Gone)?;
+            let fd = file.fd().ok_or(BlockError::Unsupported)?;
+            self.stats.system_calls += 1;
+            self.ring.submitter().register_files_update(index as u32, &[fd])?;
+            self.files[index] = Some(file);
+        }
+        self.files[index].as_ref().ok_or(BlockError::Gone)
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> Result<(), BlockError> {
+        for _ in 0..2 {
+            // SAFETY: module header: the entry's memory is owned by a slot until it completes.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.enter(0, None);
+        }
+        Err(BlockError::NoMemory)
+    }
+
+    /// The entry for what is left of a slot.
+    fn entry(&mut self, index: u32) -> Option<squeue::Entry> {
+        let slot = self.slots.get_mut(index)?;
+        let request = &slot.request;
+        let fd = types::Fixed(request.file.index() as u32);
+        let offset = request.offset + slot.done;
+        let memory = slot.memory();
+        let iov = memory.iovecs();
+        let one = iov.len() == 1 && memory.len() <= TRANSFER_MAX;
+        let count = iov.len().min(libc::UIO_MAXIOV as usize) as u32;
+        let dsync = |fua: bool| if fua { libc::RWF_DSYNC } else { 0 };
+        Some(match request.op {
+            FileOp::Read if one => {
+                opcode::Read::new(fd, iov[0].iov_base.cast(), iov[0].iov_len as u32)
+                    .offset(offset)
+                    .build()
+            }
+            FileOp::Read => opcode::Readv::new(fd, iov.as_ptr(), count).offset(offset).build(),
+            FileOp::Write { fua } if one => {
+                opcode::Write::new(fd, iov[0].iov_base.cast(), iov[0].iov_len as u32)
+                    .offset(offset)
+                    .rw_flags(dsync(fua))
+                    .build()
+            }
+            FileOp::Write { fua } => opcode::Writev::new(fd, iov.as_ptr(), count)
+                .offset(offset)
+                .rw_flags(dsync(fua))
+                .build(),
+            FileOp::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+            FileOp::PunchHole => opcode::Fallocate::new(fd, request.len)
+                .offset(offset)
+                .mode(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE)
+                .build(),
+            FileOp::ZeroRange => opcode::Fallocate::new(fd, request.len)
+                .offset(offset)
+                .mode(libc::FALLOC_FL_ZERO_RANGE)
+                .build(),
+            FileOp::Allocate => {
+                opcode::Fallocate::new(fd, request.len).offset(offset).mode(0).build()
+            }
+            FileOp::SetLen => return None,
+        })
+    }
+
+    /// Puts slot `index` on the submission queue, or ends it with an error.
+    fn start(&mut self, index: u32) {
+        let pushed = match self.entry(index) {
+            Some(entry) => {
+                let entry = entry.user_data(KIND_REQUEST | u64::from(index));
+                self.push(&entry)
+            }
+            None => Err(BlockError::Unsupported),
+        };
+        if let Err(error) = pushed {
+            self.finish(index, Err(error));
+        }
+    }
+
+    fn finish(&mut self, index: u32, result: Result<(), BlockError>) {
+        if let Some(slot) = self.slots.remove(index) {
+            let Request { owner, buf, .. } = slot.request;
+            self.refused.push(Done { owner, buf, result });
+        }
+    }
+
+    /// One `io_uring_enter`: submits, runs deferred completions, waits for `want` of them.
+    fn enter(&mut self, want: u32, until: Option<Instant>) {
+        let pending = {
+            let mut sq = self.ring.submission();
+            sq.sync();
+            sq.len() as u32
+        };
+        self.stats.system_calls += 1;
+        let result = match until {
+            Some(until) if want > 0 => {
+                let left = until.saturating_duration_since(Instant::now());
+                let timeout = types::Timespec::from(left);
+                let args = types::SubmitArgs::new().timespec(&timeout);
+                self.ring.submitter().submit_with_args(want as usize, &args)
+            }
+            _ => {
+                let submitter = self.ring.submitter();
+                // SAFETY: no argument is passed; the entries are valid (module header).
+                unsafe {
+                    submitter.enter::<libc::sigset_t>(pending, want, IORING_ENTER_GETEVENTS, None)
+                }
+            }
+        };
+        if let Err(e) = result
+            && !matches!(
+                e.raw_os_error(),
+                Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY)
+            )
+        {
+            // Nothing submits any more: better a loud end than a guest that waits for ever.
+            panic!("io_uring_enter failed: {e}");
+        }
+    }
+
+    fn arm(&mut self, fd: RawFd, key: u32) {
+        let entry = opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32)
+            .multi(true)
+            .build()
+            .user_data(KIND_WATCH | u64::from(key));
+        if self.push(&entry).is_err() {
+            panic!("io_uring has no room to watch a doorbell");
+        }
+    }
+}
+
+/// `ftruncate` is short and has no io_uring operation before Linux 6.9.
+fn set_len(file: &File, len: u64) -> Result<(), BlockError> {
+    let fd = file.fd().ok_or(BlockError::Unsupported)?;
+    let len = i64::try_from(len).map_err(|_| BlockError::NoSpace)?;
+    // SAFETY: plain system call on a descriptor that `file` keeps open.
+    if unsafe { libc::ftruncate(fd, len) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error().into())
+    }
+}
+
+impl Engine for UringEngine {
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+
+    fn submit(&mut self, request: Request) {
+        self.stats.requests += 1;
+        let resolved = match self.resolve(request.file) {
+            Ok(file) if request.op == FileOp::SetLen => Some(set_len(file, request.offset)),
+            Ok(_) if request.len == 0 && request.op != FileOp::Sync => Some(Ok(())),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        };
+        if let Some(result) = resolved {
+            let Request { owner, buf, .. } = request;
+            self.refused.push(Done { owner, buf, result });
+            return;
+        }
+        let index = self.slots.insert(request);
+        self.start(index);
+    }
+
+    fn kick(&mut self) {
+        if !self.ring.submission().is_empty() || self.ring.submission().taskrun() {
+            self.enter(0, None);
+        }
+    }
+
+    fn wants_kick(&mut self) -> bool {
+        let sq = self.ring.submission();
+        !sq.is_empty() || sq.taskrun() || sq.cq_overflow()
+    }
+
+    fn reap(&mut self, events: &mut Events) {
+        loop {
+            let Some(cqe) = self.ring.completion().next() else { break };
+            let data = cqe.user_data();
+            match data & KIND_MASK {
+                KIND_REQUEST => {
+                    let index = data as u32;
+                    let Some(slot) = self.slots.get_mut(index) else {
+                        debug_assert!(false, "a completion without a request");
+                        continue;
+                    };
+                    match slot.judge(cqe.result()) {
+                        Outcome::Complete => self.finish(index, Ok(())),
+                        Outcome::Again => self.start(index),
+                        Outcome::Failed(error) => self.finish(index, Err(error)),
+                    }
+                }
+                KIND_WATCH => {
+                    let key = data as u32;
+                    let Some(&(_, fd)) = self.watches.iter().find(|w| w.0 == key) else {
+                        continue;
+                    };
+                    events.signalled.push(key);
+                    if !cqueue::more(cqe.flags()) {
+                        self.arm(fd, key);
+                    }
+                }
+                _ => {}
+            }
+        }
+        events.done.append(&mut self.refused);
+    }
+
+    fn wait(&mut self, until: Option<Instant>) {
+        let ready = !self.refused.is_empty() || !self.ring.completion().is_empty();
+        self.enter(u32::from(!ready), until);
+    }
+
+    fn watch(&mut self, fd: RawFd, key: u32) {
+        self.watches.push((key, fd));
+        self.arm(fd, key);
+    }
+
+    fn unwatch(&mut self, key: u32) {
+        self.watches.retain(|w| w.0 != key);
+        let entry =
+            opcode::PollRemove::new(KIND_WATCH | u64::from(key)).build().user_data(KIND_IGNORE);
+        if self.push(&entry).is_err() {
+            panic!("io_uring has no room to stop watching a doorbell");
+        }
+    }
+
+    fn forget(&mut self, file: FileId) {
+        if self.files[file.index()].take().is_some() {
+            self.stats.system_calls += 1;
+            // A failure leaves the descriptor in the table: the file stays open a little longer.
+            if let Err(e) = self.ring.submitter().register_files_update(file.0, &[-1]) {
+                log::warn!("cannot take file {} out of a ring: {e}", file.index());
+            }
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.slots.used() + self.refused.len()
+    }
+
+    fn stats(&self) -> RingStats {
+        self.stats
+    }
+}
+
+impl Drop for UringEngine {
+    /// The kernel may still write into memory that slots own: wait for it, or leak the memory.
+    fn drop(&mut self) {
+        let deadline = Instant::now() + std::time::Duration::from_secs(30);
+        let mut events = Events::default();
+        while self.slots.used() > 0 && Instant::now() < deadline {
+            self.wait(Some(deadline));
+            self.reap(&mut events);
+            events.done.clear();
+        }
+        if self.slots.used() > 0 {
+            log::error!(
+                "{} requests never came back from {:?}; their memory is leaked",
+                self.slots.used(),
+                self.ring.as_raw_fd()
+            );
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{IoBuf, Iothread, Pin, file::Backend, iothread::Clock};
+
+    fn temp_file() -> Arc<File> {
+        let file = tempfile::tempfile().expect("a temporary file");
+        File::register("test.raw".as_ref(), Backend::Host(file.into())).expect("a number")
+    }
+
+    #[test]
+    fn reads_back_what_it_wrote_and_zeros_beyond_the_end() {
+        let ring = UringEngine::new(Options::default()).expect("io_uring");
+        let cx = Iothread::new("test", Box::new(ring), Clock::Real).expect("iothread");
+        let file = temp_file();
+        let id = file.id();
+        let task_cx = crate::Cx::clone(&cx);
+        cx.block_on(async move {
+            let cx = &task_cx;
+            let data = IoBuf::from_slice(&[7; 6000]);
+            let op = FileOp::Write { fua: true };
+            let (_, result) = cx.file_op(op, id, (100, 6000), data, Pin::NONE).await;
+            result.expect("write");
+            // Four segments, the last of them beyond the end.
+            let whole = IoBuf::from_slice(&[0xff; 8192]);
+            let mut scattered = IoBuf::with_capacity(4);
+            for at in [0u64, 2048, 4096, 6144] {
+                let base = whole.view(at, 2000).iovecs()[0].iov_base.cast();
+                // SAFETY: `whole` lives until the end of this test.
+                unsafe { scattered.push(base, 2000) };
+            }
+            let (buf, result) = cx.file_op(FileOp::Read, id, (0, 8000), scattered, Pin::NONE).await;
+            result.expect("read");
+            let mut expected = vec![0; 8000];
+            expected[100..6100].fill(7);
+            assert_eq!(buf.to_vec(), expected);
+            drop(whole);
+            for (op, range) in [
+                (FileOp::PunchHole, (0, 4096)),
+                (FileOp::Sync, (0, 0)),
+                (FileOp::SetLen, (5000, 0)),
+            ] {
+                cx.file_op(op, id, range, IoBuf::empty(), Pin::NONE)
+                    .await
+                    .1
+                    .expect("file operation");
+            }
+            let (buf, result) =
+                cx.file_op(FileOp::Read, id, (4000, 2000), IoBuf::zeroed(2000), Pin::NONE).await;
+            result.expect("read");
+            let mut expected = vec![0; 2000];
+            expected[96..1000].fill(7);
+            assert_eq!(buf.to_vec(), expected);
+        });
+        assert_eq!(cx.tasks(), 0);
+    }
+
+    #[test]
+    fn a_dropped_wait_leaves_the_request_to_the_ring() {
+        let ring = UringEngine::new(Options::default()).expect("io_uring");
+        let cx = Iothread::new("test", Box::new(ring), Clock::Real).expect("iothread");
+        let id = temp_file();
+        let wait = cx.file_op(
+            FileOp::Write { fua: false },
+            id.id(),
+            (0, 4096),
+            IoBuf::from_slice(&[1; 4096]),
+            Pin::NONE,
+        );
+        drop(wait);
+        let (task_cx, file) = (crate::Cx::clone(&cx), id.id());
+        cx.block_on(async move {
+            let buf = IoBuf::zeroed(4096);
+            task_cx.file_op(FileOp::Read, file, (0, 4096), buf, Pin::NONE).await.1.expect("read");
+        });
+        while cx.ring_in_flight() > 0 {
+            cx.turn();
+            cx.kick();
+        }
+    }
+
+    #[test]
+    fn the_kernel_refuses_what_the_ring_does_not_use() {
+        let mut engine = UringEngine::new(Options::default()).expect("io_uring");
+        let entry = opcode::Close::new(types::Fd(0)).build().user_data(KIND_REQUEST);
+        engine.push(&entry).expect("room");
+        engine.enter(1, None);
+        let cqe = engine.ring.completion().next().expect("a completion");
+        assert_eq!(cqe.result(), -libc::EACCES);
+    }
+
+    #[test]
+    fn messages_from_other_threads_wake_a_sleeping_iothread() {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let ring = UringEngine::new(Options::default()).expect("io_uring");
+            let cx = Iothread::new("test", Box::new(ring), Clock::Real).expect("iothread");
+            tx.send(cx.handle()).expect("receiver");
+            cx.run();
+        });
+        let handle = rx.recv().expect("handle");
+        for n in 0..1000u32 {
+            assert_eq!(handle.call(move |_| n + 1), Some(n + 1));
+        }
+        handle.post(|cx| cx.stop());
+        thread.join().expect("iothread");
+        assert_eq!(handle.call(|_| ()), None);
+    }
+}
