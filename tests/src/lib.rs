@@ -1,1 +1,4 @@
-//! (filled below)
+//! What needs more than one crate: the lab, conformance and crash tests, and the benches.
+
+pub mod counting_alloc;
+pub mod load;

@@ -429,8 +429,13 @@ impl Iothread {
 
     /// The loop, until [`Iothread::stop`].
     pub fn run(self: &Rc<Self>) {
+        self.run_until(|| self.stop.get());
+    }
+
+    /// The loop, until `done` says so; it is asked after every turn.
+    pub fn run_until(self: &Rc<Self>, mut done: impl FnMut() -> bool) {
         let mut gathered = 0;
-        while !self.stop.get() {
+        while !done() {
             if self.turn() {
                 gathered += 1;
                 if gathered >= GATHER_TURNS {
@@ -452,14 +457,9 @@ impl Iothread {
             let value = future.await;
             *slot.borrow_mut() = Some(value);
         });
-        loop {
-            if let Some(value) = result.borrow_mut().take() {
-                return value;
-            }
-            if !self.turn() {
-                self.idle();
-            }
-        }
+        self.run_until(|| result.borrow().is_some());
+        let value = result.borrow_mut().take();
+        value.expect("the loop ends when there is a value")
     }
 
     /// One turn. Returns whether anything was done.
