@@ -256,3 +256,6 @@ pub(crate) fn write<M: GuestMemoryBackend>(
         source,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -146,3 +146,6 @@ fn check_memory<M: GuestMemoryBackend>(memory: &M, map: &MemoryMap) -> Result<()
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

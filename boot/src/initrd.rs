@@ -56,3 +56,6 @@ pub(crate) fn load<M: GuestMemoryBackend>(
         .map_err(|e| BootError::LoadInitrd { path: source.path(), source: e })?;
     Ok(range)
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,3 +41,6 @@ pub use error::{BootError, FileRole};
 pub use image::{BootConfig, BootImage, BootProtocol, RamState, load};
 pub use irq::gsi_for;
 pub use memory_map::{AddressRange, MemoryMap, MemoryMapError};
+
+#[cfg(test)]
+mod synth;

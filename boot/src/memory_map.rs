@@ -235,3 +235,6 @@ impl MemoryMap {
 fn entry(start: u64, end: u64, kind: MemoryKind) -> MemoryMapEntry {
     MemoryMapEntry { range: AddressRange::new(start, end), kind }
 }
+
+#[cfg(test)]
+mod tests;

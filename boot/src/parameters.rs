@@ -114,3 +114,6 @@ pub(crate) fn write_pvh<M: GuestMemoryBackend>(
     }
     PvhBootConfigurator::write_bootparams(&params, memory).map_err(BootError::Parameters)
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,8 @@ use crate::source::Source;
 
 pub(crate) use bzimage::BzImage;
 pub(crate) use elf::ElfKernel;
+#[cfg(test)]
+pub(crate) use elf::{FileHeader as ElfHeader, ProgramHeader as ElfProgramHeader};
 
 /// Linux's own limit on x86, for a kernel that does not announce one: bytes without the final NUL.
 const COMMAND_LINE_SIZE: usize = 2047;
@@ -122,3 +124,6 @@ impl Kernel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
