@@ -29,7 +29,8 @@ pub struct Serial {
 }
 
 impl Serial {
-    async fn lock(&self) -> Held<'_> {
+    /// Waits for the lock.
+    pub(crate) async fn lock(&self) -> Held<'_> {
         std::future::poll_fn(|task| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.0 {
@@ -44,7 +45,8 @@ impl Serial {
     }
 }
 
-struct Held<'a>(&'a Serial);
+/// Holds a [`Serial`] until it is dropped.
+pub(crate) struct Held<'a>(&'a Serial);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {

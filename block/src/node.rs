@@ -73,6 +73,11 @@ pub enum Map {
         /// How many of the bytes asked for.
         len: u64,
     },
+    /// There is nothing to do: the request succeeds as it is (`null-co`).
+    Done {
+        /// How many of the bytes asked for.
+        len: u64,
+    },
     /// Not known without I/O, or the node has to see the request: use [`Node::run`].
     Slow,
 }
@@ -115,6 +120,11 @@ pub trait Node: Send + Sync {
         cx: Cx,
         size: u64,
     ) -> LocalBoxFuture<'static, Result<(), BlockError>>;
+
+    /// A drain of a root above begins (`true`) or ends (`false`); drains nest and calls pair up.
+    /// While one is on, requests that wait for something other than I/O end: throttles let through,
+    /// hanging faults abort. Only for the node itself: the caller goes on to its children.
+    fn drain(&self, on: bool);
 
     /// The last word before the node is dropped: metadata written, marks cleared, all durable.
     /// Called once, drained, children after their parents.

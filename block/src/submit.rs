@@ -43,6 +43,7 @@ pub async fn node_io(cx: &Cx, node: &Arc<dyn Node>, mut io: Io) -> (Io, Result<(
                 io.buf.zero(done, len);
                 Ok(len)
             }
+            Map::Done { len } => Ok(len),
             Map::Slow if done == 0 => {
                 return Arc::clone(node).run(Cx::clone(cx), io).await;
             }
@@ -96,22 +97,24 @@ pub async fn flush(cx: &Cx, node: &Arc<dyn Node>) -> Result<(), BlockError> {
     node_io(cx, node, Io::flush()).await.1
 }
 
-/// Hands `io` to the ring when it is one leaf, ends it when it reads as zeros, and starts a task
-/// for everything else. `owner` hears of it.
+/// Hands `io` to the ring when it is one leaf, ends it when it reads as zeros or needs nothing, and
+/// starts a task for everything else. `owner` hears of it.
 pub(crate) fn submit_or_spawn(cx: &Cx, node: &Arc<dyn Node>, mut io: Io, owner: Owner) {
-    if let Some(op) = leaf_op(io.op) {
-        match node.map(cx.lane(), io.op.kind(), io.range) {
-            Map::Leaf { file, offset, len, pin } if len == io.range.len => {
-                cx.submit(Request { op, file, offset, len, buf: io.buf, pin, owner });
-                return;
-            }
-            Map::Zero { len } if len == io.range.len => {
-                io.buf.zero(0, len);
-                cx.end_locally(owner, io.buf, Ok(()));
-                return;
-            }
-            _ => {}
+    match (node.map(cx.lane(), io.op.kind(), io.range), leaf_op(io.op)) {
+        (Map::Leaf { file, offset, len, pin }, Some(op)) if len == io.range.len => {
+            cx.submit(Request { op, file, offset, len, buf: io.buf, pin, owner });
+            return;
         }
+        (Map::Zero { len }, _) if len == io.range.len && io.op == Op::Read => {
+            io.buf.zero(0, len);
+            cx.end_locally(owner, io.buf, Ok(()));
+            return;
+        }
+        (Map::Done { len }, _) if len == io.range.len => {
+            cx.end_locally(owner, io.buf, Ok(()));
+            return;
+        }
+        _ => {}
     }
     let (node, task_cx) = (Arc::clone(node), Cx::clone(cx));
     cx.spawn(async move {
