@@ -1,0 +1,274 @@
+//! The shapes of answers (qapi/run-state.json, qapi/block-core.json of QEMU).
+use crate::spec::FaultRule;
+use serde::Serialize;
+
+/// The state of a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// Its vCPUs run.
+    Running,
+    /// It was paused by the monitor.
+    Paused,
+    /// It has not run yet.
+    Prelaunch,
+    /// Its guest has powered off.
+    Shutdown,
+    /// It was paused by a failed request.
+    IoError,
+    /// Its guest has panicked.
+    GuestPanicked,
+    /// A vCPU cannot go on.
+    InternalError,
+}
+
+/// Why a machine is reset or shuts down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShutdownCause {
+    /// An error of the host.
+    HostError,
+    /// `quit`.
+    HostQmpQuit,
+    /// `system_reset`.
+    HostQmpSystemReset,
+    /// A signal such as SIGINT.
+    HostSignal,
+    /// The console's escape key.
+    HostUi,
+    /// The guest powered off.
+    GuestShutdown,
+    /// The guest reset itself.
+    GuestReset,
+    /// The guest panicked.
+    GuestPanic,
+}
+
+/// `query-status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StatusInfo {
+    /// The state.
+    pub status: RunState,
+    /// Whether vCPUs run.
+    pub running: bool,
+    /// Always false; clients of old QEMU look for it.
+    pub singlestep: bool,
+}
+
+impl StatusInfo {
+    /// The answer for `status`.
+    #[must_use]
+    pub fn new(status: RunState) -> Self {
+        Self { status, running: status == RunState::Running, singlestep: false }
+    }
+}
+
+/// Whether a disk's requests go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoStatus {
+    /// They do.
+    Ok,
+    /// One failed and paused the machine.
+    Failed,
+    /// One failed for want of space and paused the machine.
+    Nospace,
+}
+
+/// One disk in `query-block`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockInfo {
+    /// The legacy name of a drive: always empty, as with `-blockdev`.
+    pub device: String,
+    /// The device's id.
+    pub qdev: String,
+    /// Always `unknown`, as with QEMU.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// Whether its medium can be taken out.
+    pub removable: bool,
+    /// Whether its guest has locked the medium in.
+    pub locked: bool,
+    /// Its medium.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inserted: Option<BlockDeviceInfo>,
+    /// Whether its requests go through.
+    #[serde(rename = "io-status", skip_serializing_if = "Option::is_none")]
+    pub io_status: Option<IoStatus>,
+}
+
+impl BlockInfo {
+    /// A fixed disk with its medium.
+    #[must_use]
+    pub fn disk(qdev: &str, inserted: BlockDeviceInfo, io_status: IoStatus) -> Self {
+        Self {
+            device: String::new(),
+            qdev: qdev.to_owned(),
+            kind: "unknown",
+            removable: false,
+            locked: false,
+            inserted: Some(inserted),
+            io_status: Some(io_status),
+        }
+    }
+}
+
+/// A node in `query-block` and `query-named-block-nodes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BlockDeviceInfo {
+    /// The file behind it.
+    pub file: String,
+    /// The node's name.
+    #[serde(rename = "node-name")]
+    pub node_name: String,
+    /// Whether it refuses writes.
+    pub ro: bool,
+    /// Its driver.
+    pub drv: String,
+    /// The file of its backing node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
+    /// How many backing nodes there are below it.
+    pub backing_file_depth: u32,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// `off`, `on` or `unmap`.
+    pub detect_zeroes: &'static str,
+    /// Throttle limits, all 0: none.
+    pub bps: u64,
+    /// Throttle limit for reads.
+    pub bps_rd: u64,
+    /// Throttle limit for writes.
+    pub bps_wr: u64,
+    /// Throttle limit for requests.
+    pub iops: u64,
+    /// Throttle limit for read requests.
+    pub iops_rd: u64,
+    /// Throttle limit for write requests.
+    pub iops_wr: u64,
+    /// The image.
+    pub image: ImageInfo,
+    /// How the host's page cache is used.
+    pub cache: BlockCacheInfo,
+    /// Write threshold, 0: none.
+    pub write_threshold: u64,
+}
+
+/// An image in `query-block`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageInfo {
+    /// Its file.
+    pub filename: String,
+    /// Its format.
+    pub format: String,
+    /// The size of the disk, in bytes.
+    pub virtual_size: u64,
+    /// The space its file takes, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual_size: Option<u64>,
+    /// Its cluster size, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
+    /// The backing file its header names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename: Option<String>,
+    /// The format of the backing file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename_format: Option<String>,
+    /// Whether it was not closed properly.
+    pub dirty_flag: bool,
+}
+
+/// How the host's page cache is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockCacheInfo {
+    /// Whether the guest sees a write-back cache.
+    pub writeback: bool,
+    /// Whether the page cache is bypassed.
+    pub direct: bool,
+    /// Whether flushes are ignored.
+    pub no_flush: bool,
+}
+
+/// One disk (or node) in `query-blockstats`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockStats {
+    /// The legacy name of a drive: empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The device's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qdev: Option<String>,
+    /// The node's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The counters.
+    pub stats: BlockDeviceStats,
+    /// The node that holds the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Box<BlockStats>>,
+    /// The backing node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Box<BlockStats>>,
+}
+
+/// The counters of a disk. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the names are QEMU's and say what they count")]
+pub struct BlockDeviceStats {
+    pub rd_bytes: u64,
+    pub wr_bytes: u64,
+    pub unmap_bytes: u64,
+    pub rd_operations: u64,
+    pub wr_operations: u64,
+    pub flush_operations: u64,
+    pub unmap_operations: u64,
+    pub rd_total_time_ns: u64,
+    pub wr_total_time_ns: u64,
+    pub flush_total_time_ns: u64,
+    pub unmap_total_time_ns: u64,
+    pub wr_highest_offset: u64,
+    pub rd_merged: u64,
+    pub wr_merged: u64,
+    pub unmap_merged: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_time_ns: Option<u64>,
+    pub failed_rd_operations: u64,
+    pub failed_wr_operations: u64,
+    pub failed_flush_operations: u64,
+    pub failed_unmap_operations: u64,
+    pub invalid_rd_operations: u64,
+    pub invalid_wr_operations: u64,
+    pub invalid_flush_operations: u64,
+    pub invalid_unmap_operations: u64,
+    pub account_invalid: bool,
+    pub account_failed: bool,
+    pub timed_stats: [u64; 0],
+}
+
+/// `x-fault-add`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FaultAdded {
+    /// The rule's name.
+    pub id: String,
+}
+
+/// One rule in `x-fault-query`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FaultInfo {
+    /// The `fault` node.
+    pub node_name: String,
+    /// The rule, with its name.
+    #[serde(flatten)]
+    pub rule: FaultRule,
+    /// How many requests matched it.
+    pub matched: u64,
+    /// How many requests it acted on.
+    pub acted: u64,
+    /// How many requests hang because of it.
+    pub hanging: u64,
+}
