@@ -19,8 +19,13 @@ pub const OWNED_ALIGN: usize = 4096;
 
 /// Segments of memory, kept alive by it, in the form the kernel takes.
 ///
-/// Cloning is deliberately not offered: whoever holds the buffer holds the request.
-pub struct IoBuf {
+/// One word, because it is moved through every stage of a request. Cloning is deliberately not
+/// offered: whoever holds the buffer holds the request.
+#[derive(Default)]
+pub struct IoBuf(Option<Box<Segments>>);
+
+#[derive(Default)]
+struct Segments {
     iov: Vec<libc::iovec>,
     len: u64,
     keep: Option<Keep>,
@@ -32,13 +37,7 @@ unsafe impl Send for IoBuf {}
 
 impl std::fmt::Debug for IoBuf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "IoBuf({} bytes in {} segments)", self.len, self.iov.len())
-    }
-}
-
-impl Default for IoBuf {
-    fn default() -> Self {
-        Self::empty()
+        write!(f, "IoBuf({} bytes in {} segments)", self.len(), self.iovecs().len())
     }
 }
 
@@ -64,13 +63,14 @@ impl IoBuf {
     /// No memory at all.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { iov: Vec::new(), len: 0, keep: None }
+        Self(None)
     }
 
     /// An empty buffer with room for `segments`, so that filling it does not allocate.
     #[must_use]
     pub fn with_capacity(segments: usize) -> Self {
-        Self { iov: Vec::with_capacity(segments), len: 0, keep: None }
+        let iov = Vec::with_capacity(segments);
+        Self(Some(Box::new(Segments { iov, len: 0, keep: None })))
     }
 
     /// `len` zero bytes, page-aligned, owned.
@@ -87,7 +87,8 @@ impl IoBuf {
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else { std::alloc::handle_alloc_error(layout) };
         let iov = vec![libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len }];
-        Self { iov, len: len as u64, keep: Some(Arc::new(Aligned { base, layout })) }
+        let keep: Keep = Arc::new(Aligned { base, layout });
+        Self(Some(Box::new(Segments { iov, len: len as u64, keep: Some(keep) })))
     }
 
     /// An owned copy of `bytes`.
@@ -100,19 +101,21 @@ impl IoBuf {
 
     /// Forgets the segments, keeps their capacity and the `keep`.
     pub fn clear(&mut self) {
-        self.iov.clear();
-        self.len = 0;
+        if let Some(segments) = &mut self.0 {
+            segments.iov.clear();
+            segments.len = 0;
+        }
     }
 
     /// Sets what keeps the segments mapped.
     pub fn set_keep(&mut self, keep: Keep) {
-        self.keep = Some(keep);
+        self.segments().keep = Some(keep);
     }
 
     /// Whether a `keep` was set.
     #[must_use]
     pub fn has_keep(&self) -> bool {
-        self.keep.is_some()
+        self.0.as_ref().is_some_and(|s| s.keep.is_some())
     }
 
     /// Adds a segment; one that continues the last is joined with it.
@@ -124,39 +127,40 @@ impl IoBuf {
         if len == 0 {
             return;
         }
-        self.len += len as u64;
-        if let Some(last) = self.iov.last_mut()
+        let segments = self.segments();
+        segments.len += len as u64;
+        if let Some(last) = segments.iov.last_mut()
             && last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base
         {
             last.iov_len += len;
             return;
         }
-        self.iov.push(libc::iovec { iov_base: base.cast(), iov_len: len });
+        segments.iov.push(libc::iovec { iov_base: base.cast(), iov_len: len });
     }
 
     /// Total length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.len
+        self.0.as_ref().map_or(0, |s| s.len)
     }
 
     /// Whether there are no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// The segments, for the kernel. They stay where they are until the buffer is changed.
     #[must_use]
     pub fn iovecs(&self) -> &[libc::iovec] {
-        &self.iov
+        self.0.as_ref().map_or(&[], |s| &s.iov)
     }
 
     /// Whether every segment's address and length is a multiple of `align` (a power of two).
     #[must_use]
     pub fn is_aligned(&self, align: u32) -> bool {
         let mask = (align as usize).wrapping_sub(1);
-        self.iov.iter().all(|v| (v.iov_base.addr() | v.iov_len) & mask == 0)
+        self.iovecs().iter().all(|v| (v.iov_base.addr() | v.iov_len) & mask == 0)
     }
 
     /// A view of `len` bytes from `at`, sharing the memory. Allocates: for slow paths.
@@ -165,7 +169,8 @@ impl IoBuf {
     /// When the view does not lie within the buffer.
     #[must_use]
     pub fn view(&self, at: u64, len: u64) -> Self {
-        let mut view = Self { iov: Vec::new(), len: 0, keep: self.keep.clone() };
+        let keep = self.0.as_ref().and_then(|s| s.keep.clone());
+        let mut view = Self(Some(Box::new(Segments { keep, ..Segments::default() })));
         self.each(at, len, |base, n| {
             // SAFETY: part of our own segments, and `keep` is shared.
             unsafe { view.push(base, n) };
@@ -178,11 +183,12 @@ impl IoBuf {
     /// # Panics
     /// When there are fewer than `n` bytes.
     pub fn advance(&mut self, n: u64) {
-        assert!(n <= self.len, "advance by {n} of {}", self.len);
-        self.len -= n;
+        assert!(n <= self.len(), "advance by {n} of {}", self.len());
+        let segments = self.segments();
+        segments.len -= n;
         let mut left = n as usize;
         let mut whole = 0;
-        for v in &mut self.iov {
+        for v in &mut segments.iov {
             if left < v.iov_len {
                 v.iov_base = v.iov_base.cast::<u8>().wrapping_add(left).cast();
                 v.iov_len -= left;
@@ -191,7 +197,7 @@ impl IoBuf {
             left -= v.iov_len;
             whole += 1;
         }
-        self.iov.drain(..whole);
+        segments.iov.drain(..whole);
     }
 
     /// Copies `bytes` into the buffer at `at`.
@@ -224,7 +230,7 @@ impl IoBuf {
     /// A copy of all bytes.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len as usize];
+        let mut bytes = vec![0; self.len() as usize];
         self.read_at(0, &mut bytes);
         bytes
     }
@@ -277,12 +283,16 @@ impl IoBuf {
         zero
     }
 
+    fn segments(&mut self) -> &mut Segments {
+        self.0.get_or_insert_default()
+    }
+
     /// Calls `f` with each piece of memory of `at..at + len`.
     fn each(&self, at: u64, len: u64, mut f: impl FnMut(*mut u8, usize)) {
         let end = at.checked_add(len).expect("buffer ranges are checked");
-        assert!(end <= self.len, "bytes {at}+{len} of a buffer of {}", self.len);
+        assert!(end <= self.len(), "bytes {at}+{len} of a buffer of {}", self.len());
         let (mut skip, mut left) = (at as usize, len as usize);
-        for v in &self.iov {
+        for v in self.iovecs() {
             if left == 0 {
                 break;
             }
@@ -313,7 +323,7 @@ mod tests {
             unsafe { buf.push(v.iovecs()[0].iov_base.cast(), n) };
             at += n as u64 + 1;
         }
-        buf.set_keep(Arc::new(backing.keep));
+        buf.set_keep(Arc::new(backing.0.and_then(|s| s.keep)));
         buf
     }
 

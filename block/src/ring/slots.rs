@@ -3,14 +3,14 @@
 use super::Request;
 use crate::{BlockError, IoBuf};
 
-/// A request in flight. `buf` is the whole memory; `rest`, when set, what a short transfer left.
+/// A request in flight.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub request: Request,
     /// Bytes done by earlier parts of the same request.
     pub done: u64,
-    /// The remainder after a short transfer.
-    pub rest: Option<IoBuf>,
+    /// The remainder after a short transfer; empty before.
+    pub rest: IoBuf,
     /// Resubmissions after a transient refusal.
     pub retries: u8,
 }
@@ -18,14 +18,14 @@ pub(super) struct Slot {
 impl Slot {
     /// The memory of the next transfer.
     pub fn memory(&self) -> &IoBuf {
-        self.rest.as_ref().unwrap_or(&self.request.buf)
+        if self.rest.is_empty() { &self.request.buf } else { &self.rest }
     }
 
     /// Accounts `n` bytes of a transfer that was not complete.
     pub fn advance(&mut self, n: u64) {
         self.done += n;
         let left = self.request.len - self.done;
-        self.rest = Some(self.request.buf.view(self.done, left));
+        self.rest = self.request.buf.view(self.done, left);
     }
 
     /// A read met the end of the file: the rest of the memory reads as zeros.
@@ -44,7 +44,7 @@ pub(super) struct Slots {
 
 impl Slots {
     pub fn insert(&mut self, request: Request) -> u32 {
-        let slot = Slot { request, done: 0, rest: None, retries: 0 };
+        let slot = Slot { request, done: 0, rest: IoBuf::empty(), retries: 0 };
         if let Some(index) = self.free.pop() {
             self.entries[index as usize] = Some(slot);
             return index;
