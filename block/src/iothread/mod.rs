@@ -273,6 +273,12 @@ impl Iothread {
         self.poll_now.set(Duration::ZERO);
     }
 
+    /// When the next sleeping task is to wake; for those who drive turns themselves.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.borrow().next_deadline()
+    }
+
     /// Waits until `until`.
     pub fn sleep_until(self: &Rc<Self>, until: Instant) -> Sleep {
         Sleep::new(self, until)

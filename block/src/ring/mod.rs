@@ -5,6 +5,8 @@
 //! lose, tear and reorder what a real disk may). A ring is created, fed and dropped on its own
 //! thread.
 
+mod doorbells;
+pub mod sim;
 mod slots;
 pub mod uring;
 
