@@ -1,4 +1,5 @@
 //! What needs more than one crate: the lab, conformance and crash tests, and the benches.
 
 pub mod counting_alloc;
+pub mod lab;
 pub mod load;
