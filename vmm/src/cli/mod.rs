@@ -7,8 +7,9 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use crate::doctor;
 use crate::spec::{MachineSpec, SpecError};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write;
@@ -41,12 +42,21 @@ struct Cli {
 enum Command {
     /// Run a virtual machine.
     Run(Box<run::RunArgs>),
+    /// Say what this host offers, and what to do about what is missing.
+    Doctor(DoctorArgs),
+}
+
+#[derive(Args, Debug)]
+struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// What a command came to.
 enum Outcome {
-    /// Text for standard output.
-    Print(String),
+    /// Text for standard output, and an exit status.
+    Print { text: String, status: u8 },
     /// An exit status.
     Exit(u8),
 }
@@ -85,7 +95,7 @@ pub fn main(programs: &Programs) -> ExitCode {
     };
     match dispatch(cli, programs) {
         Ok(Outcome::Exit(status)) => ExitCode::from(status),
-        Ok(Outcome::Print(text)) => print(&text),
+        Ok(Outcome::Print { text, status }) => print(&text, status),
         Err(stop) => {
             eprintln!("spindle: {}", chain(&*stop.failure));
             ExitCode::from(stop.status)
@@ -112,7 +122,15 @@ fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
 fn dispatch(cli: Cli, programs: &Programs) -> Result<Outcome, Stop> {
     match cli.command {
         Command::Run(args) => run::run(*args, programs),
+        Command::Doctor(args) => doctor(&args),
     }
+}
+
+/// `spindle doctor` ends with 1 where machines cannot run.
+fn doctor(args: &DoctorArgs) -> Result<Outcome, Stop> {
+    let report = doctor::examine();
+    let text = if args.json { report.json().map_err(Stop::input)? + "\n" } else { report.text() };
+    Ok(Outcome::Print { text, status: if report.usable { 0 } else { EXIT_INPUT } })
 }
 
 /// An error and its causes in one line.
@@ -127,13 +145,13 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Writes to standard output; a reader that has gone away is no failure of ours.
-fn print(text: &str) -> ExitCode {
+fn print(text: &str, status: u8) -> ExitCode {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
             eprintln!("spindle: cannot write to standard output: {e}");
             ExitCode::from(EXIT_INPUT)
         }
-        _ => ExitCode::SUCCESS,
+        _ => ExitCode::from(status),
     }
 }

@@ -119,13 +119,13 @@ struct QemuArgs {
 /// Does what the arguments of `spindle run` say.
 pub(super) fn run(args: RunArgs, programs: &Programs) -> Result<Outcome, Stop> {
     if let Some(text) = wanted_help(&args)? {
-        return Ok(Outcome::Print(text));
+        return Ok(Outcome::Print { text, status: 0 });
     }
     let print_spec = args.print_spec;
     let spec = describe(args)?.lower(&format::HostFiles)?;
     if print_spec {
         let text = spec.to_json().map_err(Stop::input)?;
-        return Ok(Outcome::Print(text + "\n"));
+        return Ok(Outcome::Print { text: text + "\n", status: 0 });
     }
     startable(&spec)?;
     (programs.run)(spec).map(Outcome::Exit).map_err(Stop::input)

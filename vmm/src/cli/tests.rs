@@ -16,7 +16,8 @@ fn spindle_with(args: &[&str], programs: &Programs) -> Result<String, (u8, Strin
     let cli = parse(args.collect())
         .map_err(|e| (u8::try_from(e.exit_code()).unwrap(), e.render().to_string()))?;
     match dispatch(cli, programs) {
-        Ok(Outcome::Print(text)) => Ok(text),
+        Ok(Outcome::Print { text, status: 0 }) => Ok(text),
+        Ok(Outcome::Print { text, status }) => Err((status, text)),
         Ok(Outcome::Exit(status)) => Err((status, String::new())),
         Err(stop) => Err((stop.status, chain(&*stop.failure))),
     }
