@@ -10,9 +10,17 @@
 //! windows. The same halves run under a guest, under a register-level test protocol and in a plain
 //! `#[test]`.
 
+pub mod device;
+pub mod dma;
+pub mod doorbell;
 pub mod machine;
+pub mod pci;
+pub mod register;
+pub mod virtio;
 
+pub use device::Device;
+pub use dma::{Dma, GuestRam};
 pub use machine::{
-    Access, Doorbell, LineIrq, MsiIrq, MsiMessage, PowerRequest, PowerSink, Registers, Space,
-    Window, WindowSink, Windows,
+    Access, Doorbell, LineIrq, MsiIrq, MsiMessage, MsiSource, PowerRequest, PowerSink, Registers,
+    Space, Window, WindowSink, Windows,
 };

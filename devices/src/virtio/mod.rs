@@ -1,0 +1,3 @@
+//! Virtio devices on PCI: Virtual I/O Device (VIRTIO) Version 1.2, the modern interface.
+
+pub mod blk;
