@@ -8,9 +8,13 @@
 mod doorbells;
 pub mod sim;
 mod slots;
+pub mod threads;
 pub mod uring;
 
-use std::{os::fd::RawFd, time::Instant};
+#[cfg(test)]
+mod tests;
+
+use std::{io, os::fd::RawFd, time::Instant};
 
 use crate::{BlockError, IoBuf, Pin, file::FileId};
 
@@ -133,4 +137,48 @@ pub trait Engine {
 
     /// Counters since the ring was made.
     fn stats(&self) -> RingStats;
+}
+
+/// Which engine carries the requests of a host's files: `aio=`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aio {
+    /// The kernel's io_uring; threads where it cannot be had.
+    #[default]
+    IoUring,
+    /// A pool of threads.
+    Threads,
+}
+
+/// Makes a ring for this thread. Where io_uring is asked for and missing or forbidden, it is a ring
+/// of threads, and a sentence for the user comes with it.
+///
+/// # Errors
+/// When the kernel has no descriptors or memory left for a ring.
+pub fn open(aio: Aio) -> io::Result<(Box<dyn Engine>, Option<String>)> {
+    let refused = match aio {
+        Aio::Threads => None,
+        Aio::IoUring => match uring::UringEngine::new(uring::Options::default()) {
+            Ok(ring) => return Ok((Box::new(ring), None)),
+            Err(e) if falls_back(&e) => Some(e),
+            Err(e) => return Err(e),
+        },
+    };
+    let notice = refused
+        .map(|e| format!("io_uring cannot be used here ({e}); using aio=threads, which is slower"));
+    Ok((Box::new(threads::ThreadsEngine::new()?), notice))
+}
+
+/// Whether an error of io_uring says that it is missing, too old, forbidden or kept from its memory.
+fn falls_back(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ENOSYS
+                | libc::EPERM
+                | libc::EACCES
+                | libc::EINVAL
+                | libc::EOPNOTSUPP
+                | libc::ENOMEM
+        )
+    )
 }
