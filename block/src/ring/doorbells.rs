@@ -15,7 +15,7 @@ const BATCH: usize = 32;
 /// Watched descriptors, and those that were signalled.
 #[derive(Debug, Default)]
 pub(super) struct Doorbells {
-    /// Made at the first wait: simulated rings rarely block.
+    /// Made at the first wait, or by [`Doorbells::open`]: simulated rings rarely block.
     epoll: Option<OwnedFd>,
     watched: Vec<(RawFd, u32)>,
     signalled: Vec<u32>,
@@ -50,7 +50,9 @@ impl Doorbells {
 
     /// Waits for a doorbell, at most until `until`.
     pub fn block(&mut self, until: Option<Instant>) {
-        self.open();
+        if let Err(e) = self.open() {
+            panic!("no epoll descriptor for doorbells: {e}");
+        }
         let Some(epoll) = self.epoll.as_ref().map(AsRawFd::as_raw_fd) else { return };
         if !self.signalled.is_empty() {
             return self.collect(epoll, 0);
@@ -91,13 +93,16 @@ impl Doorbells {
         }
     }
 
-    fn open(&mut self) {
+    /// Has the kernel watch from now on.
+    pub fn open(&mut self) -> io::Result<()> {
         if self.epoll.is_some() {
-            return;
+            return Ok(());
         }
         // SAFETY: a plain system call; the result is checked.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        assert!(fd >= 0, "no epoll descriptor for doorbells: {}", io::Error::last_os_error());
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
         // SAFETY: just made, owned by nobody else.
         self.epoll = Some(unsafe { OwnedFd::from_raw_fd(fd) });
         let mut fds: Vec<RawFd> = self.watched.iter().map(|w| w.0).collect();
@@ -106,6 +111,7 @@ impl Doorbells {
         for fd in fds {
             self.control(libc::EPOLL_CTL_ADD, fd);
         }
+        Ok(())
     }
 
     fn control(&mut self, operation: libc::c_int, fd: RawFd) {

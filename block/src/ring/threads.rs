@@ -177,7 +177,7 @@ impl ThreadsEngine {
     /// Makes a ring without threads; they come with the first requests.
     ///
     /// # Errors
-    /// When there is no eventfd left.
+    /// When there is no eventfd or epoll descriptor left.
     pub fn new() -> io::Result<Self> {
         // SAFETY: a plain system call; the result is checked.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -187,6 +187,9 @@ impl ThreadsEngine {
         // SAFETY: just made, owned by nobody else.
         let wake = unsafe { OwnedFd::from_raw_fd(fd) };
         let mut doorbells = Doorbells::default();
+        // At once: when the ring is dropped, descriptors it watched may be closed already, and the
+        // kernel forgets those by itself.
+        doorbells.open()?;
         doorbells.watch(wake.as_raw_fd(), RESULTS_KEY);
         let pool =
             Pool { work: Mutex::default(), more: Condvar::new(), results: Inbox::default(), wake };
