@@ -93,6 +93,10 @@ impl Slot {
                 self.retries += 1;
                 return Outcome::Again;
             }
+            if -res == libc::EINVAL && self.ended_within_a_block() {
+                self.zero_rest();
+                return Outcome::Complete;
+            }
             return Outcome::Failed(BlockError::from_errno(-res));
         }
         let n = u64::from(res.unsigned_abs());
@@ -109,5 +113,48 @@ impl Slot {
             }
             _ => Outcome::Complete,
         }
+    }
+
+    /// An O_DIRECT read that met the end of a file whose length is not a multiple of the block: the
+    /// kernel has given what there is, and refuses to go on from an odd place.
+    fn ended_within_a_block(&self) -> bool {
+        const BLOCK: u64 = 4096;
+        self.request.op == super::FileOp::Read
+            && self.done > 0
+            && !(self.request.offset + self.done).is_multiple_of(BLOCK)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Pin,
+        file::FileId,
+        ring::{FileOp, Owner},
+    };
+
+    fn slot(op: FileOp) -> Slot {
+        let (file, owner) = (FileId(0), Owner::Task(0));
+        let buf = IoBuf::from_slice(&[7; 8192]);
+        let request = Request { op, file, offset: 4096, len: 8192, buf, pin: Pin::NONE, owner };
+        Slot { request, done: 0, rest: IoBuf::empty(), retries: 0 }
+    }
+
+    #[test]
+    fn a_direct_read_that_ends_within_a_block_is_followed_by_zeros() {
+        let mut read = slot(FileOp::Read);
+        assert_eq!(read.judge(1000), Outcome::Again);
+        assert_eq!(read.judge(-libc::EINVAL), Outcome::Complete);
+        let bytes = read.request.buf.to_vec();
+        assert!(bytes[..1000].iter().all(|b| *b == 7) && bytes[1000..].iter().all(|b| *b == 0));
+        let misaligned = Outcome::Failed(BlockError::Misaligned);
+        assert_eq!(slot(FileOp::Read).judge(-libc::EINVAL), misaligned);
+        let mut whole = slot(FileOp::Read);
+        assert_eq!(whole.judge(4096), Outcome::Again);
+        assert_eq!(whole.judge(-libc::EINVAL), misaligned);
+        let mut write = slot(FileOp::Write { fua: false });
+        assert_eq!(write.judge(1000), Outcome::Again);
+        assert_eq!(write.judge(-libc::EINVAL), misaligned);
     }
 }

@@ -1,0 +1,8 @@
+//! Nodes that are no image formats: files, windows of files, nothing at all, and filters.
+
+pub mod file;
+pub mod null;
+pub mod raw;
+
+#[cfg(test)]
+pub(crate) mod testing;
