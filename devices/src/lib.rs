@@ -15,6 +15,7 @@ pub mod dma;
 pub mod doorbell;
 pub mod machine;
 pub mod pci;
+pub mod platform;
 pub mod register;
 pub mod virtio;
 

@@ -1,5 +1,9 @@
 //! The program: the machine that runs a guest, its monitor, its command line and its tools.
+pub mod bus;
 pub mod cli;
 pub mod doctor;
+pub mod kvm;
+pub mod machine;
 pub mod monitor;
 pub mod spec;
+pub mod vcpu;

@@ -1,0 +1,108 @@
+//! What other threads want the main thread to do.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use spindle_devices::{PowerRequest, PowerSink};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Letters that wait, at most. A guest that asks for a thousand resets at once gets one.
+const WAITING_MAX: usize = 256;
+
+/// One thing for the main thread to deal with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Letter {
+    /// A device asks something of the machine.
+    Power(PowerRequest),
+    /// A virtual CPU shut down by a triple fault.
+    TripleFault,
+    /// A virtual CPU cannot go on.
+    CpuFailed {
+        /// Which.
+        cpu: u32,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// An iothread ended although nobody asked it to.
+    IothreadDied(String),
+    /// A disk wants the machine to pause (`werror=stop`, `rerror=stop`, `enospc`).
+    StopForError {
+        /// The device's id.
+        device: String,
+    },
+}
+
+/// The main thread's mailbox.
+#[derive(Debug)]
+pub struct Mailbox {
+    letters: Mutex<VecDeque<Letter>>,
+    event: EventFd,
+}
+
+impl Mailbox {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// When there is no eventfd to be had.
+    pub fn new() -> io::Result<Arc<Self>> {
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Arc::new(Self { letters: Mutex::default(), event }))
+    }
+
+    /// Drops a letter in, without waiting. The same letter twice is one.
+    pub fn post(&self, letter: Letter) {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        if letters.len() < WAITING_MAX && letters.back() != Some(&letter) {
+            letters.push_back(letter);
+        }
+        drop(letters);
+        let _ = self.event.write(1);
+    }
+
+    /// Takes the next letter out.
+    pub fn take(&self) -> Option<Letter> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    /// Becomes readable when there is a letter; [`Mailbox::acknowledge`] it before taking them.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+
+    /// Clears the signal.
+    pub fn acknowledge(&self) {
+        let _ = self.event.read();
+    }
+}
+
+impl PowerSink for Mailbox {
+    fn request(&self, request: PowerRequest) {
+        self.post(Letter::Power(request));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_come_out_in_order_and_a_flood_is_bounded() {
+        let mailbox = Mailbox::new().unwrap();
+        mailbox.request(PowerRequest::Reset);
+        mailbox.request(PowerRequest::Reset);
+        mailbox.post(Letter::TripleFault);
+        assert_eq!(mailbox.take(), Some(Letter::Power(PowerRequest::Reset)));
+        assert_eq!(mailbox.take(), Some(Letter::TripleFault));
+        assert_eq!(mailbox.take(), None);
+        for status in 0..10_000 {
+            mailbox.request(PowerRequest::DebugExit(status));
+        }
+        let count = std::iter::from_fn(|| mailbox.take()).count();
+        assert_eq!(count, WAITING_MAX);
+    }
+}

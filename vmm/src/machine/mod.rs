@@ -1,0 +1,5 @@
+//! The machine on the main thread.
+
+mod mailbox;
+
+pub use mailbox::{Letter, Mailbox};
