@@ -1,6 +1,7 @@
 //! The program: the machine that runs a guest, its monitor, its command line and its tools.
 pub mod bus;
 pub mod cli;
+pub mod console;
 pub mod doctor;
 pub mod kvm;
 pub mod machine;
