@@ -1,5 +1,6 @@
 //! What needs more than one crate: the lab, conformance and crash tests, and the benches.
 
+pub mod bench;
 pub mod counting_alloc;
 pub mod lab;
 pub mod load;
