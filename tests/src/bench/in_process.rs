@@ -75,7 +75,7 @@ fn reads(raw: &Path, qcow2: &Path, rounds: usize, rows: &mut Vec<Row>) -> Result
             name: format!("raw, 4K random read, QD{depth}, against fio"),
             ours: a,
             peer: Some(b),
-            unit: "IOPS",
+            unit: "IOPS".into(),
             goal: Goal::RatioAtLeast(0.95),
         });
         let (a, b) = interleave(
@@ -87,7 +87,7 @@ fn reads(raw: &Path, qcow2: &Path, rounds: usize, rows: &mut Vec<Row>) -> Result
             name: format!("qcow2, 4K random read, QD{depth}, against raw"),
             ours: a,
             peer: Some(b),
-            unit: "IOPS",
+            unit: "IOPS".into(),
             goal: Goal::RatioAtLeast(0.95),
         });
     }
@@ -105,21 +105,21 @@ fn counts(raw: &Path, qcow2: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
             name: format!("{format}, user-space instructions per 4K read, QD32"),
             ours: ours.instructions_per_io()?,
             peer: Some(slope(&instructions)?),
-            unit: "instructions",
+            unit: "instructions".into(),
             goal: Goal::AtMost(most),
         });
         rows.push(Row {
             name: format!("{format}, system calls per 4K read, QD32"),
             ours: ours.system_calls_per_io()?,
             peer: Some(slope(&system_calls)?),
-            unit: "calls",
+            unit: "calls".into(),
             goal: Goal::RatioAtMost(0.5),
         });
         rows.push(Row {
             name: format!("{format}, heap allocations per 4K read, QD32"),
             ours: ours.run(20_000)?.allocations_per_io,
             peer: None,
-            unit: "allocations",
+            unit: "allocations".into(),
             goal: Goal::AtMost(0.001),
         });
     }
@@ -128,7 +128,7 @@ fn counts(raw: &Path, qcow2: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
         name: "virtio-blk, avail ring to used ring, raw, QD32".into(),
         ours: virtio.instructions_per_io()?,
         peer: None,
-        unit: "instructions",
+        unit: "instructions".into(),
         goal: Goal::AtMost(2500.0),
     });
     Ok(())
@@ -163,7 +163,7 @@ fn allocating_writes(dir: &Path, rounds: usize, rows: &mut Vec<Row>) -> Result<(
         name: "qcow2, 4K random writes into unallocated clusters, QD32".into(),
         ours: a,
         peer: Some(b),
-        unit: "IOPS",
+        unit: "IOPS".into(),
         goal: Goal::RatioAtLeast(2.0),
     });
     Ok(())

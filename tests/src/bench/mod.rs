@@ -1,14 +1,17 @@
 //! `make bench`: figures against the peer, interleaved in one run, as medians and ratios.
 
+pub mod boot;
+pub mod guest;
 pub mod in_process;
+pub mod kvm_stats;
 pub mod process;
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One figure.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What was measured.
     pub name: String,
@@ -17,13 +20,13 @@ pub struct Row {
     /// The peer's.
     pub peer: Option<f64>,
     /// The unit of both.
-    pub unit: &'static str,
+    pub unit: String,
     /// What was aimed at.
     pub goal: Goal,
 }
 
 /// What a figure has to reach.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Goal {
     /// Ours over the peer's at least this.
     RatioAtLeast(f64),
@@ -129,7 +132,8 @@ mod tests {
 
     #[test]
     fn goals_judge_ratios_and_values() {
-        let row = |ours, peer, goal| Row { name: String::new(), ours, peer, unit: "", goal };
+        let row =
+            |ours, peer, goal| Row { name: String::new(), ours, peer, unit: String::new(), goal };
         assert!(row(95.0, Some(100.0), Goal::RatioAtLeast(0.95)).met());
         assert!(!row(94.0, Some(100.0), Goal::RatioAtLeast(0.95)).met());
         assert!(!row(94.0, None, Goal::RatioAtLeast(0.95)).met());
