@@ -227,7 +227,7 @@ fn init(vmm: &Vmm, kernel: &Path, exits: &mut Vec<f64>, work: &Path) -> Result<f
         match running.wait_for("<<bench: init>>") {
             Ok(()) => {
                 let time = start.elapsed().as_secs_f64() * 1e3;
-                exits.push(Exits::of(running.pid())?.total as f64);
+                exits.push(Exits::of(running.id())?.total as f64);
                 running.kill();
                 return Ok(time);
             }
@@ -253,7 +253,7 @@ fn resident(work: &Path) -> Result<Row, String> {
     let memory = u64::from(guest.memory_mib) << 10;
     let mut running = guest.start(work).map_err(|e| e.to_string())?;
     running.wait_for("<<bench: booted>>").map_err(|e| e.to_string())?;
-    let path = format!("/proc/{}/smaps", running.pid());
+    let path = format!("/proc/{}/smaps", running.id());
     let text = fs::read_to_string(&path).map_err(|e| format!("cannot read {path}: {e}"))?;
     running.kill();
     Ok(Row {

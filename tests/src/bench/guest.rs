@@ -147,9 +147,9 @@ fn measure(
         let lost = |e: crate::lab::guest::GuestError| format!("{vmm:?}, {medium:?}, {name}: {e}");
         running.wait_for(&format!("<<bench: begin {name}>>")).map_err(lost)?;
         running.run_on(Duration::from_millis(1500)).map_err(lost)?;
-        let before = Exits::of(running.pid())?;
+        let before = Exits::of(running.id())?;
         running.run_on(Duration::from_millis(2000)).map_err(lost)?;
-        let after = Exits::of(running.pid())?;
+        let after = Exits::of(running.id())?;
         running.wait_for(&format!("<<bench: end {name}")).map_err(lost)?;
         running.wait_for(&format!("<<bench: end {name} = ")).map_err(lost)?;
         let iops = figure(&running, name)?;
