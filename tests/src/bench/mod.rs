@@ -80,7 +80,7 @@ pub fn table(rows: &[Row]) -> String {
             _ => "MISSED",
         };
         let ours = number(row.ours);
-        let (name, unit) = (&row.name, row.unit);
+        let (name, unit) = (&row.name, &row.unit);
         let _ = writeln!(
             out,
             "{name:width$}  {ours:>10} {peer:>10} {ratio:>7}  {goal:<10} {met:<7} {unit}"
