@@ -15,6 +15,8 @@
 //! descriptors, and whoever wants requests served implements [`iothread::Queue`].
 
 pub mod bounce;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 pub mod error;
 pub mod file;
 pub mod io;
