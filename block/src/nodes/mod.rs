@@ -1,5 +1,6 @@
 //! Nodes that are no image formats: files, windows of files, nothing at all, and filters.
 
+pub mod fault;
 pub mod file;
 pub mod null;
 pub mod raw;
