@@ -2,6 +2,7 @@
 # the same as a small root file system on a disk.
 #   guest.cpio   everything, for `--initrd` alone
 #   boot.cpio    busybox and the drivers: mounts root= and goes on there
+#   tiny.cpio    busybox alone, for guests with next to no memory
 #   guest.qcow2  the root file system (ext4, no partition table)
 # Beside them, from the kernel recipe: vmlinuz, vmlinux and release.
 inputs=(guest/init)
@@ -22,6 +23,7 @@ build() {
     busybox_root boot
     cp "$here/guest/init" boot/init
     chmod 755 boot/init
+    make_cpio boot "$out/tiny.cpio"
     # shellcheck disable=SC2154
     pick_modules "$image_kernel/root" boot "${modules[@]}"
     make_cpio boot "$out/boot.cpio"

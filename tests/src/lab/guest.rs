@@ -14,6 +14,9 @@ use super::{LabError, console};
 /// A guest that says nothing for this long, not even its heartbeat, hangs.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// What a guest may take, however, until it says anything at all: a quiet kernel boots in silence.
+const START_SILENCE: Duration = Duration::from_secs(75);
+
 /// How often a guest shows a sign of life while its job runs, in seconds.
 const HEARTBEAT: u32 = 4;
 
@@ -400,6 +403,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Time since the process was started.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Everything the console has said, without heartbeats.
     pub fn console(&self) -> String {
         console::clean(&String::from_utf8_lossy(&self.heard.lock().bytes))
@@ -486,7 +494,9 @@ impl Running {
         if quiet > LAST_WORDS && console::death(heard).is_some() {
             return Err(self.lost(Loss::Oopsed));
         }
-        if quiet > self.silence || self.started.elapsed() > self.limit {
+        let patience =
+            if heard.is_empty() { self.silence.max(START_SILENCE) } else { self.silence };
+        if quiet > patience || self.started.elapsed() > self.limit {
             return Err(self.lost(Loss::Hung));
         }
         Ok(())

@@ -143,14 +143,28 @@ impl Lab {
         Ok(Output { status, stdout, stderr, elapsed: started.elapsed() })
     }
 
-    /// Runs a command whose output goes to ours as it comes, with an empty standard input.
+    /// Runs a command with an empty standard input and passes its output on as it comes.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Lab::run`].
+    pub fn run_into(
+        &mut self,
+        command: &Command,
+        limit: Duration,
+        out: &mut dyn Write,
+        err: &mut dyn Write,
+    ) -> Result<i32, LabError> {
+        self.send(command, limit, "null", &mut Sinks { out, err })
+    }
+
+    /// Runs a command with an empty standard input whose output goes to ours as it comes.
     ///
     /// # Errors
     ///
     /// As for [`Lab::run`].
     pub fn run_shown(&mut self, command: &Command, limit: Duration) -> Result<i32, LabError> {
-        let (mut out, mut err) = (io::stdout(), io::stderr());
-        self.send(command, limit, "null", &mut Sinks { out: &mut out, err: &mut err })
+        self.run_into(command, limit, &mut io::stdout(), &mut io::stderr())
     }
 
     /// Runs a command on our own standard input, output and error and returns its exit status. Only one
