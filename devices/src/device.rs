@@ -1,5 +1,7 @@
 //! What every device offers to the machine that holds it.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 /// Called once, from any thread, when something asynchronous is over.
 pub type Done = Box<dyn FnOnce() + Send>;
 
@@ -24,14 +26,15 @@ pub trait Device: Send + Sync {
 /// Calls `done` when the last clone is dropped: for those who wait for several things.
 #[derive(Clone)]
 pub struct Countdown {
-    _last: std::sync::Arc<OnDrop>,
+    _last: Arc<OnDrop>,
 }
 
-struct OnDrop(Option<Done>);
+struct OnDrop(Mutex<Option<Done>>);
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
-        if let Some(done) = self.0.take() {
+        let done = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(done) = done {
             done();
         }
     }
@@ -41,6 +44,6 @@ impl Countdown {
     /// `done` is called when this and all its clones are gone.
     #[must_use]
     pub fn new(done: Done) -> Self {
-        Self { _last: std::sync::Arc::new(OnDrop(Some(done))) }
+        Self { _last: Arc::new(OnDrop(Mutex::new(Some(done)))) }
     }
 }

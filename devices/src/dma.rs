@@ -279,7 +279,10 @@ impl Span {
 
     #[inline]
     fn u16_at(&self, offset: u64) -> &AtomicU16 {
-        assert!(offset + 2 <= self.len && (self.address + offset) % 2 == 0, "ring offset {offset}");
+        assert!(
+            offset + 2 <= self.len && (self.address + offset).is_multiple_of(2),
+            "ring offset {offset}"
+        );
         // SAFETY: inside the span, which `dma` keeps mapped; aligned, as the guest address is and
         // regions start on pages; guest memory is only ever accessed atomically or volatile.
         unsafe { AtomicU16::from_ptr(self.host.as_ptr().add(offset as usize).cast()) }

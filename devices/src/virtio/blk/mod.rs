@@ -1,7 +1,17 @@
 //! virtio-blk: a disk (virtio 1.2, 5.2).
 
+pub mod cmd;
 pub mod config;
+mod device;
+mod queue;
+mod regs;
+pub mod spec;
+pub mod status;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{
     BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, VirtioBlkConfig,
 };
+pub use device::VirtioBlk;

@@ -1,0 +1,437 @@
+//! The queue half of a disk: from the available ring to the block layer, and back to the used ring.
+
+use std::{os::fd::RawFd, sync::Arc, time::Instant};
+
+use spindle_block::{
+    BlockError, Io, IoBuf, Op, Range, RootHandle,
+    iothread::{Port, Progress, Queue},
+    root::Account,
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{
+    cmd::{Command, Limits, Request, SegmentOp, id_bytes},
+    config::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, VirtioBlkConfig},
+    spec::{HEADER_LEN, Header, ID_LEN, Lifetime, SEGMENT_LEN, Segment},
+    status::{Status, is_drivers_fault},
+};
+use crate::{
+    Dma,
+    virtio::{
+        QueueEnv,
+        ring::{Buffer, Chain, Ring, RingError},
+    },
+};
+
+/// What a slot's request is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    InFlight,
+    /// It failed and waits for the machine to go on.
+    Parked,
+}
+
+/// A place for one request, named by the head of its chain.
+struct Slot {
+    state: State,
+    op: Op,
+    range: Range,
+    /// Guest address of the status byte.
+    status_at: u64,
+    started: Option<Instant>,
+    /// The request's memory while it is not in the block layer; its capacity is kept.
+    buf: IoBuf,
+}
+
+/// See the module.
+pub(super) struct BlkQueue {
+    env: QueueEnv,
+    ring: Ring,
+    root: RootHandle,
+    limits: Limits,
+    id: [u8; ID_LEN],
+    werror: ErrorPolicy,
+    rerror: ErrorPolicy,
+    events: Arc<dyn BlockEvents>,
+    slots: Box<[Slot]>,
+    /// Requests in the block layer.
+    in_flight: u32,
+    /// Heads of parked requests, in the order they failed.
+    parked: Vec<u16>,
+    /// The time, looked up once a pass.
+    now: Option<Instant>,
+    dead: bool,
+}
+
+/// What came off the ring, its data already in the slot's buffer.
+struct Taken {
+    head: u16,
+    request: Request,
+    status_at: u64,
+    /// A data buffer lies outside of RAM.
+    wild: bool,
+}
+
+impl BlkQueue {
+    pub fn new(
+        env: QueueEnv,
+        root: RootHandle,
+        limits: Limits,
+        config: &VirtioBlkConfig,
+        events: Arc<dyn BlockEvents>,
+    ) -> Result<Self, RingError> {
+        let ring = Ring::new(&env.dma, &env.setup)?;
+        let keep = env.dma.keep();
+        let slot = |_| {
+            let mut buf = IoBuf::with_capacity(2);
+            buf.set_keep(Arc::clone(&keep));
+            Slot {
+                state: State::Free,
+                op: Op::Flush,
+                range: Range::default(),
+                status_at: 0,
+                started: None,
+                buf,
+            }
+        };
+        let slots = (0..ring.size()).map(slot).collect();
+        Ok(Self {
+            parked: Vec::with_capacity(ring.size().into()),
+            ring,
+            root,
+            limits,
+            id: id_bytes(&config.serial),
+            werror: config.werror,
+            rerror: config.rerror,
+            events,
+            slots,
+            in_flight: 0,
+            now: None,
+            dead: false,
+            env,
+        })
+    }
+
+    fn die(&mut self, why: RingError) -> Progress {
+        self.dead = true;
+        self.env.needs_reset(why);
+        Progress::Dead
+    }
+
+    /// Parses and submits one request, or answers it on the spot.
+    fn begin(&mut self, port: &mut Port<'_>, taken: &Taken) {
+        let slot = &mut self.slots[usize::from(taken.head)];
+        slot.status_at = taken.status_at;
+        let command = match taken.request.parse(&self.limits) {
+            Ok(_) if taken.wild => Err(Status::IoErr),
+            other => other,
+        };
+        match command {
+            Ok(Command::Block(op, range)) => self.submit(port, taken.head, op, range),
+            Ok(Command::Segment(op)) => match self.segment(taken.head, op) {
+                Ok((op, range)) => self.submit(port, taken.head, op, range),
+                Err(status) => self.answer(taken.head, status, 0),
+            },
+            Ok(Command::Id) => {
+                let id = self.id;
+                self.answer_with(taken, &id);
+            }
+            Ok(Command::Lifetime) => self.answer_with(taken, Lifetime::default().as_bytes()),
+            Err(status) => self.answer(taken.head, status, 0),
+        }
+    }
+
+    fn segment(&self, head: u16, op: SegmentOp) -> Result<(Op, Range), Status> {
+        let mut bytes = [0; SEGMENT_LEN];
+        self.slots[usize::from(head)].buf.read_at(0, &mut bytes);
+        let segment = Segment::read_from_bytes(&bytes).map_err(|_| Status::IoErr)?;
+        op.with_segment(segment, &self.limits)
+    }
+
+    /// Answers with as much of `bytes` as the request has room for.
+    fn answer_with(&mut self, taken: &Taken, bytes: &[u8]) {
+        let slot = &mut self.slots[usize::from(taken.head)];
+        let len = slot.buf.len().min(bytes.len() as u64);
+        slot.buf.write_at(0, &bytes[..len as usize]);
+        self.env.dma.wrote(&slot.buf);
+        // The status byte only counts where the data before it is complete.
+        let whole = len == taken.request.in_len;
+        self.answer(taken.head, Status::Ok, len as u32 + u32::from(whole));
+    }
+
+    fn submit(&mut self, port: &mut Port<'_>, head: u16, op: Op, range: Range) {
+        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let slot = &mut self.slots[usize::from(head)];
+        slot.state = State::InFlight;
+        slot.op = op;
+        slot.range = range;
+        slot.started = Some(now);
+        let buf = if op.has_data() { std::mem::take(&mut slot.buf) } else { IoBuf::empty() };
+        self.in_flight += 1;
+        port.submit(&mut self.root, Io { op, range, buf }, head.into());
+    }
+
+    /// Data, status byte, used element, in this order; the used index follows in `flush_irq`.
+    fn answer(&mut self, head: u16, status: Status, written: u32) {
+        let slot = &mut self.slots[usize::from(head)];
+        slot.state = State::Free;
+        slot.buf.clear();
+        // It was found to be RAM when the request was taken.
+        self.env.dma.write_bytes(slot.status_at, &[status as u8]).ok();
+        self.ring.push_used(head, written);
+    }
+
+    /// A request has failed: whether it is to be answered, and how.
+    fn failed(&mut self, head: u16, error: BlockError) -> Option<Status> {
+        let slot = &mut self.slots[usize::from(head)];
+        let read = slot.op == Op::Read;
+        let policy = if read { self.rerror } else { self.werror };
+        let action =
+            if is_drivers_fault(error) { ErrorAction::Report } else { policy.action(error) };
+        if action == ErrorAction::Stop {
+            slot.state = State::Parked;
+            self.parked.push(head);
+        }
+        if !is_drivers_fault(error) {
+            self.events.io_error(IoErrorEvent {
+                device: self.env.device().to_owned(),
+                node: self.root.root().name().to_owned(),
+                operation: if read { IoOperation::Read } else { IoOperation::Write },
+                action,
+                nospace: error == BlockError::NoSpace,
+                reason: error,
+            });
+        }
+        match action {
+            ErrorAction::Report => Some(error.into()),
+            ErrorAction::Ignore => Some(Status::Ok),
+            ErrorAction::Stop => None,
+        }
+    }
+
+    /// Submits parked requests again, in the order they failed.
+    fn replay(&mut self, port: &mut Port<'_>) {
+        for _ in 0..self.parked.len() {
+            let head = self.parked.remove(0);
+            let slot = &self.slots[usize::from(head)];
+            let (op, range) = (slot.op, slot.range);
+            self.submit(port, head, op, range);
+        }
+    }
+
+    fn account(&mut self, port: &Port<'_>, head: u16, result: Result<(), BlockError>) {
+        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let slot = &self.slots[usize::from(head)];
+        let kind = match slot.op {
+            Op::Read => Account::Read,
+            Op::Write { .. } => Account::Write,
+            Op::Flush => Account::Flush,
+            Op::Discard | Op::WriteZeroes { .. } => Account::Unmap,
+        };
+        let took = slot.started.map_or_else(Default::default, |s| now.saturating_duration_since(s));
+        self.root.account(port.cx().lane(), kind, slot.range.len, took, result);
+    }
+
+    fn check(&self) {
+        debug_assert_eq!(
+            self.in_flight as usize,
+            self.slots.iter().filter(|slot| slot.state == State::InFlight).count(),
+            "requests in flight and slots in use"
+        );
+    }
+}
+
+/// Sorts the buffers of a chain: header, data, status byte. Zero-length buffers are nothing.
+struct Sorter<'a> {
+    dma: &'a Dma,
+    buf: &'a mut IoBuf,
+    header: [u8; HEADER_LEN],
+    header_len: usize,
+    request: Request,
+    /// The last writable buffer: its last byte is for the status.
+    last: Option<(u64, u64)>,
+    wild: bool,
+}
+
+impl Sorter<'_> {
+    #[inline]
+    fn take(&mut self, buffer: Buffer) -> Result<(), RingError> {
+        let (mut address, mut len) = (buffer.address, u64::from(buffer.len));
+        if buffer.writable {
+            if self.last.is_none() {
+                self.begin_writable()?;
+            }
+            if len > 0
+                && let Some((address, len)) = self.last.replace((address, len))
+            {
+                self.writable(address, len);
+            }
+            return Ok(());
+        }
+        if self.last.is_some() {
+            // What the device reads comes before what it writes (2.7.4.2).
+            return Err(RingError::Chain);
+        }
+        if self.header_len < HEADER_LEN {
+            let n = len.min((HEADER_LEN - self.header_len) as u64);
+            let part = &mut self.header[self.header_len..][..n as usize];
+            self.dma.read_bytes(address, part).map_err(|_| RingError::Incomplete)?;
+            self.header_len += n as usize;
+            len -= n;
+            address = address.wrapping_add(n);
+        }
+        self.request.out_len += len;
+        self.push(address, len);
+        Ok(())
+    }
+
+    /// The header is complete: a request that reads has no use for the data before.
+    fn begin_writable(&mut self) -> Result<(), RingError> {
+        if self.header_len < HEADER_LEN {
+            return Err(RingError::Incomplete);
+        }
+        Ok(())
+    }
+
+    fn writable(&mut self, address: u64, len: u64) {
+        self.request.in_len += len;
+        if self.request.out_len == 0 {
+            self.push(address, len);
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, address: u64, len: u64) {
+        self.wild |= self.dma.push(self.buf, address, len).is_err();
+    }
+
+    fn finish(mut self, head: u16) -> Result<Taken, RingError> {
+        let (address, len) = self.last.take().ok_or(RingError::Incomplete)?;
+        let before = len - 1;
+        let status_at = address.checked_add(before).ok_or(RingError::Incomplete)?;
+        self.dma.check(status_at, 1).map_err(|_| RingError::Incomplete)?;
+        if before > 0 {
+            self.writable(address, before);
+        }
+        self.request.header =
+            Header::read_from_bytes(&self.header).map_err(|_| RingError::Incomplete)?;
+        Ok(Taken { head, request: self.request, status_at, wild: self.wild })
+    }
+}
+
+/// Takes a chain apart, into the slot that its head names.
+#[inline]
+fn take(dma: &Dma, slots: &mut [Slot], chain: &mut Chain<'_>) -> Result<Taken, RingError> {
+    let head = chain.head();
+    let slot = slots.get_mut(usize::from(head)).ok_or(RingError::Chain)?;
+    if slot.state != State::Free {
+        return Err(RingError::Reused);
+    }
+    slot.buf.clear();
+    let mut sorter = Sorter {
+        dma,
+        buf: &mut slot.buf,
+        header: [0; HEADER_LEN],
+        header_len: 0,
+        request: Request::default(),
+        last: None,
+        wild: false,
+    };
+    while let Some(buffer) = chain.next_buffer()? {
+        sorter.take(buffer)?;
+    }
+    sorter.finish(head)
+}
+
+impl Queue for BlkQueue {
+    fn service(&mut self, port: &mut Port<'_>, budget: u32) -> Progress {
+        if self.env.take_resumed() {
+            self.replay(port);
+        }
+        let mut progress = Progress::More;
+        for _ in 0..budget {
+            if !self.parked.is_empty() {
+                progress = Progress::Idle;
+                break;
+            }
+            let taken = match self.ring.pop() {
+                Ok(Some(mut chain)) => take(&self.env.dma, &mut self.slots, &mut chain),
+                Ok(None) => {
+                    progress = Progress::Idle;
+                    break;
+                }
+                Err(why) => Err(why),
+            };
+            match taken {
+                Ok(taken) => self.begin(port, &taken),
+                Err(why) => return self.die(why),
+            }
+        }
+        self.check();
+        progress
+    }
+
+    fn complete(
+        &mut self,
+        port: &mut Port<'_>,
+        token: u32,
+        buf: IoBuf,
+        result: Result<(), BlockError>,
+    ) {
+        let head = token as u16;
+        self.account(port, head, result);
+        let slot = &mut self.slots[usize::from(head)];
+        debug_assert_eq!(slot.state, State::InFlight, "a completion nobody waits for");
+        self.in_flight -= 1;
+        slot.state = State::Free;
+        let read = slot.op == Op::Read;
+        if slot.op.has_data() {
+            slot.buf = buf;
+        }
+        match result {
+            Ok(()) => {
+                let mut written = 1;
+                if read {
+                    self.env.dma.wrote(&slot.buf);
+                    written += slot.buf.len() as u32;
+                }
+                self.answer(head, Status::Ok, written);
+            }
+            Err(error) => {
+                if let Some(status) = self.failed(head, error) {
+                    // Of a read that failed nothing is known to be written from the start on.
+                    let written = u32::from(self.slots[usize::from(head)].buf.is_empty());
+                    self.answer(head, status, written);
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn flush_irq(&mut self) {
+        self.now = None;
+        if self.ring.publish() {
+            self.env.interrupt();
+        }
+    }
+
+    fn pending(&mut self) -> bool {
+        if self.dead || !self.env.is_bus_master() {
+            return false;
+        }
+        if self.parked.is_empty() { self.ring.pending() } else { self.env.is_resumed() }
+    }
+
+    fn notify(&mut self, on: bool) {
+        self.ring.notify(on);
+    }
+
+    fn doorbell(&self) -> Option<RawFd> {
+        Some(self.env.bell().fd())
+    }
+
+    fn drained(&mut self) {
+        debug_assert_eq!(self.in_flight, 0, "drained with requests in flight");
+    }
+}
