@@ -107,6 +107,7 @@ impl ElfKernel {
         if segments.is_empty() {
             return Err(malformed(source, "it has nothing to load".into()));
         }
+        check_overlap(source, &segments)?;
         Ok(Self { entry: header.entry.get(), segments })
     }
 
@@ -133,26 +134,33 @@ impl ElfKernel {
             PvhBootCapability::PvhEntryPresent(entry) => Some(entry.0),
             PvhBootCapability::PvhEntryNotPresent | PvhBootCapability::PvhEntryIgnored => None,
         };
-        let start = match (wanted, pvh) {
-            (BootProtocol::Auto | BootProtocol::Pvh, Some(entry)) => {
-                Start { entry, protocol: Protocol::Pvh }
-            }
-            (BootProtocol::Auto | BootProtocol::Linux64, _) => {
-                Start { entry: self.entry, protocol: Protocol::Linux64 }
-            }
-            (BootProtocol::Pvh, None) => {
-                return Err(BootError::Unsupported {
-                    path: source.path(),
-                    why: "it has no PVH entry (CONFIG_PVH); leave the boot protocol to be chosen"
-                        .into(),
-                });
-            }
-        };
+        let start = self.choose_start(source, wanted, pvh)?;
         if !self.segments.iter().any(|s| s.range.contains(start.entry)) {
             let entry = start.entry;
             return Err(malformed(source, format!("its entry {entry:#x} is outside its segments")));
         }
         Ok(start)
+    }
+
+    fn choose_start(
+        &self,
+        source: &Source,
+        wanted: BootProtocol,
+        pvh: Option<u64>,
+    ) -> Result<Start, BootError> {
+        match (wanted, pvh) {
+            (BootProtocol::Auto | BootProtocol::Pvh, Some(entry)) => {
+                Ok(Start { entry, protocol: Protocol::Pvh })
+            }
+            (BootProtocol::Auto | BootProtocol::Linux64, _) => {
+                Ok(Start { entry: self.entry, protocol: Protocol::Linux64 })
+            }
+            (BootProtocol::Pvh, None) => Err(BootError::Unsupported {
+                path: source.path(),
+                why: "it has no PVH entry (CONFIG_PVH); leave the boot protocol to be chosen"
+                    .into(),
+            }),
+        }
     }
 
     /// Fills with zeros what the segments claim beyond their bytes in the file. Memory that was never
@@ -227,8 +235,7 @@ fn check_extent(
     size: u64,
     len: u64,
 ) -> Result<(), BootError> {
-    let needed = offset.checked_add(size).filter(|&end| i64::try_from(end).is_ok());
-    let needed = needed.ok_or_else(|| {
+    let needed = offset.checked_add(size).ok_or_else(|| {
         malformed(source, format!("{part} is said to be at offset {offset:#x} of the file"))
     })?;
     if needed > len {
@@ -267,4 +274,19 @@ fn check_segment(source: &Source, header: &ProgramHeader, len: u64) -> Result<Se
         malformed(source, format!("its segment at {start:#x} ends beyond any memory"))
     })?;
     Ok(Segment { range: AddressRange::new(start, end), file_end: start + in_file })
+}
+
+/// Overlapping segments could make us fill the same memory more than a hundred times.
+fn check_overlap(source: &Source, segments: &[Segment]) -> Result<(), BootError> {
+    let mut ranges: Vec<AddressRange> = segments.iter().map(|s| s.range).collect();
+    ranges.sort_unstable_by_key(|r| r.start);
+    for (low, high) in ranges.iter().zip(ranges.iter().skip(1)) {
+        if low.overlaps(high) {
+            return Err(malformed(
+                source,
+                format!("its segments at {:#x} and {:#x} overlap", low.start, high.start),
+            ));
+        }
+    }
+    Ok(())
 }

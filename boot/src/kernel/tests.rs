@@ -116,7 +116,8 @@ fn a_kernel_larger_than_low_memory_says_what_it_needs() {
         "kernel 'K' does not fit: it needs memory up to 79.6 MiB, the machine's low memory ends \
          at 64 MiB; give the machine more memory"
     );
-    assert_eq!(verdict_below(&image, 80 << 20), "ok");
+    assert_eq!(verdict_below(&image, 0x4F9_8000), "ok");
+    assert!(verdict_below(&image, 0x4F9_7FFF).contains("does not fit"));
 }
 
 #[test]
@@ -209,6 +210,10 @@ fn elf_headers_that_contradict_themselves_are_refused() {
     assert_eq!(
         verdict(&elf(|k| k.segments[1].physical_address = (u64::MAX - 0x800).into())),
         damaged("its segment at 0xfffffffffffff7ff ends beyond any memory")
+    );
+    assert_eq!(
+        verdict(&elf(|k| k.segments[0].memory_size = 0x20_0001.into())),
+        damaged("its segments at 0x1000000 and 0x1200000 overlap")
     );
     assert_eq!(
         verdict(&elf(|k| k.notes = vec![0; 70_000])),
