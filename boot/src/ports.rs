@@ -38,6 +38,8 @@ pub const PCI_CONFIG: u16 = 0xCF8;
 pub const COM1: u16 = 0x3F8;
 /// The debug-exit port: a byte written here ends the program with it as its exit status.
 pub const DEBUG_EXIT: u16 = 0xF4;
+/// The pvpanic device, where QEMU has it: one port.
+pub const PVPANIC: u16 = 0x505;
 /// Keyboard controller, data port.
 pub const I8042_DATA: u16 = 0x60;
 /// Keyboard controller, command and status port; writing 0xFE resets the machine.

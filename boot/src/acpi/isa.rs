@@ -44,6 +44,18 @@ impl Aml for Legacy {
     }
 }
 
+/// The pvpanic device with its port (QEMU, docs/specs/pvpanic.rst).
+struct Pvpanic(u16);
+
+impl Aml for Pvpanic {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let hid = Name::new("_HID".into(), &"QEMU0001");
+        let port = IO::new(self.0, self.0, 1, 1);
+        let crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&port]));
+        Device::new("PEVT".into(), vec![&hid, &crs]).to_aml_bytes(sink);
+    }
+}
+
 /// The bridge with those devices that the machine has.
 pub(super) fn bridge(config: &AcpiConfig) -> impl Aml {
     Bridge {
@@ -51,11 +63,13 @@ pub(super) fn bridge(config: &AcpiConfig) -> impl Aml {
             .into_iter()
             .filter_map(|(present, device)| present.then_some(device))
             .collect(),
+        pvpanic: config.pvpanic.map(Pvpanic),
     }
 }
 
 struct Bridge {
     devices: Vec<Legacy>,
+    pvpanic: Option<Pvpanic>,
 }
 
 impl Aml for Bridge {
@@ -63,6 +77,7 @@ impl Aml for Bridge {
         let address = Name::new("_ADR".into(), &LPC_ADDRESS);
         let mut children: Vec<&dyn Aml> = vec![&address];
         children.extend(self.devices.iter().map(|d| d as &dyn Aml));
+        children.extend(self.pvpanic.as_ref().map(|p| p as &dyn Aml));
         Device::new("ISA_".into(), children).to_aml_bytes(sink);
     }
 }

@@ -55,6 +55,8 @@ pub struct AcpiConfig {
     /// The real-time clock is there (index and data port, IRQ 8). Where it is not, Linux takes the time from
     /// the hypervisor's clock alone; where it is promised and missing, Linux waits a second for it.
     pub rtc: bool,
+    /// The port of the pvpanic device, by which a guest kernel tells of its panic, if it is there.
+    pub pvpanic: Option<u16>,
 }
 
 impl AcpiConfig {
@@ -67,6 +69,7 @@ impl AcpiConfig {
             com1: true,
             i8042: false,
             rtc: false,
+            pvpanic: None,
         }
     }
 }

@@ -13,7 +13,7 @@ fn map() -> MemoryMap {
 
 /// A machine with everything.
 fn full(cpus: u32) -> AcpiConfig {
-    AcpiConfig { i8042: true, rtc: true, ..AcpiConfig::new(cpus) }
+    AcpiConfig { i8042: true, rtc: true, pvpanic: Some(0x505), ..AcpiConfig::new(cpus) }
 }
 
 fn tables(config: &AcpiConfig) -> BTreeMap<&'static str, Table> {
@@ -245,6 +245,9 @@ fn the_dsdt_has_what_the_machine_has() {
     {
         assert_eq!((has(&full(1), name), has(&bare, name)), (in_full, in_bare), "{name:?}");
     }
+    assert_eq!((has(&full(1), b"QEMU0001"), has(&bare, b"QEMU0001")), (1, 0));
+    // An I/O descriptor for one port at 505h.
+    assert_eq!(has(&full(1), &[0x47, 1, 0x05, 0x05, 0x05, 0x05, 1, 1]), 1);
     assert_eq!(has(&bare, b"ACPI0007"), 3);
     // \_S5_: PackageOp, length, four elements, the sleep type twice.
     assert_eq!(has(&bare, b"\x08_S5_\x12\x06\x04\0\0\0\0"), 1);
