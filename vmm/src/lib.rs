@@ -7,4 +7,5 @@ pub mod kvm;
 pub mod machine;
 pub mod monitor;
 pub mod spec;
+pub mod tools;
 pub mod vcpu;

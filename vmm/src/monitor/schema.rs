@@ -265,10 +265,10 @@ pub struct FaultInfo {
     /// The rule, with its name.
     #[serde(flatten)]
     pub rule: FaultRule,
-    /// How many requests matched it.
-    pub matched: u64,
-    /// How many requests it acted on.
-    pub acted: u64,
-    /// How many requests hang because of it.
-    pub hanging: u64,
+    /// How often it has acted.
+    pub hits: u64,
+    /// How many requests wait because of it.
+    pub waiting: u64,
+    /// Whether it has acted as often as it should.
+    pub spent: bool,
 }

@@ -210,6 +210,15 @@ const BUS: Prop = prop("bus", Kind::Enum(&["pcie.0"]), "bus to sit on").or("pcie
 const ADDR: Prop = prop("addr", Kind::PciAddr, "slot and function, e.g. 06.0");
 const U32: u64 = u32::MAX as u64;
 
+/// The only meaning these have here.
+const MODERN: Prop = prop("disable-legacy", Kind::Enum(&["on", "auto"]), "modern only").ignored();
+const NOT_LEGACY: Prop = prop("disable-modern", Kind::Enum(&["off"]), "modern only").ignored();
+const SPLIT: Prop = prop("packed", Kind::Enum(&["off"]), "split rings").ignored();
+const IOEVENTFD: Prop = prop("ioeventfd", Kind::Enum(&["on"]), "always").ignored();
+const NO_SCSI: Prop = prop("scsi", Kind::Enum(&["off"]), "never").ignored();
+const MERGING: Prop = prop("request-merging", Kind::Bool, "requests are not merged").ignored();
+const NO_ROM: Prop = prop("romfile", Kind::Enum(&[""]), "there is none").ignored();
+
 const VQ_MAPPING: &[Prop] = &[
     prop("iothread", Kind::Id, "iothread object").required(),
     prop("vqs", Kind::Uints { max: 1023 }, "queues it serves"),
@@ -253,6 +262,13 @@ pub const VIRTIO_BLK_PCI: Table = Table {
         prop("indirect_desc", Kind::Bool, "offer indirect descriptors").or("on"),
         prop("queue_reset", Kind::Bool, "offer the reset of one queue").or("on"),
         prop("vectors", Kind::Uint { min: 0, max: 2048 }, "MSI-X vectors; default: queues + 1"),
+        MODERN,
+        NOT_LEGACY,
+        SPLIT,
+        IOEVENTFD,
+        NO_SCSI,
+        MERGING,
+        NO_ROM,
     ],
 };
 
@@ -273,5 +289,9 @@ pub const VIRTIO_RNG_PCI: Table = Table {
         )
         .or("9223372036854775807"),
         prop("period", Kind::Uint { min: 1, max: U32 }, "period in milliseconds").or("65536"),
+        MODERN,
+        NOT_LEGACY,
+        SPLIT,
+        NO_ROM,
     ],
 };

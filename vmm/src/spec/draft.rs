@@ -302,7 +302,7 @@ fn fill_queues(spec: &mut MachineSpec) {
 /// Gives every disk without an iothread one of its own, or one shared round-robin when there are
 /// more such disks than `iothreads-max`.
 fn fill_iothreads(spec: &mut MachineSpec) {
-    let limit = spec.iothreads_max as usize;
+    let limit = spec.iothreads_max.max(1) as usize;
     let mut ids: HashSet<String> = spec.objects.iter().map(|o| o.id().to_owned()).collect();
     let mut made: Vec<String> = Vec::new();
     let mut served = 0;

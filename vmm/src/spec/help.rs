@@ -23,7 +23,7 @@ pub fn properties(table: &Table) -> String {
 }
 
 fn rows(out: &mut String, prefix: &str, props: &[Prop]) {
-    for row in props {
+    for row in props.iter().filter(|row| !row.ignored) {
         let name = format!("{prefix}{}", row.name);
         if let Kind::Group(inner) = row.kind {
             rows(out, &format!("{name}."), inner);

@@ -73,6 +73,9 @@ pub struct Prop {
     pub default: Option<&'static str>,
     /// Whether leaving it out is an error.
     pub required: bool,
+    /// Whether its value is checked and then forgotten: a property of QEMU that has only one
+    /// meaning here. `help` does not show it.
+    pub ignored: bool,
     /// What it does, in a few words.
     pub help: &'static str,
 }
@@ -80,7 +83,7 @@ pub struct Prop {
 /// A row without a default.
 #[must_use]
 pub const fn prop(name: &'static str, kind: Kind, help: &'static str) -> Prop {
-    Prop { name, aliases: &[], kind, default: None, required: false, help }
+    Prop { name, aliases: &[], kind, default: None, required: false, ignored: false, help }
 }
 
 impl Prop {
@@ -95,6 +98,13 @@ impl Prop {
     #[must_use]
     pub const fn required(mut self) -> Self {
         self.required = true;
+        self
+    }
+
+    /// The same row, checked and forgotten.
+    #[must_use]
+    pub const fn ignored(mut self) -> Self {
+        self.ignored = true;
         self
     }
 
@@ -168,6 +178,7 @@ pub fn apply(of: &str, props: &[Prop], options: Options, mode: Mode) -> Result<O
     let mut complete = Map::new();
     for row in props {
         let value = match (given.remove(row.name), row.default) {
+            (Some(_), _) if row.ignored => continue,
             (Some(value), _) => value,
             (None, Some(text)) => convert(of, row, Value::String(text.to_owned()), Mode::Lenient)?,
             (None, None) if row.required => {
@@ -200,6 +211,9 @@ fn convert(of: &str, row: &Prop, value: Value, mode: Mode) -> Result<Value, Spec
         }
         (Kind::OnOffAuto, Value::String(s)) => word(&s, &["on", "off", "auto"]).map_err(bad),
         (Kind::Enum(words), Value::String(s)) => word(&s, words).map_err(bad),
+        (Kind::Enum(words), Value::Bool(b)) if mode == Mode::Lenient => {
+            word(if b { "on" } else { "off" }, words).map_err(bad)
+        }
         (Kind::Uint { min, max }, v) => {
             within(number(&v, mode, false).map_err(bad)?, min, max, false).map_err(bad)
         }

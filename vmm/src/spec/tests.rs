@@ -317,9 +317,88 @@ fn tables_and_types_agree() {
 #[test]
 fn help_shows_every_property_with_its_default() {
     let text = help::properties(&device::VIRTIO_BLK_PCI);
-    for row in device::VIRTIO_BLK_PCI.props {
+    for row in device::VIRTIO_BLK_PCI.props.iter().filter(|row| !row.ignored) {
         assert!(text.contains(row.name), "{}", row.name);
     }
     assert!(text.contains("queue-size=<size>") && text.contains("(default: 256)"));
     assert!(help::list(device::DEVICES).contains("virtio-rng-pci"));
+}
+
+#[test]
+fn properties_of_qemu_with_one_meaning_here_are_taken_and_forgotten() {
+    let plain = lower(&[], &["null,node-name=n"], &[], &["virtio-blk-pci,drive=n"]);
+    let more = "virtio-blk-pci,drive=n,disable-legacy=on,disable-modern=off,packed=off,romfile=,\
+                ioeventfd=on,scsi=off,request-merging=off";
+    assert_eq!(lower(&[], &["null,node-name=n"], &[], &[more]), plain);
+    let json = r#"{"driver":"virtio-blk-pci","drive":"n","disable-legacy":true}"#;
+    assert_eq!(lower(&[], &["null,node-name=n"], &[], &[json]), plain);
+    assert!(error(&[], &[], &[], &["virtio-blk-pci,drive=n,packed=on"]).contains("packed"));
+}
+
+/// QEMU's own list of a device's properties: name and default. `None` where there is no QEMU.
+fn qemu_properties(device: &str) -> Option<Vec<(String, Option<String>)>> {
+    let output = std::process::Command::new("qemu-system-x86_64")
+        .args(["-device", &format!("{device},help")])
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows = text.lines().skip(1).filter_map(|line| {
+        let (name, rest) = line.trim().split_once('=')?;
+        let default = rest.split_once("(default: ").and_then(|(_, d)| d.strip_suffix(')'));
+        Some((name.to_owned(), default.map(|d| d.trim_matches('"').to_owned())))
+    });
+    Some(rows.collect())
+}
+
+#[test]
+fn properties_and_defaults_are_qemus() {
+    // Ours by purpose, or younger than the QEMU of Debian 12.
+    const OWN: &[&str] = &["id", "bus", "iothread-vq-mapping"];
+    const OTHER_DEFAULT: &[&str] =
+        &["addr", "num-queues", "werror", "rerror", "discard_granularity", "vectors"];
+    for table in device::DEVICES {
+        let Some(theirs) = qemu_properties(table.name) else {
+            eprintln!("qemu-system-x86_64 is not installed: nothing to compare with");
+            return;
+        };
+        for row in table.props.iter().filter(|row| !OWN.contains(&row.name)) {
+            let found = theirs.iter().find(|(name, _)| name == row.name);
+            let (_, default) = found.unwrap_or_else(|| panic!("QEMU has no {}", row.name));
+            if row.ignored || OTHER_DEFAULT.contains(&row.name) {
+                continue;
+            }
+            let ours = row.default.map(|text| match text {
+                "on" => "true",
+                "off" => "false",
+                other => other,
+            });
+            assert_eq!(ours, default.as_deref(), "{}", row.name);
+        }
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_options_panic(
+        what in 0_usize..4,
+        head in "[a-z.-]{0,12}|virtio-blk-pci|virtio-rng-pci|qcow2|fault|iothread|a.raw",
+        pairs in proptest::collection::vec(
+            "(driver|node-name|file|backing|id|drive|num-queues|vqs|iothread-vq-mapping|rules|size\
+             |serial|cache|aio|addr|bus)(\\.[0-9a-z]{1,4})?=[a-z0-9.,{}\\[\\]:\"-]{0,9}", 0..5),
+    ) {
+        let text = format!("{head},{}", pairs.join(","));
+        let implied = ["file", "driver", "qom-type", "driver"][what];
+        if let Ok(options) = keyval::parse("option", &text, Some(implied), &[]) {
+            let mut draft = Draft::default();
+            match what {
+                0 => draft.disks.push(options),
+                1 => draft.blockdevs.push(options),
+                2 => draft.objects.push(options),
+                _ => draft.devices.push(options),
+            }
+            if let Ok(spec) = draft.lower(&Names) {
+                proptest::prop_assert_eq!(again(&spec), spec);
+            }
+        }
+    }
 }
