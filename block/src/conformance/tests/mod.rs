@@ -1,5 +1,7 @@
 //! The suite itself: it passes an honest disk on every engine and notices every lie.
 
+mod nodes;
+
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::*;
