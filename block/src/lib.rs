@@ -19,6 +19,7 @@ pub mod bounce;
 pub mod conformance;
 pub mod error;
 pub mod file;
+pub mod graph;
 pub mod io;
 pub mod iobuf;
 pub mod iothread;

@@ -32,6 +32,8 @@ struct Live {
     skip: u64,
     /// Actions left.
     left: Option<u64>,
+    /// Requests it was for, while it was in force.
+    matched: u64,
     hits: u64,
 }
 
@@ -60,6 +62,7 @@ impl State {
             if live.left == Some(0) || !live.rule.covers(kind, range) {
                 continue;
             }
+            live.matched += 1;
             if live.skip > 0 {
                 live.skip -= 1;
                 continue;
@@ -130,7 +133,7 @@ impl FaultNode {
             },
         };
         let (skip, left) = (rule.skip, rule.count);
-        state.rules.push(Live { id: id.clone(), rule, skip, left, hits: 0 });
+        state.rules.push(Live { id: id.clone(), rule, skip, left, matched: 0, hits: 0 });
         self.armed.store(state.armed(), SeqCst);
         Ok(id)
     }
@@ -178,6 +181,7 @@ impl FaultNode {
         let state = self.lock();
         let status = |live: &Live| FaultStatus {
             rule: FaultRule { id: Some(live.id.clone()), ..live.rule.clone() },
+            matched: live.matched,
             hits: live.hits,
             waiting: state.waiters.iter().filter(|w| !w.released && w.rule == live.id).count()
                 as u64,

@@ -90,6 +90,8 @@ impl FaultRule {
 pub struct FaultStatus {
     /// The rule, with its name.
     pub rule: FaultRule,
+    /// Requests it was for, those let pass included.
+    pub matched: u64,
     /// How often it has acted.
     pub hits: u64,
     /// Requests that wait because of it at this moment.

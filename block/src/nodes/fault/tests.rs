@@ -86,7 +86,8 @@ fn errors_come_after_skip_and_end_after_count() {
                 }
             }
             assert_eq!(failed, [2, 3, 4]);
-            assert_eq!(node.query()[0].hits, 3);
+            let status = &node.query()[0];
+            assert_eq!((status.matched, status.hits, status.spent), (5, 3, true));
         });
     }
 }

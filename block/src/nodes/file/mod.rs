@@ -82,7 +82,11 @@ impl FileNode {
             preferred_write: facts.block.max(align),
             max_transfer: TRANSFER_MAX,
             max_segments: SEGMENTS_MAX,
-            discard_granularity: if options.read_only { 0 } else { facts.discard_granularity },
+            discard_granularity: if options.read_only || options.ignore_discard {
+                0
+            } else {
+                facts.discard_granularity
+            },
             read_only: options.read_only,
         };
         Arc::new(Self {
@@ -93,7 +97,7 @@ impl FileNode {
             direct: direct.is_some(),
             no_flush: options.no_flush,
             locked,
-            refused: AtomicU8::new(0),
+            refused: AtomicU8::new(if options.ignore_discard { zeroes::NO_PUNCH } else { 0 }),
             closed: AtomicBool::new(false),
             identity: Some(facts.identity),
             ragged: Serial::default(),

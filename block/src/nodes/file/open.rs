@@ -57,6 +57,8 @@ pub struct FileOptions {
     pub auto_read_only: bool,
     /// Bypass the host's page cache (O_DIRECT) where the file system can.
     pub direct: bool,
+    /// Discards do nothing, and write-zeroes keep their space (`discard=ignore`).
+    pub ignore_discard: bool,
     /// Closing does not make it durable (`cache=unsafe`).
     pub no_flush: bool,
     /// Whether it is locked.

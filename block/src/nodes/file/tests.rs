@@ -125,6 +125,26 @@ fn discard_and_write_zeroes_give_space_back_as_asked() {
 }
 
 #[test]
+fn an_ignored_discard_keeps_the_space() {
+    let temp = temp(0);
+    std::fs::write(temp.path(), vec![5u8; 1 << 20]).expect("write");
+    let file = open(temp.path(), |o| o.ignore_discard = true).expect("open");
+    assert_eq!(file.info().discard_granularity, 0);
+    on_ring(async move |cx| {
+        let node: Arc<dyn Node> = Arc::clone(&file) as _;
+        bare(&cx, &node, Op::Flush, 0, 0).await.expect("flush");
+        let full = file.allocated();
+        bare(&cx, &node, Op::Discard, 0, 256 << 10).await.expect("discard");
+        assert_eq!(read(&cx, &node, 0, 1).await.expect("read"), [5]);
+        let op = Op::WriteZeroes { unmap: true, fua: false };
+        bare(&cx, &node, op, 0, 256 << 10).await.expect("write-zeroes");
+        assert_eq!(read(&cx, &node, 0, 1).await.expect("read"), [0]);
+        assert_eq!(file.allocated(), full);
+        close(&cx, &node).await;
+    });
+}
+
+#[test]
 fn a_file_system_that_refuses_is_asked_once_and_zeros_are_written_by_hand() {
     // memfd (tmpfs) can punch holes and cannot zero ranges.
     // SAFETY: a plain system call.

@@ -6,7 +6,7 @@ use super::FileNode;
 use crate::{BlockError, Cx, Io, IoBuf, Range, ring::FileOp};
 
 /// Bits of `FileNode::refused`.
-const NO_PUNCH: u8 = 1;
+pub(super) const NO_PUNCH: u8 = 1;
 const NO_ZERO_RANGE: u8 = 2;
 
 /// The longest piece of zeros that is written by hand (bytes).

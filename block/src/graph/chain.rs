@@ -1,0 +1,306 @@
+//! Backing chains: the files that images name, opened from the bottom up.
+//!
+//! An image is hostile input, and so is the name in its header: it is only ever a file's name,
+//! opened read-only with the format that the header gives, never guessed. A chain is bounded, and a
+//! file that is in it already is refused.
+
+use std::{
+    collections::BTreeSet,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Backing, BackingReason, Child, DriverOptions, Graph, GraphError, HostFile, Member, NodeOptions,
+    Qcow2Options, Usage,
+    open::{Opened, file_options},
+};
+use crate::{
+    Cx, LocalBoxFuture, Node,
+    nodes::{
+        file::{Driver, FileNode},
+        raw::RawNode,
+    },
+};
+
+/// The longest chain: every image in it costs a file and memory.
+const DEPTH_MAX: usize = 200;
+
+/// What an image says of its backing file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Named {
+    /// Its name, as it is written.
+    pub file: Option<String>,
+    /// Its format.
+    pub format: Option<String>,
+}
+
+/// A format whose images can have backing files. There is one; tests have another.
+pub(super) trait Overlay {
+    /// Reads what the image in `file` says of its backing file.
+    fn named(
+        &self,
+        cx: &Cx,
+        file: &Arc<dyn Node>,
+    ) -> LocalBoxFuture<'static, Result<Named, String>>;
+
+    /// Opens the image in `file`.
+    fn open(
+        &self,
+        cx: &Cx,
+        file: Arc<dyn Node>,
+        backing: Option<Arc<dyn Node>>,
+        read_only: bool,
+        options: Option<&Qcow2Options>,
+    ) -> LocalBoxFuture<'static, Result<Arc<dyn Node>, String>>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Raw,
+    Qcow2,
+}
+
+/// A file of the chain, not yet an image.
+struct Level {
+    path: PathBuf,
+    format: Format,
+    file: Arc<FileNode>,
+}
+
+/// Names reserved for members of a chain, given back if it does not come to be.
+struct Names<'a> {
+    graph: &'a Graph,
+    names: Vec<String>,
+}
+
+impl Names<'_> {
+    fn next(&mut self) -> String {
+        let name = self.graph.reserve_auto();
+        self.names.push(name.clone());
+        name
+    }
+}
+
+impl Drop for Names<'_> {
+    fn drop(&mut self) {
+        self.graph.unreserve(&self.names);
+    }
+}
+
+impl Graph {
+    /// Opens a qcow2 image and, where that is asked for, the backing chain that it names.
+    pub(super) async fn open_overlay(
+        &self,
+        cx: &Cx,
+        overlay: &dyn Overlay,
+        qcow2: &Qcow2Options,
+        options: &NodeOptions,
+    ) -> Result<Opened, GraphError> {
+        let (file, path, below, host) = {
+            let inner = self.lock();
+            let file = Arc::clone(&inner.member(&qcow2.file)?.node);
+            let bottom = inner.bottom(&qcow2.file).and_then(|name| inner.members.get(&name));
+            let below = bottom.and_then(|member| member.file.clone());
+            let host = bottom.and_then(|member| match &member.options.driver {
+                DriverOptions::File(host) | DriverOptions::HostDevice(host) => Some(host.clone()),
+                _ => None,
+            });
+            (file, inner.path_below(&qcow2.file), below, host.unwrap_or_default())
+        };
+        let shown_path = path.clone().unwrap_or_else(|| PathBuf::from(&qcow2.file));
+        let image_error = |path: &Path, reason| GraphError::Image {
+            path: path.to_owned(),
+            format: "qcow2",
+            reason,
+        };
+        let mut names = Names { graph: self, names: Vec::new() };
+        let mut chain = Vec::new();
+        let mut backing = None;
+        let node = match &qcow2.backing {
+            Backing::None => None,
+            Backing::Node(name) => Some(self.node(name)?),
+            Backing::FromHeader => {
+                let top = Top { file: &file, path: path.as_deref(), shown: &shown_path };
+                let seen = below.and_then(|file| file.identity()).into_iter().collect();
+                let template = template(options, &host);
+                let levels = self.find_chain(cx, overlay, &top, seen, &template).await?;
+                let mut lower: Option<(String, Arc<dyn Node>)> = None;
+                for level in levels.into_iter().rev() {
+                    let lower_node = lower.as_ref().map(|(_, node)| Arc::clone(node));
+                    let file: Arc<dyn Node> = Arc::clone(&level.file) as _;
+                    let node = match level.format {
+                        Format::Raw => RawNode::new(file, 0, None, true)
+                            .map(|node| node as Arc<dyn Node>)
+                            .map_err(|error| error.to_string()),
+                        Format::Qcow2 => overlay.open(cx, file, lower_node, true, None).await,
+                    };
+                    let node = node.map_err(|reason| image_error(&level.path, reason))?;
+                    let lower_name = lower.take().map(|(name, _)| name);
+                    let made = members(&mut names, &level, &node, lower_name, &template);
+                    lower = made.last().map(|(name, _)| (name.clone(), Arc::clone(&node)));
+                    chain.extend(made);
+                }
+                backing = lower.as_ref().map(|(name, _)| Child {
+                    role: "backing",
+                    name: name.clone(),
+                    usage: Usage::READ,
+                });
+                lower.map(|(_, node)| node)
+            }
+        };
+        let node = overlay
+            .open(cx, file, node, options.read_only, Some(qcow2))
+            .await
+            .map_err(|reason| image_error(&shown_path, reason))?;
+        // From here on the names belong to the members.
+        names.names.clear();
+        Ok(Opened { chain, backing, ..Opened::plain(node) })
+    }
+
+    /// Opens the files of a chain, from the top down.
+    async fn find_chain(
+        &self,
+        cx: &Cx,
+        overlay: &dyn Overlay,
+        top: &Top<'_>,
+        mut seen: BTreeSet<(u64, u64)>,
+        template: &NodeOptions,
+    ) -> Result<Vec<Level>, GraphError> {
+        let mut levels: Vec<Level> = Vec::new();
+        loop {
+            let last = levels.last();
+            if last.is_some_and(|level| level.format == Format::Raw) {
+                return Ok(levels);
+            }
+            let image = last.map_or(top.shown, |level| &level.path).to_owned();
+            let file = last.map_or(Arc::clone(top.file), |level| Arc::clone(&level.file) as _);
+            let named = overlay.named(cx, &file).await.map_err(|reason| GraphError::Image {
+                path: image.clone(),
+                format: "qcow2",
+                reason,
+            })?;
+            let Some(name) = named.file else { return Ok(levels) };
+            let refuse = |reason| GraphError::Backing {
+                image: image.clone(),
+                backing: name.clone(),
+                reason,
+            };
+            if levels.len() >= DEPTH_MAX {
+                return Err(refuse(BackingReason::TooDeep(DEPTH_MAX)));
+            }
+            let directory = last.map(|level| &*level.path).or(top.path).and_then(Path::parent);
+            let format = format_of(named.format.as_deref()).map_err(&refuse)?;
+            let path = resolve(directory, &name).map_err(&refuse)?;
+            // Before it is opened: a lock on what is in the chain already would only confuse.
+            if identity_of(&path).is_some_and(|identity| !seen.insert(identity)) {
+                return Err(refuse(BackingReason::Cycle));
+            }
+            let host = HostFile { filename: path.clone(), locking: locking_of(template) };
+            let options = file_options(&host, Driver::Any, template);
+            let file = self
+                .open_host_file(&options)
+                .map_err(|error| GraphError::BackingFile { image, error: Box::new(error) })?;
+            levels.push(Level { path, format, file });
+        }
+    }
+}
+
+/// The image that the chain hangs from.
+struct Top<'a> {
+    file: &'a Arc<dyn Node>,
+    path: Option<&'a Path>,
+    /// Its name in messages.
+    shown: &'a Path,
+}
+
+/// The options that every member of a chain has; the driver is that of the uppermost file.
+fn template(options: &NodeOptions, host: &HostFile) -> NodeOptions {
+    NodeOptions {
+        node_name: None,
+        driver: DriverOptions::File(host.clone()),
+        read_only: true,
+        auto_read_only: false,
+        ..options.clone()
+    }
+}
+
+fn locking_of(template: &NodeOptions) -> super::options::Locking {
+    match &template.driver {
+        DriverOptions::File(host) => host.locking,
+        _ => super::options::Locking::default(),
+    }
+}
+
+/// The two members that a level becomes: file and image.
+fn members(
+    names: &mut Names<'_>,
+    level: &Level,
+    node: &Arc<dyn Node>,
+    lower: Option<String>,
+    template: &NodeOptions,
+) -> Vec<(String, Member)> {
+    let (file_name, image_name) = (names.next(), names.next());
+    let host = HostFile { filename: level.path.clone(), locking: locking_of(template) };
+    let is_device = level.file.driver() == "host_device";
+    let file_driver =
+        if is_device { DriverOptions::HostDevice(host) } else { DriverOptions::File(host) };
+    let image_driver = match level.format {
+        Format::Raw => DriverOptions::Raw { file: file_name.clone(), offset: 0, size: None },
+        Format::Qcow2 => DriverOptions::Qcow2(Qcow2Options {
+            file: file_name.clone(),
+            backing: lower.clone().map_or(Backing::None, Backing::Node),
+            lazy_refcounts: None,
+            l2_cache_size: None,
+        }),
+    };
+    let reads = |role, name| Child { role, name, usage: Usage::READ };
+    let mut children = vec![reads("file", file_name.clone())];
+    children.extend(lower.map(|name| reads("backing", name)));
+    let member = |name: &String, driver, node, children, file| Member {
+        node,
+        options: NodeOptions { node_name: Some(name.clone()), driver, ..template.clone() },
+        children,
+        owner: None,
+        fault: None,
+        file,
+        order: 0,
+    };
+    let file_node: Arc<dyn Node> = Arc::clone(&level.file) as _;
+    let file =
+        member(&file_name, file_driver, file_node, Vec::new(), Some(Arc::clone(&level.file)));
+    let image = member(&image_name, image_driver, Arc::clone(node), children, None);
+    vec![(file_name, file), (image_name, image)]
+}
+
+fn format_of(name: Option<&str>) -> Result<Format, BackingReason> {
+    match name {
+        None => Err(BackingReason::NoFormat),
+        Some("qcow2") => Ok(Format::Qcow2),
+        // QEMU writes the protocol's name here when it was told to use it as the format.
+        Some("raw" | "file" | "host_device") => Ok(Format::Raw),
+        Some(other) => Err(BackingReason::Format(other.to_owned())),
+    }
+}
+
+/// The file that `name` means in an image that is in `directory`.
+fn resolve(directory: Option<&Path>, name: &str) -> Result<PathBuf, BackingReason> {
+    // As QEMU's path_has_protocol(): a colon before any slash.
+    if name.find([':', '/']).is_some_and(|at| name[at..].starts_with(':')) {
+        return Err(BackingReason::Protocol);
+    }
+    let name = Path::new(name);
+    match directory {
+        _ if name.is_absolute() => Ok(name.to_owned()),
+        Some(directory) => Ok(directory.join(name)),
+        None => Err(BackingReason::Relative),
+    }
+}
+
+/// What file `path` is, as [`FileNode::identity`] has it; `None` where it cannot be looked at.
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    let is_device = meta.file_type().is_block_device();
+    Some(if is_device { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) })
+}
