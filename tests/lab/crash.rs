@@ -35,7 +35,7 @@ fn kill(context: &Context) -> Outcome {
         let disk = Disk::new(&image, "qcow2");
         let guest = Guest::on_disk(context.vmm.clone(), disk, Job::new(WRITER))?.cpus(2);
         let mut running = context.start(&guest)?;
-        running.wait_for("synced 2\r")?;
+        running.wait_for("synced 2\r\n")?;
         running.run_on(Duration::from_millis(1500 + 700 * round))?;
         let said = running.console();
         running.kill();

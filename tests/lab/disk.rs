@@ -150,7 +150,7 @@ fn discard(context: &Context) -> Outcome {
             fio --name=fill --filename=/dev/$disk --rw=write --bs=1m --size=32m --direct=1 \
                 --ioengine=psync --output-format=terse || exit 1
         done
-        echo filled
+        echo "<<filled>>"
         sleep 3
         for disk in vda vdb; do blkdiscard /dev/$disk || exit 2; done
     "#;
@@ -158,7 +158,7 @@ fn discard(context: &Context) -> Outcome {
         .disk(Disk::new(&images[0], "raw").with("discard=unmap"))
         .disk(Disk::new(&images[1], "qcow2").with("discard=unmap"));
     let mut running = context.start(&guest)?;
-    running.wait_for("\nfilled")?;
+    running.wait_for("<<filled>>")?;
     for image in &images {
         let size = allocated(image)?;
         require(size >= 32 << 20, || format!("{} holds only {size} bytes", image.display()))?;
@@ -185,7 +185,7 @@ fn with_monitor(context: &Context, guest: Guest) -> Result<(Running, Qmp), crate
 fn resize(context: &Context) -> Outcome {
     let (raw, qcow2) = (context.raw("a.raw", 16)?, context.qcow2("b.qcow2", 16)?);
     let script = r#"
-        echo ready
+        echo "<<ready>>"
         for disk in vda vdb; do
             tries=0
             until [ "$(blockdev --getsize64 /dev/$disk)" = 50331648 ]; do
@@ -213,7 +213,7 @@ fn resize(context: &Context) -> Outcome {
         "virtio-blk-pci,drive=b",
     ]);
     let (mut running, mut qmp) = with_monitor(context, guest)?;
-    running.wait_for("\nready")?;
+    running.wait_for("<<ready>>")?;
     for node in ["a", "b"] {
         qmp.execute("block_resize", json!({ "node-name": node, "size": 48 << 20 }))?;
     }
@@ -235,11 +235,11 @@ fn injected_error(context: &Context) -> Outcome {
             done
         }
         try 256 || exit 1
-        echo ready
+        echo "<<ready>>"
         wait_until 1 2
         try 255 | grep -q error && exit 3
         try 257 | grep -q error && exit 4
-        echo "failed as asked"
+        echo "<<failed as asked>>"
         wait_until 0 5
     "#;
     let node = json!({
@@ -256,13 +256,13 @@ fn injected_error(context: &Context) -> Outcome {
         "virtio-blk-pci,drive=a",
     ]);
     let (mut running, mut qmp) = with_monitor(context, guest)?;
-    running.wait_for("\nready")?;
+    running.wait_for("<<ready>>")?;
     let rule = json!({
         "node-name": "fault0", "id": "rule", "op": "read", "offset": 1_048_576, "length": 4096,
         "action": "error", "errno": "EIO",
     });
     qmp.execute("x-fault-add", rule)?;
-    running.wait_for("\nfailed as asked")?;
+    running.wait_for("<<failed as asked>>")?;
     qmp.execute("x-fault-del", json!({ "node-name": "fault0", "id": "rule" }))?;
     running.finish()?.success().map(drop)
 }

@@ -78,6 +78,7 @@ fn choose() -> Result<i32, LabError> {
             println!(
                 "No guest runs on this machine's KVM ({why}): using the lab, a KVM emulated by QEMU."
             );
+            Image::build("guest")?;
             let mut lab = Lab::start(&Options::default())?;
             let command = Command::new([text(&program), "--inside".to_owned()]);
             lab.run_shown(&command, Duration::from_secs(280))

@@ -461,8 +461,9 @@ impl Running {
             }
             self.check(&heard, quiet)?;
         };
-        // The last bytes may still be in the pipe.
-        while !self.heard.look().2 {}
+        // The last bytes may still be in the pipe, which a process that it left behind may hold open.
+        let until = Instant::now() + LAST_WORDS;
+        while !self.heard.look().2 && Instant::now() < until {}
         let text = self.console();
         let ended = Ended {
             status: status.code(),

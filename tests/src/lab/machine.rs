@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::session::{Command, Gone, Lines, Output, Session, Sinks, Stream, pump};
-use super::{INSIDE, LabError, RAM_DISK, SHARE, console, image::Image, lock::LabLock};
+use super::{INSIDE, LabError, RAM_DISK, SHARE, console, image, image::Image, lock::LabLock};
 
 /// QEMU's program.
 const QEMU: &str = "qemu-system-x86_64";
@@ -196,8 +196,10 @@ impl Lab {
     ) -> Result<i32, LabError> {
         self.commands += 1;
         let id = format!("{}-{:08x}", self.commands, self.nonce);
-        let command = command
-            .clone()
+        let pinned = image::pins()
+            .into_iter()
+            .fold(command.clone(), |command, (name, path)| command.env(name, path));
+        let command = pinned
             .env(INSIDE, "1")
             .env(SHARE, self.share.to_string_lossy())
             .env("SPINDLE_LAB_DISK", RAM_DISK);
