@@ -3,6 +3,7 @@
 //!
 //! For tests, of this crate and of others (feature `testing`).
 
+pub mod crash;
 mod model;
 mod stage;
 mod worker;

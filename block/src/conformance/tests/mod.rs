@@ -1,5 +1,6 @@
 //! The suite itself: it passes an honest disk on every engine and notices every lie.
 
+mod crash;
 mod nodes;
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
