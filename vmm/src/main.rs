@@ -7,6 +7,6 @@ fn main() -> ExitCode {
     cli::main(&Programs { run })
 }
 
-fn run(_spec: MachineSpec) -> Result<u8, Failure> {
-    Err("this build cannot start machines".into())
+fn run(spec: MachineSpec) -> Result<u8, Failure> {
+    Ok(spindle::run::run(&spec)?)
 }

@@ -1,5 +1,90 @@
-//! The machine on the main thread.
+//! The machine on the main thread: what it is made of, and how it is paused, reset and ended.
+//!
+//! What takes time is a [`Goal`]. Goals are worked on one after the other; where a goal waits for
+//! devices, the main loop goes on and a letter says when they are done.
 
+mod board;
+mod build;
+mod error;
+mod goals;
 mod mailbox;
+mod main_loop;
+mod monitor;
+mod requests;
+mod signals;
 
+use std::{collections::VecDeque, sync::Arc};
+
+use spindle_boot::{BootImage, MemoryMap};
+use spindle_devices::Device;
+use vm_memory::GuestMemoryMmap;
+
+use crate::{
+    bus::Bus,
+    kvm::{Vm, coalesced::CoalescedRing},
+    monitor::{Event, EventSender, schema::RunState},
+    spec::Actions,
+    vcpu::Cpus,
+};
+use board::Board;
+pub use build::build;
+pub use error::BuildError;
+use goals::{Goal, Step};
 pub use mailbox::{Letter, Mailbox};
+pub use main_loop::run;
+
+/// Exit status when the machine could not go on.
+pub(crate) const EXIT_FAILURE: u8 = 1;
+
+/// A virtual machine.
+pub struct Machine {
+    vm: Vm,
+    memory: GuestMemoryMmap,
+    map: MemoryMap,
+    image: BootImage,
+    bus: Arc<Bus>,
+    ring: Option<Arc<CoalescedRing>>,
+    board: Board,
+    cpus: Cpus,
+    mailbox: Arc<Mailbox>,
+    events: Option<EventSender>,
+    actions: Actions,
+    state: RunState,
+    goals: VecDeque<Goal>,
+    step: Option<Step>,
+    steps: u64,
+    /// The guest's clock when it was paused.
+    clock: Option<u64>,
+    outcome: Option<u8>,
+}
+
+impl Machine {
+    /// Whether its CPUs may run.
+    fn is_running(&self) -> bool {
+        self.state == RunState::Running
+    }
+
+    /// The exit status, once the machine has ended.
+    #[must_use]
+    pub fn outcome(&self) -> Option<u8> {
+        self.outcome
+    }
+
+    fn devices(&self) -> Vec<Arc<dyn Device>> {
+        self.board.devices()
+    }
+
+    fn tell(&self, event: Event) {
+        if let Some(events) = &self.events {
+            events.send(event);
+        }
+    }
+
+    /// Delivers what KVM has collected. The CPUs must be parked.
+    fn drain_collected(&self) {
+        if let Some(ring) = &self.ring {
+            let mut view = self.bus.view();
+            ring.drain(|w| view.write(w.space, w.address, &w.data[..usize::from(w.width)]));
+        }
+    }
+}

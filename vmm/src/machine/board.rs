@@ -1,0 +1,208 @@
+//! The board: what every machine has, where it lies, and the lines that lead to its interrupt
+//! controllers.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::RawFd,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use kvm_ioctls::VmFd;
+use spindle_boot::{
+    MemoryMap, irq,
+    memory_map::{ECAM, PCI_WINDOW_32},
+    ports,
+};
+use spindle_devices::{
+    Device, LineIrq, Registers, Space, Window, WindowSink, Windows,
+    pci::{Address, BarWindows, ConfigPorts, Ecam, HostBridge, Identity, PciBus},
+    platform::{
+        AcpiPm, DebugExit, I8042, Pvpanic, ResetControl, Rtc, SerialPort, i8042, serial::Output,
+    },
+};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{BuildError, Mailbox};
+use crate::{bus::Bus, kvm::line::Line};
+
+/// Port of the pvpanic device, where QEMU has it too.
+const PVPANIC: u64 = 0x505;
+/// Ports for PCI devices: above all that a PC has at fixed places.
+const PCI_PORTS: std::ops::Range<u64> = 0xC000..0x1_0000;
+/// ICH9's LPC bridge.
+const LPC: Identity = Identity { vendor: 0x8086, device: 0x2918, class: 0x06_01_00, ..NOBODY };
+const LPC_ADDRESS: Address = Address { slot: 0x1F, function: 0 };
+const NOBODY: Identity =
+    Identity { vendor: 0, device: 0, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
+/// Numbers under which the board's own windows are declared; those of PCI functions follow.
+const BOARD: u32 = 0;
+/// The first number for PCI functions.
+pub(super) const FUNCTIONS: u32 = 1;
+
+/// The inputs of the I/O APIC that level-triggered sources share.
+pub struct Lines {
+    vm: Arc<VmFd>,
+    lines: BTreeMap<u32, Arc<Line>>,
+}
+
+impl Lines {
+    pub(super) fn new(vm: Arc<VmFd>) -> Self {
+        Self { vm, lines: BTreeMap::new() }
+    }
+
+    /// Connects a source to input `gsi`.
+    pub(super) fn source(&mut self, gsi: u32) -> io::Result<Box<dyn LineIrq>> {
+        let line = match self.lines.get(&gsi) {
+            Some(line) => line,
+            None => self.lines.entry(gsi).or_insert(Line::new(Arc::clone(&self.vm), gsi)?),
+        };
+        Ok(line.source())
+    }
+
+    /// The file descriptors to watch, each with the line that it is about.
+    pub(super) fn watched(&self) -> impl Iterator<Item = (RawFd, &Arc<Line>)> {
+        self.lines.values().map(|line| (line.resample_fd(), line))
+    }
+
+    fn reset(&self) {
+        for line in self.lines.values() {
+            if let Err(e) = line.reset() {
+                log::error!("cannot reset interrupt line {}: {e}", line.gsi());
+            }
+        }
+    }
+}
+
+/// The devices that every machine has.
+pub struct Board {
+    pub(super) serial: Arc<SerialPort>,
+    pub(super) pm: Arc<AcpiPm>,
+    pub(super) pci: Arc<PciBus>,
+    pub(super) lines: Lines,
+    reset_control: Arc<ResetControl>,
+    config_ports: Arc<ConfigPorts>,
+    windows: BarWindows,
+}
+
+/// What the board is connected to.
+pub(super) struct Connections<'a> {
+    pub(super) vm: &'a Arc<VmFd>,
+    pub(super) bus: &'a Arc<Bus>,
+    pub(super) map: &'a MemoryMap,
+    pub(super) mailbox: &'a Arc<Mailbox>,
+    pub(super) serial_output: Box<dyn Output>,
+    pub(super) serial_room: Arc<EventFd>,
+    pub(super) debug_exit: Option<u16>,
+}
+
+impl Board {
+    /// Makes the devices and puts them on the bus.
+    pub(super) fn new(to: Connections<'_>) -> Result<Self, BuildError> {
+        let resources = |what| move |source| BuildError::Resources { what, source };
+        let mut lines = Lines::new(Arc::clone(to.vm));
+        let power = || Arc::clone(to.mailbox) as Arc<dyn spindle_devices::PowerSink>;
+
+        let irq = EventFd::new(EFD_NONBLOCK).map_err(resources("the serial port's interrupt"))?;
+        to.vm
+            .register_irqfd(&irq, u32::from(irq::COM1_IRQ))
+            .map_err(|e| resources("the serial port's interrupt")(e.into()))?;
+        let serial = Arc::new(SerialPort::new(Arc::new(irq), to.serial_output, to.serial_room));
+
+        let sci = lines.source(irq::SCI_GSI).map_err(resources("the system control interrupt"))?;
+        let pm = Arc::new(AcpiPm::new(sci, power(), nanoseconds()));
+        let reset_control = Arc::new(ResetControl::new(power()));
+        let pci = PciBus::new();
+        pci.add(Address { slot: 0, function: 0 }, HostBridge::new())?;
+        pci.add(LPC_ADDRESS, HostBridge::bare("lpc", LPC, true))?;
+        let config_ports =
+            ConfigPorts::new(Arc::clone(&pci), Some(Arc::clone(&reset_control) as _));
+        let rtc = Arc::new(Rtc::new(Box::new(seconds)));
+        let keyboard = Arc::new(I8042::new(power()));
+
+        let port = |base: u16, len: u64, target: Arc<dyn Registers>| window(base, len, target, 0);
+        let mut ranges = vec![
+            port(ports::COM1, SerialPort::PORTS, Arc::clone(&serial) as _),
+            port(ports::PM_BASE, ports::PM_SIZE.into(), Arc::clone(&pm) as _),
+            port(ports::PCI_CONFIG, 8, Arc::clone(&config_ports) as _),
+            port(ports::RTC, Rtc::PORTS, rtc),
+            window(ports::I8042_DATA, 1, Arc::clone(&keyboard) as _, i8042::DATA),
+            window(ports::I8042_COMMAND, 1, keyboard, i8042::COMMAND),
+            port(PVPANIC as u16, 1, Arc::new(Pvpanic::new(power()))),
+            Window {
+                space: Space::Memory,
+                base: ECAM.start,
+                len: ECAM.len(),
+                coalesce: false,
+                target: Ecam::new(Arc::clone(&pci)),
+                target_offset: 0,
+            },
+        ];
+        if let Some(base) = to.debug_exit {
+            ranges.push(port(base, DebugExit::PORTS, Arc::new(DebugExit::new(power()))));
+        }
+        to.bus.set(BOARD, Windows { ranges, doorbells: Vec::new() });
+        let high = to.map.pci_window_64();
+        let windows = BarWindows {
+            low: PCI_WINDOW_32.start..PCI_WINDOW_32.end,
+            high: high.map_or(0..0, |w| w.start..w.end),
+            ports: PCI_PORTS,
+        };
+        Ok(Self { serial, pm, pci, lines, reset_control, config_ports, windows })
+    }
+
+    /// Gives every PCI function its addresses, as firmware would.
+    pub(super) fn assign_addresses(&self) -> Result<(), BuildError> {
+        Ok(self.windows.clone().assign(&self.pci)?)
+    }
+
+    /// Every device on the PCI bus.
+    pub(super) fn devices(&self) -> Vec<Arc<dyn Device>> {
+        self.pci.functions().into_iter().map(|(_, f)| f as Arc<dyn Device>).collect()
+    }
+
+    /// A reset of the machine, after that of the devices on the PCI bus.
+    pub(super) fn reset(&self) {
+        self.serial.reset();
+        self.pm.reset();
+        self.reset_control.reset();
+        self.config_ports.reset();
+        self.lines.reset();
+    }
+}
+
+fn window(base: u16, len: u64, target: Arc<dyn Registers>, target_offset: u64) -> Window {
+    let base = u64::from(base);
+    Window { space: Space::Port, base, len, coalesce: false, target, target_offset }
+}
+
+fn nanoseconds() -> Box<dyn Fn() -> u64 + Send + Sync> {
+    let start = Instant::now();
+    Box::new(move || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spindle_devices::platform::acpi_pm;
+
+    #[test]
+    fn the_devices_are_where_the_tables_say() {
+        assert_eq!(u64::from(ports::PM1A_EVENT_OFFSET), acpi_pm::PM1_STATUS);
+        assert_eq!(u64::from(ports::PM1A_CONTROL_OFFSET), acpi_pm::PM1_CONTROL);
+        assert_eq!(u64::from(ports::PM_TIMER_OFFSET), acpi_pm::PM_TIMER);
+        assert_eq!(u64::from(ports::GPE0_OFFSET), acpi_pm::GPE0);
+        assert_eq!(u64::from(ports::GPE0_LEN), acpi_pm::GPE0_LEN);
+        assert_eq!(ports::S5_SLEEP_TYPE, acpi_pm::SLEEP_TYPE_S5);
+        assert_eq!(
+            u64::from(ports::I8042_COMMAND - ports::I8042_DATA),
+            i8042::COMMAND - i8042::DATA
+        );
+        assert!(PCI_PORTS.start > u64::from(ports::PCI_HOTPLUG + ports::PCI_HOTPLUG_SIZE));
+    }
+}

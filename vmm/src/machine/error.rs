@@ -1,0 +1,59 @@
+//! Why a machine could not be made.
+
+use std::io;
+
+use spindle_boot::{BootError, MemoryMapError};
+use spindle_devices::pci::{AssignError, BusError, EndpointError};
+
+use crate::{kvm::KvmError, monitor::socket::SocketError, serial::SerialError};
+
+/// Something the machine needs could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The host's KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel or its initrd.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The amount of memory.
+    #[error(transparent)]
+    MemoryMap(#[from] MemoryMapError),
+    /// The host gives no address space for the guest's memory.
+    #[error("cannot map {size} bytes of guest memory: {reason}")]
+    Memory {
+        /// How much was asked for, in bytes.
+        size: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// There is nothing to start.
+    #[error("there is nothing to start: give --kernel FILE")]
+    NoKernel,
+    /// The serial console.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    /// A monitor's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A PCI address.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// PCI address space.
+    #[error(transparent)]
+    Assign(#[from] AssignError),
+    /// A PCI function.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// Threads, eventfds and their like.
+    #[error("cannot get {what}")]
+    Resources {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The main loop.
+    #[error("the main loop: {0}")]
+    Loop(String),
+}

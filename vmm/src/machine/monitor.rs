@@ -1,0 +1,47 @@
+//! What the monitor's commands do.
+
+use super::{Machine, goals::Goal};
+use crate::monitor::{
+    Command, Event, Handler, QmpError, Reply,
+    schema::{RunState, ShutdownCause, StatusInfo},
+};
+
+impl Handler for Machine {
+    fn handle(&mut self, command: Command, reply: Reply) {
+        match command {
+            Command::QueryStatus => reply.value(&StatusInfo::new(self.state)),
+            Command::Stop => {
+                self.ask(Goal::Pause { state: RunState::Paused, reply: Some(reply) });
+            }
+            Command::Cont => self.cont(reply),
+            Command::SystemReset => {
+                let cause = ShutdownCause::HostQmpSystemReset;
+                self.ask(Goal::Reset { guest: false, cause, reply: None });
+                reply.done();
+            }
+            Command::SystemPowerdown => {
+                self.tell(Event::Powerdown);
+                self.board.pm.press_power_button();
+                reply.done();
+            }
+            Command::Quit => {
+                reply.done();
+                self.end(0, false, ShutdownCause::HostQmpQuit);
+            }
+            other => reply.error(QmpError::generic(format!(
+                "this machine has no disks to carry out {other:?} on"
+            ))),
+        }
+    }
+}
+
+impl Machine {
+    fn cont(&mut self, reply: Reply) {
+        match self.state {
+            RunState::Shutdown | RunState::GuestPanicked | RunState::InternalError => {
+                reply.error(QmpError::generic("Resetting the Virtual Machine is required"));
+            }
+            _ => self.ask(Goal::Resume { reply: Some(reply) }),
+        }
+    }
+}
