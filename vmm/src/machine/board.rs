@@ -123,9 +123,14 @@ impl Board {
 
         let port = |base: u16, len: u64, target: Arc<dyn Registers>| window(base, len, target, 0);
         let mut ranges = vec![
-            port(ports::COM1, SerialPort::PORTS, Arc::clone(&serial) as _),
+            // Drivers look at another register after what they send, so characters can be collected.
+            Window { coalesce: true, ..port(ports::COM1, 1, Arc::clone(&serial) as _) },
+            window(ports::COM1 + 1, SerialPort::PORTS - 1, Arc::clone(&serial) as _, 1),
             port(ports::PM_BASE, ports::PM_SIZE.into(), Arc::clone(&pm) as _),
-            port(ports::PCI_CONFIG, 8, Arc::clone(&config_ports) as _),
+            // The address register does nothing until the data register is used. A reset at CF9h, in
+            // the middle of it, comes with the next exit or the next tick.
+            Window { coalesce: true, ..port(ports::PCI_CONFIG, 4, Arc::clone(&config_ports) as _) },
+            window(ports::PCI_CONFIG + 4, 4, Arc::clone(&config_ports) as _, 4),
             port(ports::RTC, Rtc::PORTS, rtc),
             window(ports::I8042_DATA, 1, Arc::clone(&keyboard) as _, i8042::DATA),
             window(ports::I8042_COMMAND, 1, keyboard, i8042::COMMAND),

@@ -57,6 +57,12 @@ impl Machine {
             || self.step.as_ref().is_some_and(|step| ends(&step.goal))
     }
 
+    /// Whether a reset is on its way: a guest tries one way after the other.
+    pub(super) fn is_resetting(&self) -> bool {
+        let resets = |goal: &Goal| matches!(goal, Goal::Reset { .. });
+        self.goals.iter().any(resets) || self.step.as_ref().is_some_and(|step| resets(&step.goal))
+    }
+
     fn advance(&mut self) {
         while self.step.is_none() && self.outcome.is_none() {
             let Some(goal) = self.goals.pop_front() else { return };
@@ -165,14 +171,15 @@ impl Machine {
         Ok(())
     }
 
-    /// When to look after what is waited for, if something is.
-    pub(super) fn patience(&self) -> Option<Duration> {
-        let step = self.step.as_ref().filter(|step| !step.told)?;
-        Some(PATIENCE.saturating_sub(step.since.elapsed()))
+    /// What is done now and then: a guest that sends characters and then sleeps leaves them where KVM
+    /// collects them, and devices that take long are reported.
+    pub(super) fn tick(&mut self) {
+        self.drain_collected();
+        self.complain();
     }
 
     /// Says what is waited for, if it takes long.
-    pub(super) fn complain(&mut self) {
+    fn complain(&mut self) {
         let Some(step) = &mut self.step else { return };
         if step.told || step.since.elapsed() < PATIENCE {
             return;

@@ -12,6 +12,8 @@ use crate::{
     spec::MachineSpec,
 };
 
+/// Milliseconds after which the loop looks after what nobody tells it of.
+const TICK: i32 = 100;
 /// How long the last output may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -61,11 +63,9 @@ fn run_loop(
         if let Some(status) = machine.borrow().outcome() {
             break status;
         }
-        let patience = machine.borrow().patience();
-        let timeout =
-            patience.map_or(-1, |time| i32::try_from(time.as_millis()).unwrap_or(i32::MAX) + 1);
-        match manager.run_with_timeout(timeout) {
-            Ok(_) => machine.borrow_mut().complain(),
+        match manager.run_with_timeout(TICK) {
+            Ok(0) => machine.borrow_mut().tick(),
+            Ok(_) => {}
             Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => {}
             Err(e) => return Err(failed(e)),
         }

@@ -80,7 +80,7 @@ impl Machine {
         }
     }
 
-    /// Delivers what KVM has collected. The CPUs must be parked.
+    /// Delivers what KVM has collected.
     fn drain_collected(&self) {
         if let Some(ring) = &self.ring {
             let mut view = self.bus.view();

@@ -69,6 +69,9 @@ impl Machine {
 
     fn guest_reset(&mut self) {
         let cause = ShutdownCause::GuestReset;
+        if self.is_resetting() {
+            return;
+        }
         match (self.actions.reboot, self.actions.shutdown) {
             (RebootAction::Reset, _) => {
                 self.ask(Goal::Reset { guest: true, cause, reply: None });
