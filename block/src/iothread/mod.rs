@@ -11,6 +11,7 @@
 
 pub mod inbox;
 mod queue;
+pub mod thread;
 mod waits;
 
 use std::{
@@ -187,6 +188,7 @@ pub struct Iothread {
     poll_max: Cell<Duration>,
     poll_now: Cell<Duration>,
     stop: Cell<bool>,
+    shut: Cell<bool>,
     /// Tasks spawned and not finished.
     tasks: Rc<Cell<usize>>,
 }
@@ -222,6 +224,7 @@ impl Iothread {
             poll_max: Cell::new(Duration::ZERO),
             poll_now: Cell::new(Duration::ZERO),
             stop: Cell::new(false),
+            shut: Cell::new(false),
             tasks: Rc::default(),
         }))
     }
@@ -701,10 +704,20 @@ impl Iothread {
     }
 }
 
+impl Iothread {
+    /// Ends it for other threads: messages are dropped from now on, and the lane is free.
+    /// Idempotent.
+    fn shut(&self) {
+        if !self.shut.replace(true) {
+            // Tasks that wait to run are dropped here, on the thread that owns them.
+            drop(self.shared.inbox.close());
+            release_lane(self.shared.lane);
+        }
+    }
+}
+
 impl Drop for Iothread {
     fn drop(&mut self) {
-        // Tasks that never finished are dropped here, on the thread that owns them.
-        drop(self.shared.inbox.close());
-        release_lane(self.shared.lane);
+        self.shut();
     }
 }
