@@ -304,3 +304,6 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
     let is_device = meta.file_type().is_block_device();
     Some(if is_device { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) })
 }
+
+#[cfg(test)]
+mod tests;
