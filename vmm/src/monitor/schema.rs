@@ -272,3 +272,80 @@ pub struct FaultInfo {
     /// Whether it has acted as often as it should.
     pub spent: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn keys(value: &impl Serialize) -> Vec<String> {
+        let value = serde_json::to_value(value).unwrap();
+        let mut keys: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        keys
+    }
+
+    fn words(text: &str) -> Vec<&str> {
+        text.split_whitespace().collect()
+    }
+
+    /// Keys as QEMU 7.2 sends them for a qcow2 image on virtio-blk, but for parts of `image` that
+    /// are optional.
+    #[test]
+    fn answers_have_qemus_keys() {
+        let image = ImageInfo {
+            actual_size: Some(0),
+            cluster_size: Some(65536),
+            backing_filename: Some("b".to_owned()),
+            backing_filename_format: Some("raw".to_owned()),
+            ..ImageInfo::default()
+        };
+        assert_eq!(
+            keys(&image),
+            words(
+                "actual-size backing-filename backing-filename-format cluster-size dirty-flag \
+                 filename format virtual-size"
+            )
+        );
+        let node = BlockDeviceInfo {
+            image,
+            backing_file: Some("b".to_owned()),
+            ..BlockDeviceInfo::default()
+        };
+        assert_eq!(
+            keys(&node),
+            words(
+                "backing_file backing_file_depth bps bps_rd bps_wr cache detect_zeroes drv \
+                 encrypted file image iops iops_rd iops_wr node-name ro write_threshold"
+            )
+        );
+        assert_eq!(keys(&node.cache), words("direct no-flush writeback"));
+        assert_eq!(
+            keys(&BlockInfo::disk("disk0", node, IoStatus::Nospace)),
+            words("device inserted io-status locked qdev removable type")
+        );
+        assert_eq!(
+            keys(&BlockDeviceStats::default()),
+            words(
+                "account_failed account_invalid failed_flush_operations failed_rd_operations \
+                 failed_unmap_operations failed_wr_operations flush_operations \
+                 flush_total_time_ns invalid_flush_operations invalid_rd_operations \
+                 invalid_unmap_operations invalid_wr_operations rd_bytes rd_merged rd_operations \
+                 rd_total_time_ns timed_stats unmap_bytes unmap_merged unmap_operations \
+                 unmap_total_time_ns wr_bytes wr_highest_offset wr_merged wr_operations \
+                 wr_total_time_ns"
+            )
+        );
+        let stats = BlockStats {
+            device: Some(String::new()),
+            qdev: Some("disk0".to_owned()),
+            node_name: Some("n".to_owned()),
+            parent: Some(Box::default()),
+            backing: Some(Box::default()),
+            ..BlockStats::default()
+        };
+        assert_eq!(keys(&stats), words("backing device node-name parent qdev stats"));
+        assert_eq!(keys(&StatusInfo::new(RunState::Paused)), words("running singlestep status"));
+        assert_eq!(serde_json::to_value(IoStatus::Nospace).unwrap(), Value::from("nospace"));
+    }
+}
