@@ -75,6 +75,6 @@ const EXPRESS: &[Register<&str>] = &[
     Register::read_only("capabilities", 0x02, 2, 0x0092),
     // Role-based error reporting, function-level reset.
     Register::read_only("device capabilities", 0x04, 4, 1 << 28 | 1 << 15),
-    Register::read_write("device control", 0x08, 2, 0x2810, 0x7fff),
+    Register::read_write("device control", 0x08, 2, 0x2810, 0xffff),
     Register::read_only("device status", 0x0a, 2, 0),
 ];

@@ -39,6 +39,8 @@ struct Slot {
     range: Range,
     /// Guest address of the status byte.
     status_at: u64,
+    /// The status byte is all that the device writes.
+    only_status: bool,
     started: Option<Instant>,
     /// The request's memory while it is not in the block layer; its capacity is kept.
     buf: IoBuf,
@@ -91,6 +93,7 @@ impl BlkQueue {
                 op: Op::Flush,
                 range: Range::default(),
                 status_at: 0,
+                only_status: false,
                 started: None,
                 buf,
             }
@@ -123,6 +126,7 @@ impl BlkQueue {
     fn begin(&mut self, port: &mut Port<'_>, taken: &Taken) {
         let slot = &mut self.slots[usize::from(taken.head)];
         slot.status_at = taken.status_at;
+        slot.only_status = taken.request.in_len == 0;
         let command = match taken.request.parse(&self.limits) {
             Ok(_) if taken.wild => Err(Status::IoErr),
             other => other,
@@ -131,14 +135,14 @@ impl BlkQueue {
             Ok(Command::Block(op, range)) => self.submit(port, taken.head, op, range),
             Ok(Command::Segment(op)) => match self.segment(taken.head, op) {
                 Ok((op, range)) => self.submit(port, taken.head, op, range),
-                Err(status) => self.answer(taken.head, status, 0),
+                Err(status) => self.refuse(taken.head, status),
             },
             Ok(Command::Id) => {
                 let id = self.id;
                 self.answer_with(taken, &id);
             }
             Ok(Command::Lifetime) => self.answer_with(taken, Lifetime::default().as_bytes()),
-            Err(status) => self.answer(taken.head, status, 0),
+            Err(status) => self.refuse(taken.head, status),
         }
     }
 
@@ -170,6 +174,13 @@ impl BlkQueue {
         let buf = if op.has_data() { std::mem::take(&mut slot.buf) } else { IoBuf::empty() };
         self.in_flight += 1;
         port.submit(&mut self.root, Io { op, range, buf }, head.into());
+    }
+
+    /// Answers without data: of what comes before the status byte nothing is known to be written,
+    /// so that the used length covers no stale memory.
+    fn refuse(&mut self, head: u16, status: Status) {
+        let written = self.slots[usize::from(head)].only_status;
+        self.answer(head, status, written.into());
     }
 
     /// Data, status byte, used element, in this order; the used index follows in `flush_irq`.
@@ -400,9 +411,7 @@ impl Queue for BlkQueue {
             }
             Err(error) => {
                 if let Some(status) = self.failed(head, error) {
-                    // Of a read that failed nothing is known to be written from the start on.
-                    let written = u32::from(self.slots[usize::from(head)].buf.is_empty());
-                    self.answer(head, status, written);
+                    self.refuse(head, status);
                 }
             }
         }

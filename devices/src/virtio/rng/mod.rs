@@ -2,9 +2,6 @@
 
 mod queue;
 
-#[cfg(test)]
-mod tests;
-
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
