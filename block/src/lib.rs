@@ -27,6 +27,7 @@ pub mod lock;
 pub mod node;
 pub mod nodes;
 pub mod pin;
+pub mod qcow2;
 pub mod ring;
 pub mod root;
 pub mod submit;

@@ -45,6 +45,12 @@ pub struct Pin(Option<Arc<AtomicU64>>);
 impl Pin {
     /// For leaves that never move: plain files.
     pub const NONE: Self = Self(None);
+
+    /// Whether nothing is pinned.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
 }
 
 impl Drop for Pin {

@@ -1,0 +1,181 @@
+//! Repairing what a walk has found.
+//!
+//! Refcounts that are only wrong are corrected in place. Where the refcount structures themselves
+//! are broken or do not cover the file, new ones are written behind the end of the file, and the
+//! header is switched to them when they are durable.
+
+use super::{
+    super::{
+        be,
+        header::{Header, field, incompatible},
+        host::Host,
+        layout::{COPIED, Entry, Layout, REFTABLE_BYTES_MAX},
+    },
+    CheckError, Repair, io,
+    walk::Walk,
+};
+use crate::{BlockError, Cx};
+
+pub(super) async fn repair(
+    cx: &Cx,
+    host: &Host,
+    header: &Header,
+    mut walk: Walk,
+    repair: Repair,
+) -> Result<(), CheckError> {
+    let doing = io("writing refcounts");
+    let covered = |cluster: usize| {
+        let block = cluster as u64 / walk.layout.refs_per_block();
+        walk.reftable.get(block as usize).is_some_and(|e| *e != 0)
+    };
+    let uncovered = (0..walk.counted.len()).any(|c| walk.references(c) > 0 && !covered(c));
+    if repair == Repair::All && (walk.structure_broken || uncovered) {
+        rebuild(cx, host, &mut walk).await.map_err(&doing)?;
+    } else {
+        in_place(cx, host, &mut walk, repair).await.map_err(&doing)?;
+    }
+    if repair == Repair::All {
+        copied_flags(cx, host, header, &walk).await.map_err(io("writing L2 tables"))?;
+    }
+    host.sync(cx).await.map_err(io("making the repair durable"))
+}
+
+/// Corrects counts in their blocks.
+async fn in_place(cx: &Cx, host: &Host, walk: &mut Walk, repair: Repair) -> Result<(), BlockError> {
+    let per_block = walk.layout.refs_per_block() as usize;
+    for (index, &block) in walk.reftable.iter().enumerate() {
+        let usable = matches!(walk.layout.block_of(block), Ok(at) if at != 0);
+        if !usable || (block >> walk.layout.cluster_bits) as usize >= walk.counted.len() {
+            continue;
+        }
+        let bytes = host.read(cx, block, walk.layout.cluster() as usize).await?;
+        let mut fixed = bytes.clone();
+        for (at, count) in fixed.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let cluster = index * per_block + at;
+            let wanted = if cluster < walk.counted.len() { walk.references(cluster) } else { 0 };
+            let stored = u16::from_be_bytes(*count);
+            if wanted < stored || (repair == Repair::All && wanted > stored) {
+                *count = wanted.to_be_bytes();
+                if let Some(stored) = walk.stored.get_mut(cluster) {
+                    *stored = wanted;
+                }
+            }
+        }
+        if fixed != bytes {
+            host.write_bytes(cx, block, &fixed).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Sizes of new refcount structures behind `end`: clusters of the table, and of blocks.
+fn sizes(layout: Layout, end: u64) -> Option<(u64, u64)> {
+    let (mut table, mut blocks) = (1, 1);
+    loop {
+        let total = end + table + blocks;
+        let new_blocks = total.div_ceil(layout.refs_per_block()).max(blocks);
+        let new_table = (new_blocks * 8).div_ceil(layout.cluster()).max(table);
+        if (new_table, new_blocks) == (table, blocks) {
+            return (table * layout.cluster() <= REFTABLE_BYTES_MAX).then_some((table, blocks));
+        }
+        (table, blocks) = (new_table, new_blocks);
+    }
+}
+
+async fn rebuild(cx: &Cx, host: &Host, walk: &mut Walk) -> Result<(), BlockError> {
+    let layout = walk.layout;
+    let bits = layout.cluster_bits;
+    let end = walk.counted.len() as u64;
+    let (table, blocks) = sizes(layout, end).ok_or(BlockError::NoSpace)?;
+    let total = end + table + blocks;
+    host.set_len(cx, total << bits).await?;
+    let count = |cluster: u64| match walk.counted.get(cluster as usize) {
+        Some(count) => *count,
+        None => u16::from(cluster < total),
+    };
+    let per_block = layout.refs_per_block();
+    for block in 0..blocks {
+        let counts = block * per_block..(block + 1) * per_block;
+        let bytes: Vec<u8> = counts.flat_map(|c| count(c).to_be_bytes()).collect();
+        host.write_bytes(cx, (end + table + block) << bits, &bytes).await?;
+    }
+    let mut bytes: Vec<u8> =
+        (0..blocks).flat_map(|b| ((end + table + b) << bits).to_be_bytes()).collect();
+    bytes.resize((table << bits) as usize, 0);
+    host.write_bytes(cx, end << bits, &bytes).await?;
+    host.sync(cx).await?;
+    let clusters = u32::try_from(table).map_err(|_| BlockError::NoSpace)?;
+    change_header(cx, host, |sector| {
+        be::put(sector, field::REFTABLE_OFFSET, &(end << bits).to_be_bytes());
+        be::put(sector, field::REFTABLE_CLUSTERS, &clusters.to_be_bytes());
+    })
+    .await?;
+    walk.stored.copy_from_slice(&walk.counted);
+    Ok(())
+}
+
+async fn change_header(
+    cx: &Cx,
+    host: &Host,
+    change: impl FnOnce(&mut [u8]),
+) -> Result<(), BlockError> {
+    let mut sector = host.read(cx, 0, 512).await?;
+    change(&mut sector);
+    host.write_bytes(cx, 0, &sector).await?;
+    host.sync(cx).await
+}
+
+/// Sets the flag where the refcount is one, and clears it elsewhere, in the active tables.
+async fn copied_flags(
+    cx: &Cx,
+    host: &Host,
+    header: &Header,
+    walk: &Walk,
+) -> Result<(), BlockError> {
+    let layout = walk.layout;
+    let flagged = |entry: u64, at: u64| {
+        let stored = walk.stored.get((at >> layout.cluster_bits) as usize).copied().unwrap_or(0);
+        if stored == 1 { entry | COPIED } else { entry & !COPIED }
+    };
+    let mut l1 = walk.l1.clone();
+    for entry in &mut l1 {
+        let Ok(table) = layout.table_of(*entry) else { continue };
+        if table == 0 || table >> layout.cluster_bits >= walk.counted.len() as u64 {
+            continue;
+        }
+        *entry = flagged(*entry, table);
+        let bytes = host.read(cx, table, layout.cluster() as usize).await?;
+        let old = be::table(&bytes);
+        let new: Vec<u64> = old
+            .iter()
+            .map(|raw| match layout.entry(*raw) {
+                Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => {
+                    flagged(*raw, host)
+                }
+                Entry::Compressed(_) => raw & !COPIED,
+                _ => *raw,
+            })
+            .collect();
+        if new != old {
+            let bytes: Vec<u8> = new.iter().flat_map(|e| e.to_be_bytes()).collect();
+            host.write_bytes(cx, table, &bytes).await?;
+        }
+    }
+    if l1 != walk.l1 {
+        let bytes: Vec<u8> = l1.iter().flat_map(|e| e.to_be_bytes()).collect();
+        host.write_bytes(cx, header.l1_offset, &bytes).await?;
+    }
+    Ok(())
+}
+
+/// Clears the marks of an image that is sound again.
+pub(super) async fn clear_marks(cx: &Cx, host: &Host, header: &Header) -> Result<(), CheckError> {
+    let marks = incompatible::DIRTY | incompatible::CORRUPT;
+    if header.version < 3 || header.incompatible & marks == 0 {
+        return Ok(());
+    }
+    let bits = header.incompatible & !marks;
+    change_header(cx, host, |sector| be::put(sector, field::INCOMPATIBLE, &bits.to_be_bytes()))
+        .await
+        .map_err(io("clearing the marks of the image"))
+}

@@ -1,0 +1,290 @@
+//! Making images.
+
+use std::sync::Arc;
+
+use super::{
+    header::{
+        Compression, Header, HeaderError, LAZY_REFCOUNTS, V2_LENGTH, V3_LENGTH, incompatible,
+    },
+    host::Host,
+    join::{self, Work},
+    layout::{COPIED, Layout, REFTABLE_BYTES_MAX},
+};
+use crate::{BlockError, Cx, Node};
+
+/// What is set aside when an image is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// All metadata; data clusters are mapped but holes in the file.
+    Metadata,
+}
+
+/// What an image is to be like. The defaults are QEMU's.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// Size of the disk in bytes; rounded up to 512.
+    pub size: u64,
+    /// Cluster size in bytes: a power of two, 512 to 2 MiB.
+    pub cluster_size: u64,
+    /// 2 or 3.
+    pub version: u32,
+    /// Postpone refcount updates (version 3).
+    pub lazy_refcounts: bool,
+    /// How clusters will be compressed (version 3 for zstd).
+    pub compression: Compression,
+    /// Backing file: name and format.
+    pub backing: Option<(String, String)>,
+    /// See [`Preallocation`].
+    pub preallocation: Preallocation,
+}
+
+impl CreateOptions {
+    /// A version 3 image of `size` bytes with 64 KiB clusters.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self {
+            size,
+            cluster_size: 64 << 10,
+            version: 3,
+            lazy_refcounts: false,
+            compression: Compression::Zlib,
+            backing: None,
+            preallocation: Preallocation::Off,
+        }
+    }
+}
+
+/// Why an image was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    /// A cluster size that there is not.
+    #[error("cluster size {0} is not a power of two from 512 to 2097152 (2M)")]
+    ClusterSize(u64),
+    /// A version that there is not.
+    #[error("qcow2 version {0} does not exist; compat is 0.10 (2) or 1.1 (3)")]
+    Version(u32),
+    /// A feature that version 2 does not have.
+    #[error("{0} needs compat=1.1")]
+    NeedsVersion3(&'static str),
+    /// Preallocated clusters would hide the backing file.
+    #[error("preallocation and a backing file exclude each other")]
+    PreallocatedBacking,
+    /// The disk is too large for its cluster size.
+    #[error(
+        "a disk of {size} bytes is too large for clusters of {cluster_size} bytes; use larger clusters"
+    )]
+    TooLarge {
+        /// Bytes asked for.
+        size: u64,
+        /// Bytes in a cluster.
+        cluster_size: u64,
+    },
+    /// The header does not fit.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The file could not be written.
+    #[error("writing the new image")]
+    Io(#[source] BlockError),
+}
+
+/// Where everything is, in clusters.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    reftable: u64,
+    blocks: u64,
+    l1: u64,
+    l1_entries: u64,
+    /// With preallocation only.
+    tables: u64,
+    data: u64,
+}
+
+impl Plan {
+    fn new(layout: Layout, size: u64, metadata: bool) -> Option<Self> {
+        let cluster = layout.cluster();
+        let l1_entries = layout.l1_entries(size)?;
+        let data = if metadata { size.div_ceil(cluster) } else { 0 };
+        let mut plan = Self {
+            reftable: 1,
+            blocks: 1,
+            l1: (l1_entries * 8).div_ceil(cluster),
+            l1_entries,
+            tables: if metadata { l1_entries } else { 0 },
+            data,
+        };
+        loop {
+            let blocks = plan.total().div_ceil(layout.refs_per_block());
+            let reftable = (blocks * 8).div_ceil(cluster);
+            if (blocks, reftable) == (plan.blocks, plan.reftable) {
+                return (reftable * cluster <= REFTABLE_BYTES_MAX).then_some(plan);
+            }
+            plan.blocks = blocks.max(plan.blocks);
+            plan.reftable = reftable.max(plan.reftable);
+        }
+    }
+
+    fn blocks_at(&self) -> u64 {
+        1 + self.reftable
+    }
+
+    fn l1_at(&self) -> u64 {
+        self.blocks_at() + self.blocks
+    }
+
+    fn tables_at(&self) -> u64 {
+        self.l1_at() + self.l1
+    }
+
+    fn data_at(&self) -> u64 {
+        self.tables_at() + self.tables
+    }
+
+    fn total(&self) -> u64 {
+        self.data_at() + self.data
+    }
+}
+
+/// Makes an image in `file`, whose old contents are lost. The header is written last: what is left
+/// behind by a crash is no image.
+///
+/// # Errors
+/// See [`CreateError`].
+pub async fn create(
+    cx: &Cx,
+    file: &Arc<dyn Node>,
+    options: &CreateOptions,
+) -> Result<(), CreateError> {
+    let (header, plan) = plan(options)?;
+    let bytes = header.to_bytes()?;
+    let host = Host::new(Arc::clone(file));
+    write(cx, &host, &header, plan, &bytes).await.map_err(CreateError::Io)
+}
+
+fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
+    let cluster_size = options.cluster_size;
+    if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
+        return Err(CreateError::ClusterSize(cluster_size));
+    }
+    if !(2..=3).contains(&options.version) {
+        return Err(CreateError::Version(options.version));
+    }
+    let zstd = options.compression == Compression::Zstd;
+    if options.version < 3 && (options.lazy_refcounts || zstd) {
+        let what = if zstd { "compression_type=zstd" } else { "lazy_refcounts=on" };
+        return Err(CreateError::NeedsVersion3(what));
+    }
+    let metadata = options.preallocation == Preallocation::Metadata;
+    if metadata && options.backing.is_some() {
+        return Err(CreateError::PreallocatedBacking);
+    }
+    let layout = Layout { cluster_bits: cluster_size.trailing_zeros(), version: options.version };
+    let too_large = CreateError::TooLarge { size: options.size, cluster_size };
+    let size = options.size.checked_next_multiple_of(512).ok_or(too_large.clone())?;
+    let plan = Plan::new(layout, size, metadata).ok_or(too_large)?;
+    let mut header = Header {
+        version: options.version,
+        cluster_bits: layout.cluster_bits,
+        size,
+        crypt_method: 0,
+        l1_size: plan.l1_entries as u32,
+        l1_offset: plan.l1_at() << layout.cluster_bits,
+        reftable_offset: layout.cluster(),
+        reftable_clusters: plan.reftable as u32,
+        snapshots: 0,
+        snapshots_offset: 0,
+        incompatible: if zstd { incompatible::COMPRESSION } else { 0 },
+        compatible: if options.lazy_refcounts { LAZY_REFCOUNTS } else { 0 },
+        autoclear: 0,
+        refcount_order: 4,
+        header_length: if options.version == 3 { V3_LENGTH } else { V2_LENGTH } as u32,
+        compression: options.compression,
+        backing_file: None,
+        extensions: Vec::new(),
+    };
+    if let Some((name, format)) = &options.backing {
+        header.backing_file = Some(name.clone());
+        header.set_backing_format(format);
+    }
+    // Small clusters have no room for the names, which are a courtesy.
+    if options.version == 3 && cluster_size >= 4096 {
+        header.set_feature_names();
+    }
+    Ok((header, plan))
+}
+
+/// Pieces of tables that are written at once.
+const WIDTH: usize = 16;
+/// Bytes of a table that are made in memory at once.
+const PIECE: u64 = 256 << 10;
+
+async fn write(
+    cx: &Cx,
+    host: &Host,
+    header: &Header,
+    plan: Plan,
+    header_bytes: &[u8],
+) -> Result<(), BlockError> {
+    let layout = header.layout();
+    let bits = layout.cluster_bits;
+    let end = plan.total() << bits;
+    // A block device keeps its length; every table is written in full, so its contents are no
+    // matter. A file is emptied first.
+    match host.set_len(cx, 0).await {
+        Ok(()) => host.set_len(cx, end).await?,
+        Err(_) if host.node().info().size >= end => {
+            host.write_bytes(cx, 0, &[0; 512]).await?;
+            host.sync(cx).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    let total = plan.total();
+    let count = |index: u64| u16::from(index < total).to_be_bytes();
+    let blocks = plan.blocks << bits;
+    table(cx, host, plan.blocks_at() << bits, blocks, |at| count(at / 2)).await?;
+    let block = |index: u64| entry(index < plan.blocks, plan.blocks_at() + index, bits);
+    table(cx, host, 1 << bits, plan.reftable << bits, |at| block(at / 8).to_be_bytes()).await?;
+    let l2 = |index: u64| {
+        entry(index < plan.tables, plan.tables_at() + index, bits) | owned(index < plan.tables)
+    };
+    table(cx, host, plan.l1_at() << bits, plan.l1 << bits, |at| l2(at / 8).to_be_bytes()).await?;
+    let data = |index: u64| {
+        entry(index < plan.data, plan.data_at() + index, bits) | owned(index < plan.data)
+    };
+    table(cx, host, plan.tables_at() << bits, plan.tables << bits, |at| data(at / 8).to_be_bytes())
+        .await?;
+    host.sync(cx).await?;
+    let mut first = header_bytes.to_vec();
+    first.resize(layout.cluster() as usize, 0);
+    host.write_bytes(cx, 0, &first).await?;
+    host.sync(cx).await
+}
+
+fn entry(exists: bool, cluster: u64, bits: u32) -> u64 {
+    if exists { cluster << bits } else { 0 }
+}
+
+fn owned(exists: bool) -> u64 {
+    if exists { COPIED } else { 0 }
+}
+
+/// Writes a table of `len` bytes whose entries, of `N` bytes each, `at` makes.
+async fn table<const N: usize>(
+    cx: &Cx,
+    host: &Host,
+    offset: u64,
+    len: u64,
+    at: impl Fn(u64) -> [u8; N],
+) -> Result<(), BlockError> {
+    let at = &at;
+    let work = (0..len.div_ceil(PIECE)).map(|piece| -> Work<'_> {
+        Box::pin(async move {
+            let (start, end) = (piece * PIECE, len.min((piece + 1) * PIECE));
+            let bytes: Vec<u8> = (start..end).step_by(N).flat_map(at).collect();
+            host.write_bytes(cx, offset + start, &bytes).await
+        })
+    });
+    join::all(work, WIDTH).await
+}

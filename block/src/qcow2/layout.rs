@@ -1,0 +1,225 @@
+//! The arithmetic of an image: clusters, tables, and what their entries mean.
+//!
+//! Source: QEMU `docs/interop/qcow2.txt`, "Cluster mapping" and "Host cluster management".
+
+use crate::Range;
+
+/// "The refcount of what this points to is exactly one": it may be written in place.
+pub(super) const COPIED: u64 = 1 << 63;
+/// The cluster is compressed.
+pub(super) const COMPRESSED: u64 = 1 << 62;
+/// The cluster reads as zeros (version 3).
+pub(super) const ZERO: u64 = 1;
+/// Host offset in L1 and standard L2 entries: bits 9 to 55.
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits of a standard L2 entry that must be zero.
+const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// Bits of an L1 entry that must be zero.
+const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+/// Bits of a refcount table entry that must be zero.
+const REFTABLE_RESERVED: u64 = 0x1ff;
+
+/// Sizes of the metadata units, in bytes.
+const SLICE_BYTES_MAX: u64 = 4096;
+/// Compressed data is counted in sectors of this size, whatever the cluster size.
+const COMPRESSED_SECTOR: u64 = 512;
+
+/// Largest L1 table in bytes; the limit that QEMU has.
+pub(super) const L1_BYTES_MAX: u64 = 32 << 20;
+/// Largest refcount table in bytes; the limit that QEMU has.
+pub(super) const REFTABLE_BYTES_MAX: u64 = 8 << 20;
+
+/// The geometry of one image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub cluster_bits: u32,
+    /// 2 or 3: what an L2 entry's lowest bit means.
+    pub version: u32,
+}
+
+/// What an L2 entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Nothing here: the backing file decides, or zeros.
+    Unallocated,
+    /// Reads as zeros. A host cluster may be set aside.
+    Zero { host: Option<u64>, owned: bool },
+    /// The data is at this host offset; `owned`: by nobody else.
+    Data { host: u64, owned: bool },
+    /// Deflated or zstd data somewhere in this range of the file.
+    Compressed(Range),
+    /// Reserved bits, or an offset that is no cluster's.
+    Bad,
+}
+
+impl Layout {
+    /// Bytes in a cluster.
+    pub fn cluster(self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// log2 of the entries of an L2 table.
+    pub fn l2_bits(self) -> u32 {
+        self.cluster_bits - 3
+    }
+
+    /// Bytes of a slice: the unit in which L2 tables and refcount blocks are cached and written.
+    pub fn slice_bytes(self) -> u64 {
+        self.cluster().min(SLICE_BYTES_MAX)
+    }
+
+    /// log2 of the L2 entries in a slice.
+    pub fn slice_bits(self) -> u32 {
+        self.slice_bytes().trailing_zeros() - 3
+    }
+
+    /// L2 entries in a slice.
+    pub fn slice_entries(self) -> usize {
+        1 << self.slice_bits()
+    }
+
+    /// Slices in an L2 table.
+    pub fn slices_per_table(self) -> u64 {
+        1 << (self.l2_bits() - self.slice_bits())
+    }
+
+    /// The guest cluster of an offset.
+    pub fn guest_cluster(self, offset: u64) -> u64 {
+        offset >> self.cluster_bits
+    }
+
+    /// The slice that maps a guest cluster.
+    pub fn slice_of(self, cluster: u64) -> u64 {
+        cluster >> self.slice_bits()
+    }
+
+    /// The place of a guest cluster in its slice.
+    pub fn index_in_slice(self, cluster: u64) -> usize {
+        (cluster & ((1 << self.slice_bits()) - 1)) as usize
+    }
+
+    /// The L1 entry whose table holds a slice.
+    pub fn l1_of_slice(self, slice: u64) -> u64 {
+        slice >> (self.l2_bits() - self.slice_bits())
+    }
+
+    /// The byte offset of a slice in its table.
+    pub fn slice_in_table(self, slice: u64) -> u64 {
+        (slice & (self.slices_per_table() - 1)) * self.slice_bytes()
+    }
+
+    /// L1 entries that a disk of `size` bytes needs; `None` where that is beyond the limit.
+    pub fn l1_entries(self, size: u64) -> Option<u64> {
+        let per_entry = 1u64 << (self.cluster_bits + self.l2_bits());
+        let entries = size.div_ceil(per_entry);
+        (entries <= L1_BYTES_MAX / 8).then_some(entries)
+    }
+
+    /// Refcounts (16 bits each) in a slice of a refcount block.
+    pub fn refs_per_slice(self) -> u64 {
+        self.slice_bytes() / 2
+    }
+
+    /// Refcounts in a block.
+    pub fn refs_per_block(self) -> u64 {
+        self.cluster() / 2
+    }
+
+    /// Whether `offset` is a cluster's.
+    pub fn is_cluster_offset(self, offset: u64) -> bool {
+        offset & (self.cluster() - 1) == 0
+    }
+
+    /// What an L2 entry means.
+    pub fn entry(self, raw: u64) -> Entry {
+        if raw & COMPRESSED != 0 {
+            return self.compressed(raw);
+        }
+        let host = raw & OFFSET;
+        let zero = raw & ZERO != 0;
+        if raw & L2_RESERVED != 0 || !self.is_cluster_offset(host) || (zero && self.version < 3) {
+            return Entry::Bad;
+        }
+        let owned = raw & COPIED != 0 && host != 0;
+        match (zero, host) {
+            (true, _) => Entry::Zero { host: (host != 0).then_some(host), owned },
+            (false, 0) => Entry::Unallocated,
+            (false, _) => Entry::Data { host, owned },
+        }
+    }
+
+    fn compressed(self, raw: u64) -> Entry {
+        let shift = 62 - (self.cluster_bits - 8);
+        let offset = raw & ((1 << shift) - 1);
+        let sectors = (raw >> shift) & ((1 << (self.cluster_bits - 8)) - 1);
+        // The first sector counts from its start, so the data ends with the last one's end.
+        let len = (sectors + 1) * COMPRESSED_SECTOR - (offset & (COMPRESSED_SECTOR - 1));
+        if offset == 0 || offset >= 1 << 56 {
+            return Entry::Bad;
+        }
+        Entry::Compressed(Range::new(offset, len))
+    }
+
+    /// The L2 table of an L1 entry: `Ok(0)` where there is none, `Err` where the entry is bad.
+    pub fn table_of(self, l1_entry: u64) -> Result<u64, ()> {
+        let host = l1_entry & OFFSET;
+        if l1_entry & L1_RESERVED != 0 || !self.is_cluster_offset(host) {
+            return Err(());
+        }
+        Ok(host)
+    }
+
+    /// The block of a refcount table entry: as [`Layout::table_of`].
+    pub fn block_of(self, entry: u64) -> Result<u64, ()> {
+        if entry & REFTABLE_RESERVED != 0 || !self.is_cluster_offset(entry) || entry >= 1 << 56 {
+            return Err(());
+        }
+        Ok(entry)
+    }
+
+    /// Clusters that hold a byte of `range`.
+    pub fn clusters_of(self, range: Range) -> std::ops::Range<u64> {
+        let end = range.offset.saturating_add(range.len);
+        (range.offset >> self.cluster_bits)..end.div_ceil(self.cluster())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_decode_as_the_specification_says() {
+        let v3 = Layout { cluster_bits: 16, version: 3 };
+        assert_eq!(v3.entry(0), Entry::Unallocated);
+        assert_eq!(v3.entry(COPIED | 0x50000), Entry::Data { host: 0x50000, owned: true });
+        assert_eq!(v3.entry(0x50000), Entry::Data { host: 0x50000, owned: false });
+        assert_eq!(v3.entry(ZERO), Entry::Zero { host: None, owned: false });
+        let kept = Entry::Zero { host: Some(0x50000), owned: true };
+        assert_eq!(v3.entry(COPIED | 0x50001), kept);
+        assert_eq!(v3.entry(0x50200), Entry::Bad);
+        assert_eq!(v3.entry(0x50002), Entry::Bad);
+        assert_eq!(v3.entry(1 << 56 | 0x50000), Entry::Bad);
+        let v2 = Layout { version: 2, ..v3 };
+        assert_eq!(v2.entry(ZERO), Entry::Bad);
+        // 64 KiB clusters: x = 62 - (16 - 8) = 54; three more sectors after the first.
+        let raw = COMPRESSED | 3 << 54 | 0x12345;
+        assert_eq!(v3.entry(raw), Entry::Compressed(Range::new(0x12345, 4 * 512 - 0x145)));
+    }
+
+    #[test]
+    fn geometry_of_every_cluster_size_is_consistent() {
+        for cluster_bits in 9..=21 {
+            let layout = Layout { cluster_bits, version: 3 };
+            let per_table = layout.slices_per_table() << layout.slice_bits();
+            assert_eq!(per_table, layout.cluster() / 8);
+            assert_eq!(layout.slices_per_table() * layout.slice_bytes(), layout.cluster());
+            let last = per_table * 3 - 1;
+            assert_eq!(layout.l1_of_slice(layout.slice_of(last)), 2);
+            let in_table = layout.slice_in_table(layout.slice_of(last));
+            assert_eq!(in_table, layout.cluster() - layout.slice_bytes());
+            assert_eq!(layout.l1_entries(per_table * layout.cluster() + 1), Some(2));
+            assert_eq!(layout.l1_entries(u64::MAX), None);
+        }
+    }
+}

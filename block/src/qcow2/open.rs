@@ -1,0 +1,263 @@
+//! Opening an image: from hostile bytes to a [`Qcow2`].
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use super::{
+    COPY_BYTES_MAX, Qcow2,
+    alloc::Allocator,
+    be,
+    cache::SliceCache,
+    check,
+    compressed::Unpacker,
+    header::{HEADER_BYTES_MAX, Header, HeaderError, field, incompatible},
+    header_io::HeaderSector,
+    host::Host,
+    l1::L1,
+    layout::Layout,
+    limbo::Limbo,
+    refcount::Refcounts,
+    sync::{RangeLocks, Semaphore},
+    writeback::Flushes,
+};
+use crate::{BlockError, Cx, Info, Node, PinDomain};
+
+/// Memory for cached L2 entries where nothing else is asked for: enough for every entry of the
+/// disk, up to this many bytes.
+const CACHE_BYTES_MAX: u64 = 32 << 20;
+/// A disk can grow while it is in use to eight times its size, or to this size, whichever is more.
+const GROWTH_BYTES: u64 = 64 << 40;
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Never write to the image, not even marks.
+    pub read_only: bool,
+    /// Memory for cached L2 entries in bytes; by default enough for the whole disk, at most 32 MiB.
+    pub cache_bytes: Option<u64>,
+}
+
+/// Why an image cannot be opened. The caller adds the name of the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The header does not allow it.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The file could not be read or written.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: BlockError,
+    },
+    /// A table lies outside the file.
+    #[error("the image is damaged or cut short: its {0} is outside the file")]
+    Truncated(&'static str),
+    /// The image is marked as damaged.
+    #[error(
+        "the image is marked as damaged and can only be opened read-only; repair it with 'spindle img check -r all'"
+    )]
+    Corrupt,
+    /// The refcounts of an image that was not closed could not be rebuilt.
+    #[error(
+        "the image was not closed properly and its refcounts could not be rebuilt; see 'spindle img check'"
+    )]
+    Rebuild(#[source] Box<check::CheckError>),
+}
+
+/// For `map_err`.
+fn io(doing: &'static str) -> impl Fn(BlockError) -> OpenError {
+    move |source| OpenError::Io { doing, source }
+}
+
+/// Reads and checks the header of the image in `file`.
+///
+/// # Errors
+/// When it cannot be read or is no header. What this driver does not support is not an error here:
+/// ask [`Header::supported`].
+pub async fn read_header(cx: &Cx, file: &Arc<dyn Node>) -> Result<Header, OpenError> {
+    let host = Host::new(Arc::clone(file));
+    Ok(read_first_cluster(cx, &host).await?.0)
+}
+
+async fn read_first_cluster(cx: &Cx, host: &Host) -> Result<(Header, Vec<u8>), OpenError> {
+    let doing = io("reading the image header");
+    let size = host.node().info().size;
+    let first = host.read(cx, 0, 512).await.map_err(&doing)?;
+    let bits = be::u32_at(&first, 20);
+    // Anything but a sane cluster size is refused by the parser, which needs no more to see it.
+    let cluster = if (9..=21).contains(&bits) { 1u64 << bits } else { 512 };
+    let len = cluster.min(size.max(512)).min(HEADER_BYTES_MAX as u64);
+    let bytes = host.read(cx, 0, len as usize).await.map_err(&doing)?;
+    Ok((Header::parse(&bytes)?, bytes))
+}
+
+/// Opens the image in `file`. `backing` is the node of the file that its header names, which the
+/// caller has opened; without it, what is not in the image reads as zeros.
+///
+/// # Errors
+/// See [`OpenError`]. The image is unchanged then, except that marks may have been written.
+pub async fn open(
+    cx: &Cx,
+    file: Arc<dyn Node>,
+    backing: Option<Arc<dyn Node>>,
+    options: Options,
+) -> Result<Arc<Qcow2>, OpenError> {
+    let host = Host::new(file);
+    let (mut header, _) = read_first_cluster(cx, &host).await?;
+    header.supported()?;
+    let read_only = options.read_only || host.node().info().read_only;
+    if !read_only {
+        if header.is_corrupt() {
+            return Err(OpenError::Corrupt);
+        }
+        if header.is_dirty() {
+            let rebuilt = check::check(cx, host.node(), check::Repair::All).await;
+            rebuilt.map_err(|e| OpenError::Rebuild(Box::new(e)))?;
+        }
+        clear_autoclear(cx, &host, &header).await?;
+        header = read_first_cluster(cx, &host).await?.0;
+    }
+    let sector = host.align().max(512) as usize;
+    let sector = host.read(cx, 0, sector).await.map_err(io("reading the image header"))?;
+    let tables = Tables::read(cx, &host, &header).await?;
+    Ok(Arc::new(assemble(host, backing, &header, sector, tables, options, read_only)))
+}
+
+/// Features that we do not keep up are declared void, as the specification demands, before anything
+/// else is written.
+async fn clear_autoclear(cx: &Cx, host: &Host, header: &Header) -> Result<(), OpenError> {
+    if header.version < 3 || header.autoclear == 0 {
+        return Ok(());
+    }
+    let doing = io("clearing autoclear feature bits");
+    let mut sector = host.read(cx, 0, 512).await.map_err(&doing)?;
+    be::put(&mut sector, field::AUTOCLEAR, &[0; 8]);
+    host.write_bytes(cx, 0, &sector).await.map_err(&doing)?;
+    host.sync(cx).await.map_err(&doing)
+}
+
+/// The tables that are in memory as a whole.
+struct Tables {
+    l1: Vec<u64>,
+    reftable: Vec<u64>,
+}
+
+impl Tables {
+    async fn read(cx: &Cx, host: &Host, header: &Header) -> Result<Self, OpenError> {
+        let file = host.node().info().size;
+        let l1_bytes = u64::from(header.l1_size) * 8;
+        // Offsets are below 2^56 and lengths bounded: the header was checked.
+        if header.l1_offset + l1_bytes > file.next_multiple_of(512) {
+            return Err(OpenError::Truncated("L1 table"));
+        }
+        if header.reftable_offset >= file {
+            return Err(OpenError::Truncated("refcount table"));
+        }
+        let l1 = host.read(cx, header.l1_offset, l1_bytes as usize).await;
+        let l1 = be::table(&l1.map_err(io("reading the L1 table"))?);
+        let ref_bytes = u64::from(header.reftable_clusters) << header.cluster_bits;
+        let reftable = host.read(cx, header.reftable_offset, ref_bytes as usize).await;
+        let mut reftable = be::table(&reftable.map_err(io("reading the refcount table"))?);
+        let used = reftable.iter().rposition(|e| *e != 0).map_or(0, |last| last + 1);
+        reftable.truncate(used);
+        Ok(Self { l1, reftable })
+    }
+
+    /// The clusters of all tables, and the L1 entries that share theirs with something else: what
+    /// is written through those would destroy it.
+    fn metadata(&self, header: &Header) -> (HashSet<u64>, HashSet<usize>) {
+        let layout = header.layout();
+        let clusters =
+            |offset: u64, bytes: u64| layout.clusters_of(crate::Range::new(offset, bytes));
+        let mut metadata: HashSet<u64> = HashSet::from([0]);
+        metadata.extend(clusters(header.l1_offset, u64::from(header.l1_size) * 8));
+        let ref_bytes = u64::from(header.reftable_clusters) << header.cluster_bits;
+        metadata.extend(clusters(header.reftable_offset, ref_bytes));
+        if header.snapshots > 0 {
+            metadata.insert(layout.guest_cluster(header.snapshots_offset));
+        }
+        metadata
+            .extend(self.reftable.iter().filter(|e| **e != 0).map(|e| e >> layout.cluster_bits));
+        let mut refused = HashSet::new();
+        for (index, entry) in self.l1.iter().enumerate() {
+            if let Ok(host) = layout.table_of(*entry)
+                && host != 0
+                && !metadata.insert(host >> layout.cluster_bits)
+            {
+                refused.insert(index);
+            }
+        }
+        (metadata, refused)
+    }
+}
+
+/// Slices that get a number: see [`GROWTH_BYTES`].
+fn slices_max(layout: Layout, size: u64) -> u64 {
+    let reach = size.saturating_mul(8).max(GROWTH_BYTES);
+    let l1_max = super::layout::L1_BYTES_MAX / 8;
+    let l1 = layout.l1_entries(reach).unwrap_or(l1_max);
+    l1 * layout.slices_per_table()
+}
+
+fn assemble(
+    host: Host,
+    backing: Option<Arc<dyn Node>>,
+    header: &Header,
+    sector: Vec<u8>,
+    tables: Tables,
+    options: Options,
+    read_only: bool,
+) -> Qcow2 {
+    let layout = header.layout();
+    let below = host.node().info();
+    let beside = backing.as_ref().map_or(below, |b| b.info());
+    let info = Info {
+        size: header.size,
+        request_alignment: below.request_alignment.max(beside.request_alignment),
+        memory_alignment: below.memory_alignment.max(beside.memory_alignment),
+        preferred_write: layout.cluster() as u32,
+        max_transfer: below.max_transfer.min(beside.max_transfer),
+        max_segments: below.max_segments.min(beside.max_segments),
+        discard_granularity: layout.cluster() as u32,
+        read_only,
+    };
+    let (metadata, refused) = tables.metadata(header);
+    let slices = header.size.div_ceil(layout.cluster()).div_ceil(layout.slice_entries() as u64);
+    let whole = slices.saturating_mul(layout.slice_bytes());
+    let cache_bytes = options.cache_bytes.unwrap_or_else(|| whole.min(CACHE_BYTES_MAX));
+    let refs = Refcounts::new(
+        layout,
+        tables.reftable,
+        header.reftable_offset,
+        u64::from(header.reftable_clusters),
+    );
+    Qcow2 {
+        layout,
+        backing,
+        info,
+        size: AtomicU64::new(header.size),
+        corrupt: AtomicBool::new(header.incompatible & incompatible::CORRUPT != 0),
+        lazy_refcounts: header.lazy_refcounts(),
+        pins: PinDomain::default(),
+        cache: SliceCache::new(layout, cache_bytes, slices_max(layout, header.size)),
+        l1: L1::new(layout, header.l1_offset, tables.l1, refused),
+        alloc: Allocator::new(layout, refs, metadata, below.size),
+        limbo: Limbo::default(),
+        header: HeaderSector::new(sector),
+        clusters: RangeLocks::default(),
+        tables: RangeLocks::default(),
+        copies: Semaphore::new(COPY_BYTES_MAX),
+        flushes: Flushes::default(),
+        order: Semaphore::new(1),
+        unpacker: Unpacker::new(header.compression),
+        host,
+    }
+}

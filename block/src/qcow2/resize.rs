@@ -1,0 +1,85 @@
+//! Growing the disk.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::{Qcow2, be, header::field, header::incompatible};
+use crate::{BlockError, Cx, Range};
+
+/// Disks are a multiple of this many bytes.
+const SECTOR: u64 = 512;
+
+impl Qcow2 {
+    /// See [`crate::Node::resize`]. Shrinking is refused: it would have to throw data away.
+    ///
+    /// Order: a larger L1 table is durable before the header names it, and what the disk gains
+    /// reads as zeros before the header's size admits it.
+    pub(super) async fn set_size(&self, cx: &Cx, size: u64) -> Result<(), BlockError> {
+        self.check_writable()?;
+        let _only_one = self.tables.lock(u64::MAX, u64::MAX).await;
+        let old = self.size.load(SeqCst);
+        if size == old {
+            return Ok(());
+        }
+        if size < old {
+            return Err(BlockError::Unsupported);
+        }
+        if !size.is_multiple_of(SECTOR) {
+            return Err(BlockError::Misaligned);
+        }
+        let entries = self.layout.l1_entries(size).ok_or(BlockError::OutOfRange)?;
+        if entries * self.layout.slices_per_table() > self.cache.slices_max() {
+            return Err(BlockError::OutOfRange);
+        }
+        if entries > self.l1.len() {
+            self.grow_l1(cx, entries).await?;
+        }
+        self.clear_gain(cx, old, size).await?;
+        self.flush(cx).await?;
+        self.change_header(cx, |bytes| be::put(bytes, field::SIZE, &size.to_be_bytes())).await?;
+        self.host.sync(cx).await?;
+        self.size.store(size, SeqCst);
+        Ok(())
+    }
+
+    /// What lies beyond the old end may be garbage in the last cluster, or data of a longer backing
+    /// file.
+    async fn clear_gain(&self, cx: &Cx, old: u64, size: u64) -> Result<(), BlockError> {
+        let cluster_end = old.next_multiple_of(self.layout.cluster());
+        let backing_end = self.backing.as_ref().map_or(0, |b| b.info().size);
+        let end = cluster_end.max(backing_end).min(size);
+        if end <= old {
+            return Ok(());
+        }
+        self.write_zeroes(cx, Range::new(old, end - old), true).await
+    }
+
+    async fn grow_l1(&self, cx: &Cx, entries: u64) -> Result<(), BlockError> {
+        let cluster = self.layout.cluster();
+        let count = u32::try_from(entries).map_err(|_| BlockError::OutOfRange)?;
+        let clusters = (entries * 8).div_ceil(cluster);
+        let run = self.alloc.take_exact(cx, &self.host, clusters).await?;
+        let _order = self.order.take(1).await;
+        let offset = run.start << self.layout.cluster_bits;
+        // The refcounts of the new place, before anything names it.
+        self.cache.note_change();
+        self.write_back(cx).await?;
+        if self.lazy_refcounts && !self.is_marked_dirty() {
+            self.set_incompatible(cx, incompatible::DIRTY, 0).await?;
+        }
+        let mut bytes = self.l1.durable_bytes();
+        bytes.resize((clusters * cluster) as usize, 0);
+        self.host.write_bytes(cx, offset, &bytes).await?;
+        self.host.sync(cx).await?;
+        self.change_header(cx, |header| {
+            be::put(header, field::L1_OFFSET, &offset.to_be_bytes());
+            be::put(header, field::L1_SIZE, &count.to_be_bytes());
+        })
+        .await?;
+        self.host.sync(cx).await?;
+        self.alloc.mark_metadata(run);
+        let (old, old_entries) = self.l1.moved(offset, entries);
+        let old_clusters = (old_entries * 8).div_ceil(cluster);
+        self.free(cx, &[(old >> self.layout.cluster_bits, old_clusters)]).await;
+        Ok(())
+    }
+}

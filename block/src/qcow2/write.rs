@@ -1,0 +1,282 @@
+//! Writes that allocate, copy, or are more than one leaf.
+//!
+//! A task holds the guest clusters that it changes, so that their entries stay as it saw them. The
+//! order within one write: take host clusters (their refcounts rise in memory), write data, publish
+//! the entries, hand what they replaced to the limbo. An entry in the cache therefore always points
+//! to data that was written, and write-back may take it at any time.
+
+use super::{
+    Qcow2,
+    alloc::Run,
+    join::{self, Work},
+    layout::Entry,
+    map::Stretch,
+    mutation::{Rule, holds},
+};
+use crate::{BlockError, Cx, IoBuf, Pin, Range};
+
+/// Freed clusters in limbo before a write-back is run for their sake, in bytes.
+const LIMBO_MAX: u64 = 32 << 20;
+
+/// What is to be done with the first of some clusters, and how many go the same way.
+enum Plan {
+    /// Write in place, from this host offset.
+    InPlace(u64),
+    /// Write to new clusters.
+    Fresh,
+    /// The cluster reads as zeros but has its own place in the file: fill that.
+    Refill(u64),
+}
+
+/// Clusters that a write fills: guest cluster, host run, the old entries.
+struct Target<'a> {
+    first: u64,
+    run: Run,
+    old: &'a [u64],
+}
+
+impl Qcow2 {
+    pub(super) async fn write(&self, cx: &Cx, range: Range, buf: &IoBuf) -> Result<(), BlockError> {
+        let mut at = range.offset;
+        while at < range.end() {
+            let part = self.within_slice(Range::new(at, range.end() - at));
+            self.write_part(cx, part, buf, at - range.offset).await?;
+            at = part.end();
+        }
+        self.relieve_limbo(cx).await
+    }
+
+    /// The start of `range` that one slice maps.
+    pub(super) fn within_slice(&self, range: Range) -> Range {
+        let bits = self.layout.cluster_bits + self.layout.slice_bits();
+        let slice_end = ((range.offset >> bits) + 1) << bits;
+        Range::new(range.offset, range.len.min(slice_end - range.offset))
+    }
+
+    /// Freed space must not pile up where nobody flushes.
+    pub(super) async fn relieve_limbo(&self, cx: &Cx) -> Result<(), BlockError> {
+        if self.limbo.clusters() > (LIMBO_MAX >> self.layout.cluster_bits).max(64) {
+            self.flush(cx).await?;
+        }
+        Ok(())
+    }
+
+    /// A part of a write whose clusters are mapped by one slice.
+    async fn write_part(
+        &self,
+        cx: &Cx,
+        range: Range,
+        buf: &IoBuf,
+        buf_at: u64,
+    ) -> Result<(), BlockError> {
+        let layout = self.layout;
+        let (first, last) =
+            (layout.guest_cluster(range.offset), layout.guest_cluster(range.end() - 1));
+        let _held = if holds(Rule::ClusterLock) {
+            Some(self.clusters.lock(first, last).await)
+        } else {
+            None
+        };
+        let entries = self.entries(cx, first, last).await?;
+        let mut at = range.offset;
+        while at < range.end() {
+            let index = (layout.guest_cluster(at) - first) as usize;
+            let (plan, count) = self.plan(&entries[index..])?;
+            let run_end = ((first + index as u64 + count) << layout.cluster_bits).min(range.end());
+            let piece = Range::new(at, run_end - at);
+            let view = buf.view(buf_at + at - range.offset, piece.len);
+            let old = &entries[index..index + count as usize];
+            at += match plan {
+                Plan::InPlace(host) => {
+                    let in_cluster = at & (layout.cluster() - 1);
+                    // The guard keeps discards away; the pin does so even if this task is dropped.
+                    let pin = self.pins.pin(cx.lane());
+                    self.host.write(cx, host + in_cluster, view, pin).await?;
+                    piece.len
+                }
+                Plan::Fresh => self.write_fresh(cx, piece, old, view).await?,
+                Plan::Refill(host) => {
+                    let run = Run { start: host >> layout.cluster_bits, len: count, zeroed: false };
+                    let target = Target { first: first + index as u64, run, old };
+                    self.own_table(cx, target.first).await?;
+                    self.fill(cx, piece, &target, view).await?;
+                    self.publish_data(cx, &target).await?;
+                    piece.len
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Decides for the first of these entries, and for as many as go with it.
+    fn plan(&self, entries: &[u64]) -> Result<(Plan, u64), BlockError> {
+        let cluster = self.layout.cluster();
+        let decoded = || entries.iter().map(|raw| self.layout.entry(*raw));
+        let in_place = |entry: &Entry| match *entry {
+            Entry::Data { host, owned } if owned || !holds(Rule::CopyShared) => Some(host),
+            _ => None,
+        };
+        let refill = |entry: &Entry| match *entry {
+            Entry::Zero { host, owned: true } => host,
+            _ => None,
+        };
+        let contiguous = |start: u64, host: &dyn Fn(&Entry) -> Option<u64>| {
+            let follows = |(n, e): &(u64, Entry)| host(e) == Some(start + n * cluster);
+            (0..).zip(decoded()).take_while(follows).count() as u64
+        };
+        match decoded().next() {
+            None | Some(Entry::Bad) => Err(BlockError::Corrupt),
+            Some(first) => Ok(if let Some(host) = in_place(&first) {
+                (Plan::InPlace(host), contiguous(host, &in_place))
+            } else if let Some(host) = refill(&first) {
+                (Plan::Refill(host), contiguous(host, &refill))
+            } else {
+                let fresh = |e: &Entry| {
+                    !matches!(e, Entry::Bad) && in_place(e).is_none() && refill(e).is_none()
+                };
+                (Plan::Fresh, decoded().take_while(fresh).count() as u64)
+            }),
+        }
+    }
+
+    /// Writes to newly allocated clusters. Returns how many bytes of `range` that did.
+    async fn write_fresh(
+        &self,
+        cx: &Cx,
+        range: Range,
+        old: &[u64],
+        view: IoBuf,
+    ) -> Result<u64, BlockError> {
+        let layout = self.layout;
+        let first = layout.guest_cluster(range.offset);
+        self.own_table(cx, first).await?;
+        let run = self.alloc.take(cx, &self.host, old.len() as u64).await?;
+        let end = ((first + run.len) << layout.cluster_bits).min(range.end());
+        let piece = Range::new(range.offset, end - range.offset);
+        let view = if piece == range { view } else { view.view(0, piece.len) };
+        let target = Target { first, run, old: &old[..run.len as usize] };
+        if !holds(Rule::DataBeforeMapping) {
+            self.publish_data(cx, &target).await?;
+            self.fill(cx, piece, &target, view).await?;
+            return Ok(piece.len);
+        }
+        let mut done = self.fill(cx, piece, &target, view).await;
+        if done.is_ok() {
+            done = self.publish_data(cx, &target).await;
+        }
+        if let Err(error) = done {
+            self.alloc.give_back(cx, &self.host, run).await;
+            return Err(error);
+        }
+        Ok(piece.len)
+    }
+
+    /// Points the guest clusters to the run, and lets go of what they pointed to.
+    async fn publish_data(&self, cx: &Cx, target: &Target<'_>) -> Result<(), BlockError> {
+        let hosts = target.run.start..target.run.start + target.run.len;
+        let entries: Vec<u64> = hosts.clone().map(|host| self.data_entry(host)).collect();
+        let number = self.publish(cx, target.first, &entries).await?;
+        for (host, old) in hosts.zip(target.old) {
+            if let Some(freed) = self.references(*old)
+                && freed != (host, 1)
+            {
+                self.limbo.push(number, freed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `view`, the data of `range`, to the target's clusters, and around it what belongs
+    /// there: the old contents of partially written clusters, or zeros.
+    async fn fill(
+        &self,
+        cx: &Cx,
+        range: Range,
+        target: &Target<'_>,
+        view: IoBuf,
+    ) -> Result<(), BlockError> {
+        let layout = self.layout;
+        let start = target.first << layout.cluster_bits;
+        let end = (target.first + target.run.len) << layout.cluster_bits;
+        let host = target.run.start << layout.cluster_bits;
+        let last = *target.old.last().unwrap_or(&0);
+        let fill_head = range.offset > start && self.must_fill(target.run, target.old[0]);
+        let fill_tail = range.end() < end && self.must_fill(target.run, last);
+        let in_run = range.offset - start;
+        if !fill_head && !fill_tail {
+            return self.host.write(cx, host + in_run, view, Pin::NONE).await;
+        }
+        let _memory = self.copies.take(layout.cluster()).await;
+        let head = Range::new(start, range.offset - start);
+        let tail = Range::new(range.end(), end - range.end());
+        if target.run.len == 1 {
+            let mut whole = IoBuf::zeroed(layout.cluster() as usize);
+            for edge in [head, tail] {
+                let into = whole.view(edge.offset - start, edge.len);
+                self.read_old(cx, edge, last, into).await?;
+            }
+            whole.copy_from(in_run, &view, 0, range.len);
+            return self.host.write(cx, host, whole, Pin::NONE).await;
+        }
+        let mut work: Vec<Work<'_>> =
+            vec![Box::pin(self.host.write(cx, host + in_run, view, Pin::NONE))];
+        for (edge, old, wanted) in [(head, target.old[0], fill_head), (tail, last, fill_tail)] {
+            if wanted {
+                let to = host + (edge.offset - start);
+                work.push(Box::pin(self.copy_edge(cx, edge, old, to)));
+            }
+        }
+        join::all(work.into_iter(), 3).await
+    }
+
+    async fn copy_edge(&self, cx: &Cx, edge: Range, old: u64, to: u64) -> Result<(), BlockError> {
+        let buf = IoBuf::zeroed(edge.len as usize);
+        self.read_old(cx, edge, old, buf.view(0, edge.len)).await?;
+        self.host.write(cx, to, buf, Pin::NONE).await
+    }
+
+    /// Whether the unwritten parts of a cluster that had the entry `old` must be written too.
+    fn must_fill(&self, run: Run, old: u64) -> bool {
+        let zeros = matches!(self.stretch(old), Stretch::Zero { .. });
+        !(zeros && (run.zeroed || !holds(Rule::FillRecycled)))
+    }
+
+    /// Reads what an old entry says about `range`, within one cluster, into zeroed memory. What lies
+    /// beyond the end of the disk stays zero, whatever a longer backing file has there.
+    async fn read_old(
+        &self,
+        cx: &Cx,
+        range: Range,
+        old: u64,
+        buf: IoBuf,
+    ) -> Result<(), BlockError> {
+        let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
+        let len = range.len.min(size.saturating_sub(range.offset));
+        if len == 0 {
+            return Ok(());
+        }
+        let range = Range::new(range.offset, len);
+        let mut buf = buf.view(0, len);
+        let in_cluster = range.offset & (self.layout.cluster() - 1);
+        match self.stretch(old) {
+            Stretch::Zero { .. } => Ok(()),
+            Stretch::Backing => self.read_backing(cx, range, buf).await,
+            Stretch::Host { at, .. } => {
+                let pin = self.pins.pin(cx.lane());
+                self.host.read_into(cx, at + in_cluster, buf, pin).await
+            }
+            Stretch::Compressed(place) => {
+                let bytes = self.unpacked(cx, place).await?;
+                let from = in_cluster as usize;
+                let wanted = bytes.get(from..from + len as usize).ok_or(BlockError::Corrupt)?;
+                buf.write_at(0, wanted);
+                Ok(())
+            }
+            Stretch::Bad => Err(BlockError::Corrupt),
+        }
+    }
+
+    fn stretch(&self, raw: u64) -> Stretch {
+        self.stretch_of(raw, 0)
+    }
+}
