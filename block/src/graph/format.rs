@@ -1,12 +1,12 @@
 //! The format that has backing files: qcow2.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use super::{
     Qcow2Options,
     chain::{Named, Overlay},
 };
-use crate::{Cx, LocalBoxFuture, Node};
+use crate::{Cx, LocalBoxFuture, Node, qcow2};
 
 /// qcow2 images.
 pub(super) struct Qcow2Format;
@@ -14,20 +14,45 @@ pub(super) struct Qcow2Format;
 impl Overlay for Qcow2Format {
     fn named(
         &self,
-        _cx: &Cx,
-        _file: &Arc<dyn Node>,
+        cx: &Cx,
+        file: &Arc<dyn Node>,
     ) -> LocalBoxFuture<'static, Result<Named, String>> {
-        Box::pin(async { Err("qcow2 is not part of this build".to_owned()) })
+        let (cx, file) = (Cx::clone(cx), Arc::clone(file));
+        Box::pin(async move {
+            let header = qcow2::read_header(&cx, &file).await.map_err(|e| sentence(&e))?;
+            Ok(Named { format: header.backing_format(), file: header.backing_file })
+        })
     }
 
     fn open(
         &self,
-        _cx: &Cx,
-        _file: Arc<dyn Node>,
-        _backing: Option<Arc<dyn Node>>,
-        _read_only: bool,
-        _options: Option<&Qcow2Options>,
+        cx: &Cx,
+        file: Arc<dyn Node>,
+        backing: Option<Arc<dyn Node>>,
+        read_only: bool,
+        options: Option<&Qcow2Options>,
     ) -> LocalBoxFuture<'static, Result<Arc<dyn Node>, String>> {
-        Box::pin(async { Err("qcow2 is not part of this build".to_owned()) })
+        let cx = Cx::clone(cx);
+        let options = qcow2::Options {
+            read_only,
+            cache_bytes: options.and_then(|o| o.l2_cache_size),
+            lazy_refcounts: options.and_then(|o| o.lazy_refcounts),
+        };
+        Box::pin(async move {
+            let image = qcow2::open(&cx, file, backing, options).await;
+            image.map(|image| image as Arc<dyn Node>).map_err(|e| sentence(&e))
+        })
     }
+}
+
+/// An error with its causes.
+fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

@@ -26,7 +26,7 @@ impl Qcow2 {
             match self.host.set_len(cx, end).await {
                 Ok(()) => self.alloc.trimmed(),
                 Err(error) => {
-                    log::debug!("the image file could not be cut to its used part: {error}")
+                    log::debug!("the image file could not be cut to its used part: {error}");
                 }
             }
         }

@@ -40,6 +40,8 @@ pub struct Options {
     pub read_only: bool,
     /// Memory for cached L2 entries in bytes; by default enough for the whole disk, at most 32 MiB.
     pub cache_bytes: Option<u64>,
+    /// Postpone refcount updates or not; by default as the image says. Version 2 cannot.
+    pub lazy_refcounts: Option<bool>,
 }
 
 /// Why an image cannot be opened. The caller adds the name of the file.
@@ -245,7 +247,8 @@ fn assemble(
         info,
         size: AtomicU64::new(header.size),
         corrupt: AtomicBool::new(header.incompatible & incompatible::CORRUPT != 0),
-        lazy_refcounts: header.lazy_refcounts(),
+        lazy_refcounts: header.version >= 3
+            && options.lazy_refcounts.unwrap_or_else(|| header.lazy_refcounts()),
         pins: PinDomain::default(),
         cache: SliceCache::new(layout, cache_bytes, slices_max(layout, header.size)),
         l1: L1::new(layout, header.l1_offset, tables.l1, refused),
