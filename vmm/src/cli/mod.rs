@@ -2,6 +2,7 @@
 //!
 //! Exit statuses: 0 done, 1 something named on the command line cannot be used, 2 the command
 //! line itself is wrong; `run` ends with what the machine says, `img check` as `qemu-img check`.
+mod img;
 mod qemu;
 mod run;
 #[cfg(test)]
@@ -42,6 +43,8 @@ struct Cli {
 enum Command {
     /// Run a virtual machine.
     Run(Box<run::RunArgs>),
+    /// Create, look at and check disk images
+    Img(img::ImgArgs),
     /// Say what this host offers, and what to do about what is missing.
     Doctor(DoctorArgs),
 }
@@ -75,6 +78,10 @@ impl From<SpecError> for Stop {
 }
 
 impl Stop {
+    fn usage(failure: &str) -> Self {
+        Self { status: EXIT_USAGE, failure: failure.into() }
+    }
+
     fn input(failure: impl Into<Failure>) -> Self {
         Self { status: EXIT_INPUT, failure: failure.into() }
     }
@@ -122,6 +129,7 @@ fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
 fn dispatch(cli: Cli, programs: &Programs) -> Result<Outcome, Stop> {
     match cli.command {
         Command::Run(args) => run::run(*args, programs),
+        Command::Img(args) => img::run(args),
         Command::Doctor(args) => doctor(&args),
     }
 }

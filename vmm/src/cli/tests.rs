@@ -135,3 +135,39 @@ fn the_machines_exit_status_is_the_programs() {
     let (status, _) = spindle_with(&["run", "-k", "k"], &Programs { run: seven }).unwrap_err();
     assert_eq!(status, 7);
 }
+
+#[test]
+fn img_takes_the_command_lines_of_qemu_img() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (base, top, raw) = (at("base.qcow2"), at("top.qcow2"), at("a.raw"));
+    let text = spindle(&["img", "create", "-f", "qcow2", &base, "64M"]).unwrap();
+    assert!(text.starts_with(&format!("Formatting '{base}', fmt=qcow2")), "{text}");
+    let quiet = ["img", "create", "-q", "-b", "base.qcow2", "-F", "qcow2", "-o", "cluster_size=4k"];
+    assert_eq!(spindle(&[&quiet[..], &[&top]].concat()).unwrap(), "");
+    let text = spindle(&["img", "info", "--backing-chain", "--output=json", &top]).unwrap();
+    let chain: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(chain[0]["cluster-size"], 4096);
+    assert_eq!(chain[1]["filename"], base.as_str());
+    let text = spindle(&["img", "info", "--output", "json", &base]).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["format"], "qcow2");
+    assert!(spindle(&["img", "check", &top]).unwrap().contains("No errors were found"));
+    assert_eq!(spindle(&["img", "check", "-q", "-r", "all", &top]).unwrap(), "");
+    spindle(&["img", "create", &raw, "1M"]).unwrap();
+    assert_eq!(spindle(&["img", "check", &raw]).unwrap_err().0, 63);
+    assert!(spindle(&["img", "create", "-f", "qcow2", "-o", "help"]).unwrap().contains("compat"));
+    let cases: &[(&[&str], u8, &str)] = &[
+        (&["img", "create", "-f", "qcow2", &at("n")], 2, "needs a size"),
+        (&["img", "create", "-f", "qcow3", &at("n"), "1M"], 2, "did you mean 'qcow2'"),
+        (&["img", "create", "-b", &base, &at("n.qcow2")], 2, "-F raw"),
+        (&["img", "create", "-u", "-b", "x", "-F", "raw", &at("n.qcow2")], 2, "-u"),
+        (&["img", "info", &at("none")], 1, "none"),
+        (&["img", "check", &at("none")], 1, "none"),
+        (&["img", "check", "-r", "leaks", "-U", &top], 2, "exclude each other"),
+        (&["img", "chek", &top], 2, "check"),
+    ];
+    for (args, status, part) in cases {
+        let (got, message) = spindle(args).unwrap_err();
+        assert!(got == *status && message.contains(part), "{args:?}: {got}: {message}");
+    }
+}

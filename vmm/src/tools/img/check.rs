@@ -1,6 +1,14 @@
 //! What `check` shows, and its exit status.
+use super::files::{block_layer, format_of};
+use super::{ImgError, Look};
+use crate::spec::format::Format;
 use serde::Serialize;
+use spindle_block::Node;
+use spindle_block::nodes::file::{FileNode, FileOptions};
+pub use spindle_block::qcow2::check::Repair;
 use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
 
 /// Exit status when nothing is wrong.
 pub const EXIT_CLEAN: u8 = 0;
@@ -40,6 +48,12 @@ pub struct CheckReport {
     /// Contradictions that may cost data.
     #[serde(skip_serializing_if = "is_zero")]
     pub corruptions: u64,
+    /// Leaks that were repaired.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub leaks_fixed: u64,
+    /// Corruptions that were repaired.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub corruptions_fixed: u64,
     /// The file's name, as given.
     pub filename: String,
     /// The format.
@@ -55,12 +69,12 @@ impl CheckReport {
     /// The exit status that says what was found.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
-        if self.corruptions > 0 {
+        if self.check_errors > 0 {
+            EXIT_INCOMPLETE
+        } else if self.corruptions > 0 {
             EXIT_CORRUPT
         } else if self.leaks > 0 {
             EXIT_LEAKS
-        } else if self.check_errors > 0 {
-            EXIT_INCOMPLETE
         } else {
             EXIT_CLEAN
         }
@@ -70,6 +84,14 @@ impl CheckReport {
     #[must_use]
     pub fn human(&self) -> String {
         let mut out = String::new();
+        if self.leaks_fixed + self.corruptions_fixed > 0 {
+            let _ = writeln!(
+                out,
+                "The following inconsistencies were found and repaired:\n\n    {} leaked \
+                 clusters\n    {} corruptions\n\nDouble checking the fixed image now...",
+                self.leaks_fixed, self.corruptions_fixed
+            );
+        }
         if self.corruptions + self.leaks + self.check_errors == 0 {
             out.push_str("No errors were found on the image.\n");
         }
@@ -115,6 +137,55 @@ impl CheckReport {
     }
 }
 
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The counts.
+    pub report: CheckReport,
+    /// Each finding, in words.
+    pub findings: Vec<String>,
+}
+
+/// Checks the image `path` and repairs it as far as asked; `None` if its format has nothing to
+/// check.
+///
+/// # Errors
+///
+/// A file that cannot be opened, or an image too damaged to be looked at.
+pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, ImgError> {
+    let format = format_of(path, look.format)?;
+    let options = FileOptions {
+        read_only: repair == Repair::None,
+        force_share: look.force_share,
+        ..FileOptions::new(path)
+    };
+    let file: Arc<dyn Node> = FileNode::open(&options)?;
+    if format == Format::Raw {
+        return Ok(None);
+    }
+    let cx = block_layer()?;
+    let task = Arc::clone(&file);
+    let on = cx.clone();
+    let found = cx
+        .block_on(async move { spindle_block::qcow2::check::check(&on, &task, repair).await })
+        .map_err(|source| ImgError::Check { path: path.to_owned(), source })?;
+    let report = CheckReport {
+        image_end_offset: Some(found.image_end_offset),
+        total_clusters: found.total_clusters,
+        check_errors: found.check_errors,
+        compressed_clusters: found.compressed_clusters,
+        fragmented_clusters: found.fragmented_clusters,
+        allocated_clusters: found.allocated_clusters,
+        leaks: found.leaks,
+        corruptions: found.corruptions,
+        leaks_fixed: found.leaks_fixed,
+        corruptions_fixed: found.corruptions_fixed,
+        filename: path.to_string_lossy().into_owned(),
+        format: format.name().to_owned(),
+    };
+    Ok(Some(Checked { report, findings: found.messages }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +196,7 @@ mod tests {
             CheckReport { corruptions, leaks, check_errors, ..CheckReport::default() }.exit_status()
         };
         assert_eq!([status(0, 0, 0), status(0, 0, 1)], [0, 1]);
-        assert_eq!([status(0, 5, 1), status(1, 5, 0)], [3, 2]);
+        assert_eq!([status(0, 5, 0), status(1, 5, 0), status(1, 5, 1)], [3, 2, 1]);
     }
 
     #[test]

@@ -1,11 +1,21 @@
-//! What `create` is asked for: formats, their options, and how they are checked.
+//! `create`: what it is asked for, how that is checked, and the making.
+use super::files::{backing_path, block_layer, open_to_read};
+use super::{ImgError, Look};
 use crate::spec::format::Format;
 use crate::spec::keyval::{self, Options};
 use crate::spec::props::{self, Kind, Mode, Prop, prop};
 use crate::spec::{SpecError, size};
 use serde_json::Value;
+use spindle_block::Node;
+use spindle_block::nodes::file::{FileNode, FileOptions};
+use spindle_block::qcow2::create::{self as qcow2, CreateOptions};
+use spindle_block::qcow2::header::Compression;
 use std::fmt::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An image to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +49,8 @@ pub struct Qcow2Plan {
     pub cluster_size: u64,
     /// 2 (`compat=0.10`) or 3 (`compat=1.1`).
     pub version: u32,
+    /// The version in the words of the command line, where it was given.
+    pub compat: Option<String>,
     /// Whether clusters are compressed with zstd instead of zlib.
     pub zstd: bool,
     /// Whether refcount updates are put off.
@@ -56,7 +68,7 @@ pub enum Preallocation {
     Metadata,
     /// All of it, by posix_fallocate(3).
     Falloc,
-    /// All of it, by writing zeros.
+    /// All of it, by writing zeros (raw only).
     Full,
 }
 
@@ -92,16 +104,12 @@ const QCOW2: &[Prop] = &[
     prop("backing_file", Kind::Str { len_max: 1023 }, "file name of a base image"),
     prop("backing_fmt", Kind::Enum(Format::NAMES), "format of the base image"),
     prop("cluster_size", Kind::BlockSize { min: 512, max: 2 << 20 }, "cluster size").or("64k"),
-    prop("compat", Kind::Enum(&["1.1", "v3", "0.10", "v2"]), "compatibility level").or("1.1"),
+    prop("compat", Kind::Enum(&["1.1", "v3", "0.10", "v2"]), "compatibility level; default: 1.1"),
     prop("compression_type", Kind::Enum(&["zlib", "zstd"]), "how clusters are compressed")
         .or("zlib"),
     prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
-    prop(
-        "preallocation",
-        Kind::Enum(&["off", "metadata", "falloc", "full"]),
-        "allocate beforehand",
-    )
-    .or("off"),
+    prop("preallocation", Kind::Enum(&["off", "metadata", "falloc"]), "allocate beforehand")
+        .or("off"),
     prop("refcount_bits", Kind::Enum(&["16"]), "width of a refcount").or("16"),
     prop("extended_l2", Kind::Enum(&["off"]), "subclusters").or("off"),
 ];
@@ -243,6 +251,7 @@ impl Qcow2Plan {
         let plan = Self {
             cluster_size: options.get("cluster_size").and_then(Value::as_u64).unwrap_or(65536),
             version: if matches!(text("compat"), "0.10" | "v2") { 2 } else { 3 },
+            compat: Some(text("compat").to_owned()).filter(|text| !text.is_empty()),
             zstd: text("compression_type") == "zstd",
             lazy_refcounts: options.get("lazy_refcounts").and_then(Value::as_bool).unwrap_or(false),
             preallocation,
@@ -282,6 +291,9 @@ impl Plan {
                 if let Some((file, format)) = &self.backing {
                     let _ = write!(out, " backing_file={file} backing_fmt={}", format.name());
                 }
+                if let Some(compat) = &plan.compat {
+                    let _ = write!(out, " compat={compat}");
+                }
                 let _ = write!(out, " lazy_refcounts={} refcount_bits=16", on(plan.lazy_refcounts));
             }
         }
@@ -311,6 +323,119 @@ impl Preallocation {
         };
         let _ = write!(out, " preallocation={name}");
     }
+}
+
+/// Makes the image and returns the size of its disk, in bytes. With `blind`, the backing file is
+/// not looked at.
+///
+/// # Errors
+///
+/// A file that cannot be made, a backing file that cannot be opened, no space. A file that did
+/// not exist before does not exist then either.
+pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
+    let backing_size = match &plan.backing {
+        Some((name, format)) if !blind => Some(backing_size(plan, name, *format)?),
+        _ => None,
+    };
+    let Some(size) = plan.size.or(backing_size) else {
+        return Err(ImgError::refused(&plan.path, "the image needs a size"));
+    };
+    let existed = plan.path.symlink_metadata().is_ok();
+    let result = match &plan.format {
+        FormatPlan::Raw { preallocation } => make_raw(&plan.path, size, *preallocation),
+        FormatPlan::Qcow2(own) => make_qcow2(plan, own, size, existed),
+    };
+    if result.is_err() && !existed {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_file(&plan.path);
+    }
+    result.map(|()| size)
+}
+
+/// The size of the backing file's disk. It must be there and be what it is said to be.
+fn backing_size(plan: &Plan, name: &str, format: Format) -> Result<u64, ImgError> {
+    let path = backing_path(&plan.path, name)?;
+    let look = Look { format: Some(format), force_share: false };
+    let file = open_to_read(&path, look)?;
+    let itself = |made: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(made).is_ok_and(|m| file.identity() == Some((m.dev(), m.ino())))
+    };
+    if itself(&plan.path) {
+        return Err(ImgError::refused(&plan.path, "an image cannot be its own backing file"));
+    }
+    drop(file);
+    let chain = super::info::run(&path, look, false)?;
+    Ok(chain.first().map_or(0, |report| report.virtual_size))
+}
+
+fn make_raw(path: &Path, size: u64, preallocation: Preallocation) -> Result<(), ImgError> {
+    let node = FileNode::create(&FileOptions::new(path), size)?;
+    let allocated = match preallocation {
+        Preallocation::Off | Preallocation::Metadata => Ok(()),
+        Preallocation::Falloc => allocate(path),
+        Preallocation::Full => write_zeros(path, size),
+    };
+    drop(node);
+    allocated.map_err(|source| ImgError::Allocate { path: path.to_owned(), source })
+}
+
+fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<(), ImgError> {
+    let options = CreateOptions {
+        cluster_size: own.cluster_size,
+        version: own.version,
+        lazy_refcounts: own.lazy_refcounts,
+        compression: if own.zstd { Compression::Zstd } else { Compression::Zlib },
+        backing: plan
+            .backing
+            .as_ref()
+            .map(|(name, format)| (name.clone(), format.name().to_owned())),
+        preallocation: match own.preallocation {
+            Preallocation::Off => qcow2::Preallocation::Off,
+            _ => qcow2::Preallocation::Metadata,
+        },
+        ..CreateOptions::new(size)
+    };
+    let path = &plan.path;
+    let file_options = FileOptions::new(path);
+    // What is there already keeps its content until the options are known to be good.
+    let file: Arc<dyn Node> =
+        if existed { FileNode::open(&file_options)? } else { FileNode::create(&file_options, 0)? };
+    let cx = block_layer()?;
+    let (on, task) = (cx.clone(), Arc::clone(&file));
+    cx.block_on(async move { qcow2::create(&on, &task, &options).await })
+        .map_err(|source| ImgError::Create { path: path.clone(), source })?;
+    if own.preallocation == Preallocation::Falloc {
+        allocate(path).map_err(|source| ImgError::Allocate { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// Sets space aside for the whole file (posix_fallocate(3)).
+fn allocate(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    let len = i64::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    if len == 0 {
+        return Ok(());
+    }
+    // SAFETY: no memory is passed.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, len) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+fn write_zeros(path: &Path, size: u64) -> io::Result<()> {
+    const PIECE: usize = 1 << 20;
+    let mut file: File = OpenOptions::new().write(true).open(path)?;
+    let zeros = vec![0; PIECE];
+    let mut left = size;
+    while left > 0 {
+        let len = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+        file.write_all(&zeros[..len])?;
+        left -= len as u64;
+    }
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -1,7 +1,19 @@
 //! What `info` shows.
+use super::files::{backing_path, block_layer, format_of, open_to_read};
 use super::text::human_size;
+use super::{ImgError, Look};
+use crate::spec::format::Format;
 use serde::Serialize;
+use spindle_block::qcow2::header::Compression;
+use spindle_block::qcow2::info::ImageInfo;
+use spindle_block::{Cx, Node};
+use std::collections::HashSet;
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The longest backing chain that is followed.
+const CHAIN_MAX: usize = 200;
 
 /// An image, as `qemu-img info` shows it (qapi/block-core.json, ImageInfo).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -131,4 +143,92 @@ impl Qcow2Report {
 pub fn human(chain: &[ImageReport]) -> String {
     let parts: Vec<String> = chain.iter().map(ImageReport::human).collect();
     parts.join("\n")
+}
+
+/// Looks at the image `path`, and at its backing files if `chain` says so.
+///
+/// # Errors
+///
+/// A file that cannot be read, an image that is damaged, a chain that is endless.
+pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, ImgError> {
+    let cx = block_layer()?;
+    let mut reports: Vec<ImageReport> = Vec::new();
+    let mut seen = HashSet::new();
+    let mut next = Some((path.to_owned(), look.format));
+    while let Some((path, format)) = next.take() {
+        let file = open_to_read(&path, look)?;
+        if reports.len() >= CHAIN_MAX || !file.identity().is_none_or(|id| seen.insert(id)) {
+            return Err(ImgError::refused(path, "the backing chain is endless"));
+        }
+        let format = format_of(&path, format)?;
+        let report = match format {
+            Format::Raw => raw(&path, file.info().size),
+            Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file) as Arc<dyn Node>)?,
+        };
+        if chain && let Some(below) = &report.full_backing_filename {
+            next = Some((PathBuf::from(below), named_format(&path, &report)?));
+        }
+        reports.push(ImageReport { actual_size: file.allocated(), ..report });
+    }
+    Ok(reports)
+}
+
+fn raw(path: &Path, size: u64) -> ImageReport {
+    ImageReport {
+        virtual_size: size,
+        filename: path.to_string_lossy().into_owned(),
+        format: Format::Raw.name().to_owned(),
+        ..ImageReport::default()
+    }
+}
+
+/// The format that a header gives for its backing file.
+fn named_format(path: &Path, report: &ImageReport) -> Result<Option<Format>, ImgError> {
+    match report.backing_filename_format.as_deref() {
+        None => Ok(None),
+        Some("raw") => Ok(Some(Format::Raw)),
+        Some("qcow2") => Ok(Some(Format::Qcow2)),
+        Some(other) => Err(ImgError::refused(
+            path,
+            format!(
+                "its backing file has the format '{}', which cannot be read",
+                other.escape_debug()
+            ),
+        )),
+    }
+}
+
+fn qcow2(cx: &Cx, path: &Path, file: Arc<dyn Node>) -> Result<ImageReport, ImgError> {
+    let task = Cx::clone(cx);
+    let image = cx
+        .block_on(async move { spindle_block::qcow2::info::info(&task, &file).await })
+        .map_err(|source| ImgError::Open { path: path.to_owned(), source })?;
+    qcow2_report(path, image)
+}
+
+fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport, ImgError> {
+    let version_3 = image.compat != "0.10";
+    let full = image.backing_file.as_deref().map(|name| backing_path(path, name)).transpose()?;
+    Ok(ImageReport {
+        virtual_size: image.virtual_size,
+        filename: path.to_string_lossy().into_owned(),
+        cluster_size: Some(image.cluster_size),
+        format: Format::Qcow2.name().to_owned(),
+        actual_size: None,
+        format_specific: Some(FormatSpecific::Qcow2(Qcow2Report {
+            compat: image.compat.to_owned(),
+            compression_type: match image.compression {
+                Compression::Zlib => "zlib".to_owned(),
+                Compression::Zstd => "zstd".to_owned(),
+            },
+            lazy_refcounts: version_3.then_some(image.lazy_refcounts),
+            refcount_bits: image.refcount_bits,
+            corrupt: version_3.then_some(image.corrupt),
+            extended_l2: version_3.then_some(image.extended_l2),
+        })),
+        full_backing_filename: full.map(|path| path.to_string_lossy().into_owned()),
+        backing_filename: image.backing_file,
+        backing_filename_format: image.backing_format,
+        dirty_flag: image.dirty,
+    })
 }

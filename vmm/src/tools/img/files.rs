@@ -1,0 +1,65 @@
+//! Opening the files of images, and running the block layer on the caller's thread.
+use super::{ImgError, Look};
+use crate::spec::format::{self, Format, HostFiles};
+use spindle_block::iothread::Clock;
+use spindle_block::nodes::file::{FileNode, FileOptions};
+use spindle_block::ring::Engine;
+use spindle_block::ring::threads::ThreadsEngine;
+use spindle_block::ring::uring::{self, UringEngine};
+use spindle_block::{Cx, Iothread};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A block layer of one's own: io_uring, or threads where that is forbidden.
+pub(super) fn block_layer() -> Result<Cx, ImgError> {
+    let engine: Box<dyn Engine> = match UringEngine::new(uring::Options::default()) {
+        Ok(engine) => Box::new(engine),
+        Err(_) => Box::new(ThreadsEngine::new().map_err(ImgError::Start)?),
+    };
+    Iothread::new("img", engine, Clock::Real).map_err(ImgError::Start)
+}
+
+/// The format of an image: as given, or by what it begins like.
+pub(super) fn format_of(path: &Path, given: Option<Format>) -> Result<Format, ImgError> {
+    if let Some(format) = given {
+        return Ok(format);
+    }
+    let sight = format::look(&HostFiles, path)?;
+    match format::signature(&sight.head) {
+        None => Ok(Format::Raw),
+        Some("qcow2") => Ok(Format::Qcow2),
+        Some(other) => Err(ImgError::refused(
+            path,
+            format!(
+                "it begins like a {other} image, which cannot be read; -f raw takes it as bytes"
+            ),
+        )),
+    }
+}
+
+/// Opens an image's file for reading.
+pub(super) fn open_to_read(path: &Path, look: Look) -> Result<Arc<FileNode>, ImgError> {
+    let options =
+        FileOptions { read_only: true, force_share: look.force_share, ..FileOptions::new(path) };
+    Ok(FileNode::open(&options)?)
+}
+
+/// Where the backing file `name` of the image `image` is. A header is hostile: it may name a file,
+/// nothing else.
+pub(super) fn backing_path(image: &Path, name: &str) -> Result<PathBuf, ImgError> {
+    let before_slash = name.split('/').next().unwrap_or_default();
+    if before_slash.contains(':') {
+        return Err(ImgError::refused(
+            image,
+            format!(
+                "its header names the backing file '{}', which is no plain file",
+                name.escape_debug()
+            ),
+        ));
+    }
+    let name = Path::new(name);
+    Ok(match image.parent().filter(|_| name.is_relative()) {
+        Some(dir) => dir.join(name),
+        None => name.to_owned(),
+    })
+}
