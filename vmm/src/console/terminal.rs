@@ -219,11 +219,14 @@ mod tests {
         modes.c_lflag & (libc::ICANON | libc::ECHO | libc::ISIG) == 0
     }
 
+    /// The test that is a child when the environment says so.
+    const CHILD: &str = "console::terminal::tests::the_terminal_is_restored_on_every_way_out";
+
     /// This test program again, as a process that makes its terminal raw and then ends as `how`
-    /// says (see [`child`]).
+    /// says (see [`be_the_child`]).
     fn spawn(how: &str, terminal: &OwnedFd) -> Child {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "console::terminal::tests::child", "--ignored", "--nocapture"])
+            .args(["--exact", CHILD, "--nocapture"])
             .env("SPINDLE_TEST_END", how)
             .stdin(Stdio::from(terminal.try_clone().unwrap()))
             .stdout(Stdio::piped())
@@ -232,16 +235,14 @@ mod tests {
             .unwrap()
     }
 
-    #[test]
-    #[ignore = "the other tests run it as a process of its own"]
-    fn child() {
+    fn be_the_child(how: &str) {
         let terminal = RawTerminal::new(&io::stdin()).unwrap();
         assert!(terminal.is_some());
         println!("raw {}", is_raw(&io::stdin()));
         io::stdout().flush().unwrap();
         let mut byte = [0];
         io::stdin().read_exact(&mut byte).unwrap();
-        match std::env::var("SPINDLE_TEST_END").unwrap().as_str() {
+        match how {
             "drop" => drop(terminal),
             "exit" => std::process::exit(3),
             "panic" => {
@@ -274,6 +275,9 @@ mod tests {
 
     #[test]
     fn the_terminal_is_restored_on_every_way_out() {
+        if let Ok(how) = std::env::var("SPINDLE_TEST_END") {
+            return be_the_child(&how);
+        }
         for how in ["drop", "exit", "panic", "abort", "fault"] {
             let (mut keys, terminal) = pty();
             let mut child = spawn(how, &terminal);

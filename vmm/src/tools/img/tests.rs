@@ -47,7 +47,8 @@ fn json(output: &Output) -> serde_json::Value {
 #[test]
 fn images_made_here_are_what_qemu_img_would_have_made() {
     let dir = tempfile::tempdir().unwrap();
-    let cases: &[(&str, Option<&str>, &[&str], Option<&str>)] = &[
+    type Case<'a> = (&'a str, Option<&'a str>, &'a [&'a str], Option<&'a str>);
+    let cases: &[Case<'_>] = &[
         ("base.raw", Some("3M"), &[], None),
         ("a.qcow2", Some("1G"), &[], None),
         ("b.qcow2", Some("64M"), &["cluster_size=512"], None),
