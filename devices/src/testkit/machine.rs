@@ -2,7 +2,10 @@
 
 use std::{
     cell::Cell,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use spindle_block::{
@@ -170,7 +173,19 @@ impl Machine {
         node: Arc<dyn Node>,
         configure: impl FnOnce(&mut VirtioBlkConfig),
     ) -> Disk {
-        let root = Root::new(&format!("{id}-node"), node, Policy::default());
+        self.add_disk_on(id, Root::new(&format!("{id}-node"), node, Policy::default()), configure)
+    }
+
+    /// A virtio disk over a root.
+    ///
+    /// # Panics
+    /// When the machine is full.
+    pub fn add_disk_on(
+        &self,
+        id: &str,
+        root: Arc<Root>,
+        configure: impl FnOnce(&mut VirtioBlkConfig),
+    ) -> Disk {
         let mut config = VirtioBlkConfig::new(id, vec![self.iothreads[0].handle()]);
         configure(&mut config);
         let (at, slot, wire) = self.slot();
@@ -252,11 +267,25 @@ impl Machine {
     /// # Panics
     /// When it never ends.
     pub fn finish(&self, start: impl FnOnce(Box<dyn FnOnce() + Send>)) {
-        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let over = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&over);
-        start(Box::new(move || flag.store(true, std::sync::atomic::Ordering::SeqCst)));
+        start(Box::new(move || flag.store(true, SeqCst)));
         self.run();
-        assert!(over.load(std::sync::atomic::Ordering::SeqCst), "it never ended");
+        assert!(over.load(SeqCst), "it never ended");
+    }
+
+    /// Resets a function of a machine whose iothreads do not run in virtual time.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn reset_turning(&self, at: Address) {
+        let function = self.pci.get(at).expect("a function");
+        let over = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&over);
+        Device::reset(&*function, Box::new(move || flag.store(true, SeqCst)));
+        for cx in &self.iothreads {
+            cx.run_until(|| over.load(SeqCst));
+        }
     }
 
     /// Resets a function as a reset of the machine does.

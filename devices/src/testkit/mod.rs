@@ -19,6 +19,7 @@
 mod bus;
 pub mod driver;
 mod irq;
+pub mod load;
 mod machine;
 mod memory;
 
