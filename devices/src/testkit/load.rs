@@ -156,6 +156,6 @@ impl Random {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         let value = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        (u128::from(value) * u128::from(n) >> 64) as u64
+        ((u128::from(value) * u128::from(n)) >> 64) as u64
     }
 }

@@ -4,6 +4,7 @@
 mod abuse;
 mod config;
 mod errors;
+mod independent;
 mod interrupts;
 mod lifecycle;
 mod requests;
