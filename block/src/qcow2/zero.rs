@@ -106,11 +106,10 @@ impl Qcow2 {
             let first = self.layout.guest_cluster(at);
             let last = self.layout.guest_cluster(part.end() - 1);
             let to_write = self.change_entries(cx, first, last, aim).await?;
-            let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
             for cluster in to_write {
+                // Whole, even where the disk ends before the cluster does.
                 let start = cluster << self.layout.cluster_bits;
-                let end = (start + self.layout.cluster()).min(size.max(start));
-                self.write_zeros(cx, Range::new(start, end - start)).await?;
+                self.write_zeros(cx, Range::new(start, self.layout.cluster())).await?;
             }
             at = part.end();
         }

@@ -3,6 +3,8 @@
 
 mod golden;
 mod histories;
+mod hostile;
+mod making;
 
 use std::{
     path::{Path, PathBuf},
