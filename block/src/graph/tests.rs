@@ -393,6 +393,52 @@ fn a_drain_aborts_what_hangs() {
     loads.stop();
 }
 
+/// Keeps what is logged.
+struct Log;
+
+static LOGGED: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+impl log::Log for Log {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LOGGED.lock().expect("a log").push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_drain_that_takes_long_says_what_it_waits_for() {
+    drop(log::set_logger(&Log));
+    log::set_max_level(log::LevelFilter::Warn);
+    let graph = Graph::new();
+    let opened = Arc::clone(&graph);
+    on_ring(async move |cx| {
+        let slow = NullOptions { latency_ns: 1_300_000_000, ..NullOptions::default() };
+        opened.open(&cx, NodeOptions::new("n", DriverOptions::Null(slow))).await.expect("open");
+        opened.attach("slow-disk", "n", Usage::WRITE).expect("attach");
+    });
+    let loads = Loads::start(&graph, "slow-disk", 1);
+    while loads.in_flight.load(SeqCst) == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (tx, rx) = mpsc::channel();
+    let roots = ["slow-disk".to_owned()];
+    graph.drain(&roots, move |drain| drop(tx.send(drain))).expect("there");
+    let drained = rx.recv_timeout(Duration::from_secs(10)).expect("a drain ends");
+    loads.assert_still();
+    let logged = LOGGED.lock().expect("a log").join("\n");
+    assert!(
+        logged.contains("draining 'slow-disk' waits for 4 requests on iothread 'io0'"),
+        "{logged}"
+    );
+    drop(drained);
+    loads.stop();
+}
+
 #[test]
 fn a_queue_that_comes_during_a_drain_waits_for_its_end() {
     let graph = Graph::new();

@@ -97,9 +97,13 @@ struct QemuIo(Child);
 impl QemuIo {
     /// Starts it; `Err` holds what it said when it could not open the image.
     fn start(image: &Path, options: &[&str]) -> Result<Self, String> {
+        Self::start_as("qcow2", image, options)
+    }
+
+    fn start_as(format: &str, image: &Path, options: &[&str]) -> Result<Self, String> {
         let mut child = Command::new("qemu-io")
             .args(options)
-            .args(["-f", "qcow2"])
+            .args(["-f", format])
             .arg(image)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -172,6 +176,22 @@ fn we_refuse_what_qemu_holds() {
     let onlooker = QemuIo::start(image.path(), &["-r", "-U"]).expect("alone");
     try_all([true, true, true]);
     drop(onlooker);
+}
+
+/// Raw images are all that can be shared by writers; `qemu-io` shares them with everybody.
+#[test]
+fn writers_that_said_so_share_a_raw_image_with_qemu() {
+    let image = tempfile::NamedTempFile::new().expect("a temporary file");
+    image.as_file().set_len(1 << 20).expect("length");
+    let ours = open(image.path());
+    let writer = QemuIo::start_as("raw", image.path(), &[]).expect("alone");
+    acquire(ours.as_fd(), Mode::WRITER.share_rw()).expect("both share");
+    drop(writer);
+    drop(QemuIo::start_as("raw", image.path(), &[]).expect("both share"));
+    release(ours.as_fd());
+    let _writer = QemuIo::start_as("raw", image.path(), &[]).expect("alone");
+    let refused = acquire(ours.as_fd(), Mode::WRITER);
+    assert!(matches!(refused, Err(LockError::InUse { used: WRITE })), "{refused:?}");
 }
 
 /// `qemu-storage-daemon` with `image` as the backing file of a qcow2 overlay.

@@ -290,6 +290,26 @@ fn refusals_of_the_system_are_told_apart() {
     assert!(reason(libc::EMFILE, true).contains("open files"));
 }
 
+/// sysfs refuses writers of files without write permission, root included.
+const UNWRITABLE: &str = "/sys/kernel/notes";
+
+#[test]
+fn what_cannot_be_written_is_opened_for_reading_where_that_is_allowed() {
+    let path = Path::new(UNWRITABLE);
+    let refused = sentence(path, |_| {});
+    assert_eq!(
+        refused,
+        format!(
+            "cannot open '{UNWRITABLE}': permission denied; allow writing to it, or open it with \
+             read-only=on"
+        )
+    );
+    let file = open(path, |o| o.auto_read_only = true).expect("read-only");
+    assert!(file.info().read_only);
+    let temp = temp(512);
+    assert!(!open(temp.path(), |o| o.auto_read_only = true).expect("open").info().read_only);
+}
+
 #[test]
 fn creating_makes_replaces_and_leaves_nothing_half_made() {
     let dir = tempfile::tempdir().expect("a directory");
