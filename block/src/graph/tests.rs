@@ -1,3 +1,5 @@
+mod images;
+
 use std::{
     path::Path,
     sync::{
@@ -216,10 +218,14 @@ fn queries_tell_files_children_and_counters() {
     });
 }
 
-/// Keeps `depth` reads in flight for as long as it is served.
+/// Keeps four requests in flight for as long as it is served.
 struct Load {
     root: RootHandle,
     free: u32,
+    /// Writes somewhere below this, in bytes; 0: reads.
+    write_below: u64,
+    /// Which write comes next.
+    next: u64,
     in_flight: Arc<AtomicU32>,
     completed: Arc<AtomicU32>,
     drained: Arc<AtomicU32>,
@@ -230,7 +236,14 @@ impl Queue for Load {
         while self.free > 0 {
             self.free -= 1;
             self.in_flight.fetch_add(1, SeqCst);
-            port.submit(&mut self.root, Io::read(0, IoBuf::zeroed(512)), 0);
+            let io = if self.write_below > 0 {
+                // A walk over all of it: consecutive multiples of an odd number of blocks.
+                self.next = (self.next + 4096 * 331) % self.write_below;
+                Io::write(self.next, IoBuf::from_slice(&[self.next as u8 | 1; 4096]))
+            } else {
+                Io::read(0, IoBuf::zeroed(512))
+            };
+            port.submit(&mut self.root, io, 0);
         }
         Progress::Idle
     }
@@ -275,6 +288,10 @@ struct Loads {
 
 impl Loads {
     fn start(graph: &Arc<Graph>, root: &str, threads: u32) -> Self {
+        Self::start_writers(graph, root, threads, 0)
+    }
+
+    fn start_writers(graph: &Arc<Graph>, root: &str, threads: u32, write_below: u64) -> Self {
         let mut loads = Self {
             threads: Vec::new(),
             in_flight: Arc::default(),
@@ -282,18 +299,19 @@ impl Loads {
             drained: Arc::default(),
         };
         for n in 0..threads {
-            let (tx, rx) = mpsc::channel();
-            let thread = std::thread::spawn(move || {
-                let (ring, _) = crate::ring::open(crate::ring::Aio::IoUring).expect("a ring");
-                let clock = crate::iothread::Clock::Real;
-                let cx = crate::Iothread::new(&format!("io{n}"), ring, clock).expect("iothread");
-                tx.send(cx.handle()).expect("receiver");
-                cx.run();
-            });
-            let handle = rx.recv().expect("handle");
+            let config = crate::iothread::thread::Config {
+                name: format!("io{n}"),
+                aio: crate::ring::Aio::IoUring,
+                poll_max: Duration::ZERO,
+            };
+            let spawned = crate::iothread::thread::spawn(&config, |_| Ok(()), |_| {});
+            let spawned = spawned.expect("an iothread");
+            let (handle, thread) = (spawned.handle, spawned.thread);
             let load = Load {
                 root: graph.root(root).expect("there").handle(),
                 free: 4,
+                write_below,
+                next: u64::from(n) << 20,
                 in_flight: Arc::clone(&loads.in_flight),
                 completed: Arc::clone(&loads.completed),
                 drained: Arc::clone(&loads.drained),
