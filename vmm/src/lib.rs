@@ -7,6 +7,7 @@ pub mod kvm;
 pub mod machine;
 pub mod monitor;
 pub mod run;
+pub mod sandbox;
 pub mod serial;
 pub mod spec;
 pub mod tools;

@@ -38,6 +38,8 @@ const NOBODY: Identity =
     Identity { vendor: 0, device: 0, revision: 0, class: 0, subsystem_vendor: 0, subsystem: 0 };
 /// Number under which the board's own windows are declared; those of PCI functions follow.
 const BOARD: u32 = 0;
+/// The first number for PCI functions.
+pub(super) const FUNCTIONS: u32 = 1;
 
 /// The inputs of the I/O APIC that level-triggered sources share.
 pub struct Lines {

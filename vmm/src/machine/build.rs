@@ -3,16 +3,22 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use spindle_boot::{AcpiConfig, BootConfig, BootImage, BootProtocol, MemoryMap, RamState};
+use spindle_devices::Dma;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::{
     BuildError, Machine, Mailbox,
     board::{Board, Connections},
+    disks::{Disks, Sockets},
+    iothreads::Iothreads,
 };
 use crate::{
     bus::Bus,
-    kvm::{Host, KvmError, Vm, coalesced::CoalescedRing, state::CpuReset},
+    kvm::{
+        Host, KvmError, Vm, coalesced::CoalescedRing, irq::Routes, msi::KvmMsi, state::CpuReset,
+    },
     monitor::schema::RunState,
+    sandbox::{Kind, Sandbox},
     serial::HostEnd,
     spec::MachineSpec,
     vcpu::{CpuParts, Cpus},
@@ -40,7 +46,7 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     let vm = Vm::new(&host, &memory)?;
     let bus = Bus::new(Box::new(vm.accelerator()));
     let serial = HostEnd::open(&spec.serial)?;
-    let board = Board::new(Connections {
+    let mut board = Board::new(Connections {
         vm: vm.fd(),
         bus: &bus,
         map: &map,
@@ -49,6 +55,17 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         serial_room: serial.room(),
         debug_exit: spec.debug_exit,
     })?;
+    let routes = Routes::new(Arc::clone(vm.fd())).map_err(resources("interrupt routes"))?;
+    let sandbox = Sandbox::default();
+    let iothreads = Iothreads::start(spec, &mailbox, &sandbox)?;
+    let sockets = Sockets {
+        board: &mut board,
+        bus: Arc::clone(&bus) as _,
+        vectors: Arc::new(KvmMsi::new(Arc::clone(vm.fd()), routes)),
+        dma: Dma::new(memory.clone(), None),
+        mailbox: Arc::clone(&mailbox),
+    };
+    let disks = Disks::build(spec, iothreads, sockets)?;
     board.assign_addresses()?;
     let entry = image.place(&memory, &map, RamState::Fresh)?;
 
@@ -64,7 +81,8 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         let run_size = vm.fd().run_size();
         parts.push(CpuParts { fd, reset, bus: bus.view(), ring: ring.clone(), run_size });
     }
-    let cpus = Cpus::spawn(parts, &mailbox, || Ok(())).map_err(resources("virtual CPU threads"))?;
+    let confine = move || sandbox.enter(Kind::Vcpu);
+    let cpus = Cpus::spawn(parts, &mailbox, confine).map_err(resources("virtual CPU threads"))?;
     let machine = Machine {
         vm,
         memory,
@@ -75,12 +93,13 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         board,
         cpus,
         mailbox,
-        events: None,
+        disks,
         actions: spec.actions,
         state: RunState::Prelaunch,
         goals: VecDeque::new(),
         step: None,
         steps: 0,
+        holds: Vec::new(),
         clock: None,
         outcome: None,
     };

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use spindle_block::graph::GraphError;
 use spindle_boot::{BootError, MemoryMapError};
 use spindle_devices::pci::{AssignError, BusError, EndpointError};
 
@@ -45,6 +46,20 @@ pub enum BuildError {
     /// A PCI function.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// The block graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// An iothread.
+    #[error("cannot start iothread '{name}'")]
+    Iothread {
+        /// Its id.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An iothread ended while it was needed.
+    #[error("an iothread ended while the disks were being opened")]
+    IothreadGone,
     /// Threads, eventfds and their like.
     #[error("cannot get {what}")]
     Resources {

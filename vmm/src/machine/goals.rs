@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spindle_block::{Cx, graph::Drain};
 use spindle_boot::RamState;
-use spindle_devices::device::{Countdown, Done};
+use spindle_devices::device::Countdown;
 
-use super::{BuildError, EXIT_FAILURE, Letter, Machine};
+use super::{BuildError, EXIT_FAILURE, Letter, Machine, disks};
 use crate::monitor::{
     Event, Reply,
-    schema::{RunState, ShutdownCause},
+    schema::{IoStatus, RunState, ShutdownCause},
 };
 
 /// How long devices may take before somebody is told what is waited for.
@@ -30,20 +31,39 @@ pub(super) enum Goal {
     End { status: u8, guest: bool, cause: ShutdownCause },
 }
 
-/// A goal whose devices are not done yet.
+/// How far a goal has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Requests in flight are ending.
+    Drain,
+    /// Devices are resetting themselves.
+    ResetDevices,
+    /// Nodes are being closed.
+    Close,
+}
+
+/// A goal that waits for something.
 #[derive(Debug)]
 pub(super) struct Step {
     number: u64,
+    phase: Phase,
     goal: Goal,
     since: Instant,
     told: bool,
+}
+
+/// Keeps devices paused.
+#[derive(Default)]
+pub(super) struct Hold {
+    /// That of the disks; there when their last request has ended.
+    drain: Option<Drain>,
 }
 
 impl Machine {
     /// Asks for something; it is done after what was asked for before. An end comes first.
     pub(super) fn ask(&mut self, goal: Goal) {
         if matches!(goal, Goal::End { .. }) {
-            self.goals.retain(|g| matches!(g, Goal::End { .. }));
+            self.goals.clear();
         }
         self.goals.push_back(goal);
         self.advance();
@@ -74,19 +94,15 @@ impl Machine {
         match goal {
             Goal::Pause { reply, .. } if !self.is_running() => answer(reply),
             Goal::Resume { reply } => self.resume(reply),
-            Goal::Pause { .. } => {
+            Goal::Pause { .. } | Goal::Reset { .. } => {
                 self.stop_cpus();
-                self.wait_for_devices(goal, |device, done| device.pause(done));
-            }
-            Goal::Reset { .. } => {
-                self.stop_cpus();
-                self.wait_for_devices(goal, |device, done| device.reset(done));
+                self.drain(goal);
             }
             Goal::End { guest, cause, .. } => {
                 self.stop_cpus();
                 self.cpus.stop();
                 self.tell(Event::Shutdown { guest, reason: cause });
-                self.wait_for_devices(goal, |device, done| device.pause(done));
+                self.drain(goal);
             }
         }
     }
@@ -99,63 +115,82 @@ impl Machine {
         self.drain_collected();
     }
 
-    fn wait_for_devices(&mut self, goal: Goal, ask: impl Fn(&dyn spindle_devices::Device, Done)) {
+    /// Starts a phase. It is over when the returned countdown and all its clones are gone.
+    fn enter(&mut self, phase: Phase, goal: Goal) -> Countdown {
         self.steps += 1;
         let number = self.steps;
-        self.step = Some(Step { number, goal, since: Instant::now(), told: false });
+        self.step = Some(Step { number, phase, goal, since: Instant::now(), told: false });
         let mailbox = Arc::clone(&self.mailbox);
-        let countdown = Countdown::new(Box::new(move || mailbox.post(Letter::Quiet(number))));
-        for device in self.devices() {
-            let waits = countdown.clone();
-            ask(&*device, Box::new(move || drop(waits)));
+        Countdown::new(Box::new(move || mailbox.post(Letter::Quiet(number))))
+    }
+
+    /// Lets every request in flight end, and takes no new ones until the hold is released.
+    fn drain(&mut self, goal: Goal) {
+        let waits = self.enter(Phase::Drain, goal);
+        self.holds.push(Hold::default());
+        for device in &self.disks.others {
+            let waits = waits.clone();
+            device.pause(Box::new(move || drop(waits)));
+        }
+        let (mailbox, roots) = (Arc::clone(&self.mailbox), self.disks.graph.roots());
+        let result = self.disks.graph.drain(&roots, move |drain| {
+            mailbox.call(Box::new(move |machine| {
+                if let Some(hold) = machine.holds.last_mut() {
+                    hold.drain = Some(drain);
+                }
+            }));
+            drop(waits);
+        });
+        if let Err(e) = result {
+            log::error!("cannot drain the disks: {e}");
         }
     }
 
-    /// The devices have done what step `number` asked of them.
+    /// Undoes the last [`Machine::drain`].
+    fn release(&mut self) {
+        if let Some(hold) = self.holds.pop() {
+            drop(hold.drain);
+            self.disks.others.iter().for_each(|device| device.resume());
+        }
+    }
+
+    /// The phase of step `number` is over.
     pub(super) fn quiet(&mut self, number: u64) {
         let Some(step) = self.step.take_if(|step| step.number == number) else { return };
-        match step.goal {
-            Goal::Pause { state, reply } => {
+        match (step.phase, step.goal) {
+            (_, Goal::Pause { state, reply }) => {
                 self.state = state;
                 self.tell(Event::Stop);
                 answer(reply);
             }
-            Goal::Reset { guest, cause, reply } => {
-                if let Err(e) = self.start_afresh() {
-                    log::error!("cannot reset the machine: {}", crate::error_chain(&e));
-                    self.goals.clear();
-                    self.ask(Goal::End {
-                        status: EXIT_FAILURE,
-                        guest: false,
-                        cause: ShutdownCause::HostError,
-                    });
-                    return;
+            (Phase::Drain, goal @ Goal::Reset { .. }) => {
+                let waits = self.enter(Phase::ResetDevices, goal);
+                for device in self.devices() {
+                    let waits = waits.clone();
+                    device.reset(Box::new(move || drop(waits)));
                 }
-                self.tell(Event::Reset { guest, reason: cause });
-                if self.is_running() {
-                    self.cpus.resume();
-                }
-                answer(reply);
             }
-            Goal::End { status, .. } => self.outcome = Some(status),
-            Goal::Resume { .. } => {}
+            (_, Goal::Reset { guest, cause, reply }) => self.restart(guest, cause, reply),
+            (Phase::Drain, goal @ Goal::End { .. }) => self.close_nodes(goal),
+            (_, Goal::End { status, .. }) => self.outcome = Some(status),
+            (_, Goal::Resume { .. }) => {}
         }
         self.advance();
     }
 
-    fn resume(&mut self, reply: Option<Reply>) {
-        if !self.is_running() {
-            self.state = RunState::Running;
-            if let Some(clock) = self.clock.take()
-                && let Err(e) = self.vm.set_clock(clock)
-            {
-                log::warn!("the guest's clock jumps over the pause: {e}");
-            }
-            for device in self.devices() {
-                device.resume();
-            }
+    fn restart(&mut self, guest: bool, reason: ShutdownCause, reply: Option<Reply>) {
+        if let Err(e) = self.start_afresh() {
+            log::error!("cannot reset the machine: {}", crate::error_chain(&e));
+            let cause = ShutdownCause::HostError;
+            return self.ask(Goal::End { status: EXIT_FAILURE, guest: false, cause });
+        }
+        self.release();
+        self.tell(Event::Reset { guest, reason });
+        if self.is_running() {
             self.cpus.resume();
-            self.tell(Event::Resume);
+        } else {
+            // Whatever ended the guest is over; it goes on when somebody says so.
+            self.state = RunState::Paused;
         }
         answer(reply);
     }
@@ -169,6 +204,46 @@ impl Machine {
         self.cpus.restart(&entry)?;
         self.clock = None;
         Ok(())
+    }
+
+    /// Metadata written, data durable, locks given up.
+    fn close_nodes(&mut self, goal: Goal) {
+        let waits = self.enter(Phase::Close, goal);
+        let graph = Arc::clone(&self.disks.graph);
+        match self.disks.iothreads.control() {
+            Ok(handle) => handle.post(move |cx| {
+                let task_cx = Cx::clone(cx);
+                cx.spawn(async move {
+                    disks::close(&graph, &task_cx).await;
+                    drop(waits);
+                });
+            }),
+            Err(e) => log::error!("cannot close the disks: {}", crate::error_chain(&e)),
+        }
+    }
+
+    /// Ends all threads of the machine; what they use is still there.
+    pub(super) fn end_threads(&mut self) {
+        self.cpus.stop();
+        self.disks.iothreads.stop();
+    }
+
+    fn resume(&mut self, reply: Option<Reply>) {
+        if !self.is_running() {
+            self.state = RunState::Running;
+            for disk in &mut self.disks.disks {
+                disk.io_status = IoStatus::Ok;
+            }
+            if let Some(clock) = self.clock.take()
+                && let Err(e) = self.vm.set_clock(clock)
+            {
+                log::warn!("the guest's clock jumps over the pause: {e}");
+            }
+            self.release();
+            self.cpus.resume();
+            self.tell(Event::Resume);
+        }
+        answer(reply);
     }
 
     /// What is done now and then: a guest that sends characters and then sleeps leaves them where KVM
@@ -185,12 +260,12 @@ impl Machine {
             return;
         }
         step.told = true;
-        let what = match step.goal {
-            Goal::Pause { .. } | Goal::Resume { .. } => "pause",
-            Goal::Reset { .. } => "reset",
-            Goal::End { .. } => "end",
+        let what = match step.phase {
+            Phase::Drain => "for requests of the disks to end",
+            Phase::ResetDevices => "for devices to reset themselves",
+            Phase::Close => "for images to be closed",
         };
-        log::warn!("still waiting for the disks' requests to end before the {what}");
+        log::warn!("still waiting {what}");
     }
 }
 

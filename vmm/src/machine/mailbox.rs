@@ -4,11 +4,14 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{AsRawFd, RawFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use spindle_devices::{PowerRequest, PowerSink};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::Machine;
+use crate::monitor::{Event, EventSender};
 
 /// Letters from the guest that wait, at most. A guest that asks for a thousand resets gets fewer.
 const GUESTS_MAX: usize = 64;
@@ -35,15 +38,21 @@ pub enum Letter {
         device: String,
         /// Why.
         reason: String,
+        /// For want of space.
+        nospace: bool,
     },
     /// All devices have done what the step with this number asked of them.
     Quiet(u64),
 }
 
+/// Something to be done with the machine on the main thread.
+pub(super) type Call = Box<dyn FnOnce(&mut Machine) + Send>;
+
 /// The main thread's mailbox.
-#[derive(Debug)]
 pub struct Mailbox {
     letters: Mutex<VecDeque<Letter>>,
+    calls: Mutex<Vec<Call>>,
+    monitor: OnceLock<EventSender>,
     event: EventFd,
 }
 
@@ -54,7 +63,8 @@ impl Mailbox {
     /// When there is no eventfd to be had.
     pub fn new() -> io::Result<Arc<Self>> {
         let event = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Arc::new(Self { letters: Mutex::default(), event }))
+        let (letters, calls) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { letters, calls, monitor: OnceLock::new(), event }))
     }
 
     /// Drops a letter in, without waiting. The same letter twice is one.
@@ -68,6 +78,30 @@ impl Mailbox {
         }
         drop(letters);
         let _ = self.event.write(1);
+    }
+
+    /// Has something done on the main thread, before any letter posted from now on is read.
+    pub(super) fn call(&self, call: Call) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        let _ = self.event.write(1);
+    }
+
+    /// Takes all calls out.
+    pub(super) fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where events go from now on.
+    pub(super) fn connect_monitor(&self, events: EventSender) {
+        // There is one monitor server for the life of a machine.
+        let _ = self.monitor.set(events);
+    }
+
+    /// Tells monitors of an event. Before there are any, nobody misses it.
+    pub fn tell(&self, event: Event) {
+        if let Some(events) = self.monitor.get() {
+            events.send(event);
+        }
     }
 
     /// Takes the next letter out.

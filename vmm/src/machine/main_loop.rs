@@ -28,7 +28,7 @@ pub fn run(spec: &MachineSpec) -> Result<u8, BuildError> {
     let machine = Rc::new(RefCell::new(machine));
     let result = run_loop(&machine, ends, signals, spec);
     // Its threads end before what they use goes.
-    machine.borrow_mut().cpus.stop();
+    machine.borrow_mut().end_threads();
     result
 }
 
@@ -42,8 +42,8 @@ fn run_loop(
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
     let monitor = Server::new(&spec.qmp, Shared(Rc::clone(machine)))?;
     let core = {
-        let mut machine = machine.borrow_mut();
-        machine.events = Some(monitor.events());
+        let machine = machine.borrow();
+        machine.mailbox.connect_monitor(monitor.events());
         let lines = machine.board.lines.watched();
         lines.map(|(fd, line)| (fd, Arc::clone(line))).collect()
     };

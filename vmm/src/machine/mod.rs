@@ -3,13 +3,17 @@
 //! What takes time is a [`Goal`]. Goals are worked on one after the other; where a goal waits for
 //! devices, the main loop goes on and a letter says when they are done.
 
+mod block_commands;
 mod board;
 mod build;
+mod disks;
 mod error;
 mod goals;
+mod iothreads;
 mod mailbox;
 mod main_loop;
 mod monitor;
+mod nodes;
 mod requests;
 mod signals;
 
@@ -22,14 +26,15 @@ use vm_memory::GuestMemoryMmap;
 use crate::{
     bus::Bus,
     kvm::{Vm, coalesced::CoalescedRing},
-    monitor::{Event, EventSender, schema::RunState},
+    monitor::{Event, schema::RunState},
     spec::Actions,
     vcpu::Cpus,
 };
 use board::Board;
 pub use build::build;
+use disks::Disks;
 pub use error::BuildError;
-use goals::{Goal, Step};
+use goals::{Goal, Hold, Step};
 pub use mailbox::{Letter, Mailbox};
 pub use main_loop::run;
 
@@ -47,12 +52,14 @@ pub struct Machine {
     board: Board,
     cpus: Cpus,
     mailbox: Arc<Mailbox>,
-    events: Option<EventSender>,
+    disks: Disks,
     actions: Actions,
     state: RunState,
     goals: VecDeque<Goal>,
     step: Option<Step>,
     steps: u64,
+    /// What keeps devices paused, newest last.
+    holds: Vec<Hold>,
     /// The guest's clock when it was paused.
     clock: Option<u64>,
     outcome: Option<u8>,
@@ -75,9 +82,7 @@ impl Machine {
     }
 
     fn tell(&self, event: Event) {
-        if let Some(events) = &self.events {
-            events.send(event);
-        }
+        self.mailbox.tell(event);
     }
 
     /// Delivers what KVM has collected.

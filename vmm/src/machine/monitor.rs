@@ -28,9 +28,7 @@ impl Handler for Machine {
                 reply.done();
                 self.end(0, false, ShutdownCause::HostQmpQuit);
             }
-            other => reply.error(QmpError::generic(format!(
-                "this machine has no disks to carry out {other:?} on"
-            ))),
+            other => self.block_command(other, reply),
         }
     }
 }

@@ -16,8 +16,16 @@ impl Machine {
     /// Reads the mailbox.
     pub(super) fn read_mail(&mut self) {
         self.mailbox.acknowledge();
-        while let Some(letter) = self.mailbox.take() {
-            self.read_letter(letter);
+        loop {
+            let letter = self.mailbox.take();
+            // Calls that were made before the letter was posted come first.
+            for call in self.mailbox.take_calls() {
+                call(self);
+            }
+            match letter {
+                Some(letter) => self.read_letter(letter),
+                None => return,
+            }
         }
     }
 
@@ -41,7 +49,8 @@ impl Machine {
             }
             Letter::Power(PowerRequest::Panic) => self.guest_panic(),
             Letter::CpuFailed { cpu, reason } => self.cpu_failed(cpu, &reason),
-            Letter::StopForError { device, reason } => {
+            Letter::StopForError { device, reason, nospace } => {
+                self.note_failure(&device, nospace);
                 log::warn!("paused: disk '{device}': {reason}; 'cont' tries again");
                 self.ask(Goal::Pause { state: RunState::IoError, reply: None });
             }

@@ -1,0 +1,236 @@
+//! The iothreads of a machine.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use spindle_block::{
+    Cx,
+    iothread::{Handle, thread},
+    ring::Aio,
+};
+
+use super::{BuildError, Letter, Mailbox};
+use crate::{
+    sandbox::{self, Sandbox},
+    spec::{
+        DriverSpec, MachineSpec, ObjectSpec,
+        block::AioMode,
+        device::{DeviceSpec, VirtioBlkSpec},
+    },
+};
+
+/// The iothread for what has none of its own, where there is no other.
+const SPARE: &str = "io";
+
+/// All iothreads, by id.
+pub(super) struct Iothreads {
+    threads: BTreeMap<String, (Handle, JoinHandle<()>)>,
+    /// Whoever does the graph's business: the first one that was described.
+    control: String,
+    /// They are meant to end.
+    ending: Arc<AtomicBool>,
+}
+
+impl Iothreads {
+    /// Starts those that `spec` describes, and a spare one if it describes none.
+    pub(super) fn start(
+        spec: &MachineSpec,
+        mailbox: &Arc<Mailbox>,
+        sandbox: &Sandbox,
+    ) -> Result<Self, BuildError> {
+        let mut all =
+            Self { threads: BTreeMap::new(), control: SPARE.to_owned(), ending: Arc::default() };
+        let described = spec.objects.iter().filter_map(|object| match object {
+            ObjectSpec::Iothread(iothread) => Some(iothread),
+            _ => None,
+        });
+        let mut notices = Vec::new();
+        for iothread in described {
+            if all.threads.is_empty() {
+                all.control.clone_from(&iothread.id);
+            }
+            let poll_max = Duration::from_nanos(iothread.poll_max_ns);
+            let config = thread::Config {
+                name: iothread.id.clone(),
+                aio: engine_of(spec, &iothread.id),
+                poll_max,
+            };
+            notices.extend(all.spawn(&config, mailbox, sandbox)?);
+        }
+        if all.threads.is_empty() {
+            let config = thread::Config {
+                name: SPARE.to_owned(),
+                aio: Aio::default(),
+                poll_max: Duration::ZERO,
+            };
+            notices.extend(all.spawn(&config, mailbox, sandbox)?);
+        }
+        notices.dedup();
+        for notice in notices {
+            log::warn!("{notice}");
+        }
+        Ok(all)
+    }
+
+    fn spawn(
+        &mut self,
+        config: &thread::Config,
+        mailbox: &Arc<Mailbox>,
+        sandbox: &Sandbox,
+    ) -> Result<Option<String>, BuildError> {
+        let (name, mailbox) = (config.name.clone(), Arc::clone(mailbox));
+        let ending = Arc::clone(&self.ending);
+        let sandbox = sandbox.clone();
+        let spawned = thread::spawn(
+            config,
+            move |_| sandbox.enter(sandbox::Kind::Iothread),
+            move |_panicked| {
+                if !ending.load(Ordering::SeqCst) {
+                    mailbox.post(Letter::IothreadDied(name));
+                }
+            },
+        )
+        .map_err(|source| BuildError::Iothread { name: config.name.clone(), source })?;
+        log::debug!("iothread '{}' uses {}", config.name, spawned.engine);
+        self.threads.insert(config.name.clone(), (spawned.handle, spawned.thread));
+        Ok(spawned.notice)
+    }
+
+    /// The iothread called `id`.
+    pub(super) fn get(&self, id: &str) -> Result<Handle, BuildError> {
+        self.threads.get(id).map(|(handle, _)| handle.clone()).ok_or_else(|| {
+            let source = io::Error::other("there is no such object");
+            BuildError::Iothread { name: id.to_owned(), source }
+        })
+    }
+
+    /// The one that opens, resizes and closes nodes.
+    pub(super) fn control(&self) -> Result<Handle, BuildError> {
+        self.get(&self.control)
+    }
+
+    /// The iothread of each queue of a disk.
+    pub(super) fn of_disk(&self, disk: &VirtioBlkSpec) -> Result<Vec<Handle>, BuildError> {
+        queue_map(disk, &self.control).into_iter().map(|id| self.get(id)).collect()
+    }
+
+    /// Ends them all; nothing is attached to them any more.
+    pub(super) fn stop(&mut self) {
+        self.ending.store(true, Ordering::SeqCst);
+        for (handle, _) in self.threads.values() {
+            handle.post(|cx| cx.stop());
+        }
+        for (name, (_, thread)) in std::mem::take(&mut self.threads) {
+            if thread.join().is_err() {
+                log::error!("iothread '{name}' panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Iothreads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Runs `task` on an iothread and waits for it; for the time before the main loop runs. `None`: the
+/// iothread is gone.
+pub(super) fn wait_for<T, F>(on: &Handle, task: impl FnOnce(Cx) -> F + Send + 'static) -> Option<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    let (tx, rx) = mpsc::sync_channel(1);
+    on.post(move |cx| {
+        let task = task(Cx::clone(cx));
+        cx.spawn(async move {
+            // The receiver waits for as long as the iothread lives.
+            drop(tx.send(task.await));
+        });
+    });
+    rx.recv().ok()
+}
+
+/// The id of each queue's iothread.
+fn queue_map<'a>(disk: &'a VirtioBlkSpec, fallback: &'a str) -> Vec<&'a str> {
+    let count = usize::from(disk.num_queues.max(1));
+    let mapping = &disk.iothread_vq_mapping;
+    if mapping.is_empty() {
+        return vec![disk.iothread.as_deref().unwrap_or(fallback); count];
+    }
+    (0..count)
+        .map(|queue| {
+            let named = mapping.iter().find(|m| {
+                m.vqs.as_ref().is_some_and(|vqs| vqs.iter().any(|vq| usize::from(*vq) == queue))
+            });
+            named.unwrap_or(&mapping[queue % mapping.len()]).iothread.as_str()
+        })
+        .collect()
+}
+
+/// The engine of an iothread: threads if a file of a disk that it serves asks for them.
+fn engine_of(spec: &MachineSpec, iothread: &str) -> Aio {
+    let disks = spec.devices.iter().filter_map(|device| match device {
+        DeviceSpec::VirtioBlkPci(disk) => Some(disk),
+        DeviceSpec::VirtioRngPci(_) => None,
+    });
+    let mut nodes: Vec<&str> = disks
+        .filter(|disk| queue_map(disk, SPARE).contains(&iothread))
+        .map(|disk| disk.drive.as_str())
+        .collect();
+    // Children come before their parents in the description, so that this ends.
+    while let Some(node) = nodes.pop().and_then(|name| spec.node(name)) {
+        if let DriverSpec::File(file) | DriverSpec::HostDevice(file) = &node.driver
+            && file.aio == AioMode::Threads
+        {
+            return Aio::Threads;
+        }
+        nodes.extend(node.children());
+    }
+    Aio::IoUring
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::device::VqMapping;
+    use serde_json::json;
+
+    fn disk(queues: u16) -> VirtioBlkSpec {
+        let text = json!({
+            "id": "d", "bus": "pcie.0", "drive": "n", "num-queues": queues, "queue-size": 256,
+            "logical_block_size": 0, "physical_block_size": 0, "min_io_size": 0,
+            "opt_io_size": 0, "werror": "report", "rerror": "report", "share-rw": false,
+            "write-cache": true, "config-wce": true, "discard": true, "write-zeroes": true,
+            "max-discard-sectors": 1, "max-write-zeroes-sectors": 1, "seg-max-adjust": true,
+            "event_idx": true, "indirect_desc": true, "queue_reset": true,
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn queues_go_to_the_iothreads_that_are_named() {
+        let map = |iothread: &str, vqs: Option<&[u16]>| VqMapping {
+            iothread: iothread.to_owned(),
+            vqs: vqs.map(<[u16]>::to_vec),
+        };
+        let mut four = disk(4);
+        assert_eq!(queue_map(&four, "x"), ["x"; 4]);
+        four.iothread = Some("a".to_owned());
+        assert_eq!(queue_map(&four, "x"), ["a"; 4]);
+        four.iothread_vq_mapping = vec![map("a", None), map("b", None)];
+        assert_eq!(queue_map(&four, "x"), ["a", "b", "a", "b"]);
+        four.iothread_vq_mapping = vec![map("a", Some(&[0, 3])), map("b", Some(&[1, 2]))];
+        assert_eq!(queue_map(&four, "x"), ["a", "b", "b", "a"]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Nodes of the block graph: from the description to what the graph opens, and faults both ways.
+
+use spindle_block::{
+    BlockError,
+    graph::{Backing, Cache, Discard, DriverOptions, HostFile, NodeOptions, Qcow2Options, options},
+    nodes::fault::{self, Action},
+    root::DetectZeroes,
+};
+
+use crate::spec::{
+    BlockdevSpec, DriverSpec, FaultRule,
+    block::{self, FaultAction, FaultErrno, FileSpec},
+};
+
+/// What the graph is asked to open for `spec`.
+pub(super) fn options(spec: &BlockdevSpec) -> NodeOptions {
+    let driver = driver(spec);
+    NodeOptions {
+        read_only: spec.read_only,
+        discard: match spec.discard {
+            block::DiscardMode::Ignore => Discard::Ignore,
+            block::DiscardMode::Unmap => Discard::Unmap,
+        },
+        detect_zeroes: match spec.detect_zeroes {
+            block::DetectZeroes::Off => DetectZeroes::Off,
+            block::DetectZeroes::On => DetectZeroes::On,
+            block::DetectZeroes::Unmap => DetectZeroes::Unmap,
+        },
+        cache: Cache { direct: spec.cache.direct, no_flush: spec.cache.no_flush },
+        ..NodeOptions::new(&spec.node_name, driver)
+    }
+}
+
+fn driver(spec: &BlockdevSpec) -> DriverOptions {
+    match &spec.driver {
+        DriverSpec::File(file) => DriverOptions::File(host_file(file)),
+        DriverSpec::HostDevice(file) => DriverOptions::HostDevice(host_file(file)),
+        DriverSpec::Raw(raw) => {
+            DriverOptions::Raw { file: raw.file.clone(), offset: raw.offset, size: raw.size }
+        }
+        DriverSpec::Qcow2(qcow2) => DriverOptions::Qcow2(Qcow2Options {
+            file: qcow2.file.clone(),
+            backing: match &qcow2.backing {
+                block::Backing::FromHeader => Backing::FromHeader,
+                block::Backing::None => Backing::None,
+                block::Backing::Node(name) => Backing::Node(name.clone()),
+            },
+            lazy_refcounts: qcow2.lazy_refcounts,
+            l2_cache_size: qcow2.l2_cache_size,
+        }),
+        DriverSpec::Null(null) => DriverOptions::Null(options::NullOptions {
+            size: null.size,
+            latency_ns: null.latency_ns,
+            read_zeroes: null.read_zeroes,
+            read_only: spec.read_only,
+        }),
+        DriverSpec::Fault(fault) => DriverOptions::Fault {
+            file: fault.file.clone(),
+            rules: fault.rules.iter().map(rule).collect(),
+        },
+    }
+}
+
+fn host_file(file: &FileSpec) -> HostFile {
+    HostFile {
+        filename: file.filename.clone(),
+        locking: match file.locking {
+            block::Locking::Auto => options::Locking::Auto,
+            block::Locking::On => options::Locking::On,
+            block::Locking::Off => options::Locking::Off,
+        },
+    }
+}
+
+/// Fault operations, here and there.
+const OPERATIONS: [(block::FaultOp, fault::FaultOp); 6] = [
+    (block::FaultOp::Any, fault::FaultOp::Any),
+    (block::FaultOp::Read, fault::FaultOp::Read),
+    (block::FaultOp::Write, fault::FaultOp::Write),
+    (block::FaultOp::Flush, fault::FaultOp::Flush),
+    (block::FaultOp::Discard, fault::FaultOp::Discard),
+    (block::FaultOp::WriteZeroes, fault::FaultOp::WriteZeroes),
+];
+
+/// Fault errors, here and there.
+const ERRORS: [(FaultErrno, BlockError); 6] = [
+    (FaultErrno::Eio, BlockError::Medium),
+    (FaultErrno::Enospc, BlockError::NoSpace),
+    (FaultErrno::Eperm, BlockError::Permission),
+    (FaultErrno::Einval, BlockError::Misaligned),
+    (FaultErrno::Enomem, BlockError::NoMemory),
+    (FaultErrno::Etimedout, BlockError::TimedOut),
+];
+
+/// The rule for a `fault` node that the monitor asks for.
+pub(super) fn rule(rule: &FaultRule) -> fault::FaultRule {
+    let error = ERRORS.iter().find(|(errno, _)| *errno == rule.errno);
+    let op = OPERATIONS.iter().find(|(op, _)| *op == rule.op);
+    fault::FaultRule {
+        id: rule.id.clone(),
+        op: op.map_or(fault::FaultOp::Any, |(_, op)| *op),
+        offset: rule.offset,
+        length: rule.length,
+        skip: rule.skip,
+        count: rule.count,
+        action: match rule.action {
+            FaultAction::Error => Action::Error(error.map_or(BlockError::Medium, |(_, e)| *e)),
+            FaultAction::Delay => Action::Delay(rule.delay_ns),
+            FaultAction::Hang => Action::Hang,
+        },
+    }
+}
+
+/// The same in the monitor's words.
+pub(super) fn rule_spec(rule: &fault::FaultRule) -> FaultRule {
+    let (action, errno, delay_ns) = match rule.action {
+        Action::Error(error) => {
+            let errno = ERRORS.iter().find(|(_, e)| *e == error);
+            (FaultAction::Error, errno.map_or(FaultErrno::Eio, |(errno, _)| *errno), 0)
+        }
+        Action::Delay(ns) => (FaultAction::Delay, FaultErrno::Eio, ns),
+        Action::Hang => (FaultAction::Hang, FaultErrno::Eio, 0),
+    };
+    let op = OPERATIONS.iter().find(|(_, op)| *op == rule.op);
+    FaultRule {
+        id: rule.id.clone(),
+        op: op.map_or(block::FaultOp::Any, |(op, _)| *op),
+        offset: rule.offset,
+        length: rule.length,
+        skip: rule.skip,
+        count: rule.count,
+        action,
+        errno,
+        delay_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_rules_come_back_as_they_went() {
+        let base = FaultRule {
+            id: Some("r".to_owned()),
+            op: block::FaultOp::Any,
+            offset: 4096,
+            length: Some(512),
+            skip: 2,
+            count: Some(3),
+            action: FaultAction::Error,
+            errno: FaultErrno::Eio,
+            delay_ns: 0,
+        };
+        let mut rules = vec![
+            FaultRule { action: FaultAction::Hang, ..base.clone() },
+            FaultRule { action: FaultAction::Delay, delay_ns: 7, ..base.clone() },
+        ];
+        rules.extend(OPERATIONS.map(|(op, _)| FaultRule { op, ..base.clone() }));
+        rules.extend(ERRORS.map(|(errno, _)| FaultRule { errno, ..base.clone() }));
+        for spec in rules {
+            assert_eq!(rule_spec(&rule(&spec)), spec);
+        }
+    }
+}
