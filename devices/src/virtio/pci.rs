@@ -390,14 +390,17 @@ fn capabilities(device: &dyn VirtioDevice, queues: usize) -> Vec<Capability> {
     notify.body[14..].copy_from_slice(&(NOTIFY_STEP as u32).to_le_bytes());
     let mut access = vendor(cap::PCI, 0, 0, 4);
     access.live_from = Some(WINDOW_BAR as u8 - 2);
-    vec![
+    let mut all = vec![
         vendor(cap::COMMON, COMMON, spec::COMMON_LEN, 0),
         notify,
         vendor(cap::ISR, ISR, ISR_LEN, 0),
-        vendor(cap::DEVICE, DEVICE, device.config_len().into(), 0),
-        access,
-        Capability::express(),
-    ]
+    ];
+    // Only devices that have a configuration say where it is (4.1.4.6); Linux refuses an empty one.
+    if device.config_len() > 0 {
+        all.push(vendor(cap::DEVICE, DEVICE, device.config_len().into(), 0));
+    }
+    all.extend([access, Capability::express()]);
+    all
 }
 
 /// `struct virtio_pci_cap`, with `extra` bytes behind it (4.1.4).
