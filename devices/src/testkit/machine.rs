@@ -186,7 +186,8 @@ impl Machine {
         root: Arc<Root>,
         configure: impl FnOnce(&mut VirtioBlkConfig),
     ) -> Disk {
-        let mut config = VirtioBlkConfig::new(id, vec![self.iothreads[0].handle()]);
+        let iothreads = self.iothreads.first().map(|cx| cx.handle()).into_iter().collect();
+        let mut config = VirtioBlkConfig::new(id, iothreads);
         configure(&mut config);
         let (at, slot, wire) = self.slot();
         let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;

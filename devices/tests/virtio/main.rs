@@ -10,6 +10,7 @@ mod lifecycle;
 mod requests;
 mod rng;
 mod soak;
+mod threads;
 mod transport;
 
 use std::rc::Rc;

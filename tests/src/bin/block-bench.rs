@@ -1,7 +1,7 @@
 //! The worker behind `make bench`: one load on one disk, on the path a controller takes, and a line
 //! of JSON.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use spindle_block::{
     Cx, Iothread, Node, Root,
@@ -13,8 +13,9 @@ use spindle_block::{
     ring::{self, Aio},
     root::Policy,
 };
+use spindle_devices::testkit::load::RandomReads;
 use spindle_tests::{
-    counting_alloc::CountingAlloc,
+    counting_alloc::{CountingAlloc, allocations},
     load::{Load, Outcome, Pattern, run},
 };
 
@@ -22,13 +23,15 @@ use spindle_tests::{
 static ALLOC: CountingAlloc = CountingAlloc;
 
 const USAGE: &str = "\
-usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read
+usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read|virtio-blk
                    [depth=N] [count=N] [cache=none|writeback] [aio=io_uring|threads] [seed=N]";
 
 struct Request {
     file: String,
     format: String,
     pattern: Pattern,
+    /// The load goes through virtio-blk, from available ring to used ring.
+    virtio: bool,
     depth: u32,
     count: u64,
     direct: bool,
@@ -41,6 +44,7 @@ fn parse() -> Option<Request> {
         file: String::new(),
         format: String::new(),
         pattern: Pattern::RandomRead,
+        virtio: false,
         depth: 32,
         count: 100_000,
         direct: false,
@@ -56,6 +60,7 @@ fn parse() -> Option<Request> {
             ("pattern", "randwrite") => request.pattern = Pattern::RandomWrite,
             ("pattern", "fillrandom") => request.pattern = Pattern::FillRandom,
             ("pattern", "read") => request.pattern = Pattern::Read,
+            ("pattern", "virtio-blk") => request.virtio = true,
             ("depth", _) => request.depth = value.parse().ok().filter(|n| *n > 0)?,
             ("count", _) => request.count = value.parse().ok().filter(|n| *n > 0)?,
             ("cache", "none" | "writeback") => request.direct = value == "none",
@@ -109,11 +114,33 @@ fn measure(request: &Request) -> Result<Outcome, String> {
         count: request.count,
         seed: request.seed,
     };
-    let outcome = run(&cx, &root, load);
+    let outcome =
+        if request.virtio { through_virtio(&cx, &root, load) } else { run(&cx, &root, load) };
     let closing = Cx::clone(&cx);
     cx.block_on(async move { node.close(closing).await })
         .map_err(|e| format!("cannot close {}: {e}", request.file))?;
     Ok(outcome)
+}
+
+/// Random reads by a guest of a few instructions.
+fn through_virtio(cx: &Cx, root: &Arc<Root>, load: Load) -> Outcome {
+    let before = cx.ring_stats();
+    let start = Instant::now();
+    let (mut from, mut to) = (None, 0);
+    let depth = u16::try_from(load.depth).unwrap_or(1024);
+    let reads = RandomReads { depth, count: load.count, seed: load.seed };
+    reads.run(cx, root, |done| {
+        to = allocations();
+        if done >= load.count / 10 {
+            from.get_or_insert(to);
+        }
+    });
+    Outcome {
+        requests: load.count,
+        elapsed: start.elapsed(),
+        system_calls: cx.ring_stats().system_calls - before.system_calls,
+        steady_allocations: to - from.unwrap_or(to),
+    }
 }
 
 fn open(cx: &Cx, request: &Request) -> Result<Arc<dyn Node>, String> {
