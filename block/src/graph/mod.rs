@@ -74,6 +74,13 @@ struct Member {
     order: u64,
 }
 
+impl Member {
+    /// Whether it takes no writes. A filter is what its child is, so that its options count too.
+    fn read_only(&self) -> bool {
+        self.options.read_only || self.node.info().read_only
+    }
+}
+
 /// A root and the ways to it.
 struct Attached {
     root: Arc<Root>,
@@ -223,7 +230,7 @@ impl Graph {
         }
         inner.check_usage(node, &format!("disk '{name}'"), usage)?;
         let member = inner.member(node)?;
-        if usage.write && member.node.info().read_only {
+        if usage.write && member.read_only() {
             let (name, child) = (name.to_owned(), node.to_owned());
             return Err(GraphError::ReadOnlyChild { name, child });
         }
@@ -311,8 +318,9 @@ impl Graph {
             let mut inner = self.lock();
             let taken = names.into_iter().filter_map(|name| inner.members.remove_entry(&name));
             let taken: Vec<_> = taken.collect();
-            for (name, _) in &taken {
-                inner.busy.insert(name.clone(), Vec::new());
+            // What is below stays in use until the last word has been written to it.
+            for (name, member) in &taken {
+                inner.busy.insert(name.clone(), member.children.clone());
             }
             taken
         };

@@ -217,7 +217,7 @@ fn claims(inner: &Inner, name: &str, options: &mut NodeOptions) -> Result<Vec<Ch
             return Ok(Vec::new());
         }
     };
-    if inner.member(&file)?.node.info().read_only && !options.read_only {
+    if inner.member(&file)?.read_only() && !options.read_only {
         if !(options.auto_read_only || filter) {
             return Err(GraphError::ReadOnlyChild { name: name.to_owned(), child: file });
         }

@@ -162,6 +162,13 @@ fn readers_share_and_writers_do_not() {
         graph.attach("f", "n", both).expect("both said share-rw");
         graph.open(&cx, read_only(null("ro"))).await.expect("open");
         assert!(graph.attach("g", "ro", Usage::WRITE).is_err());
+        // A filter that was asked to be read-only is, whatever is below.
+        graph.open(&cx, null("rw")).await.expect("open");
+        graph.open(&cx, read_only(fault("x", "rw", Vec::new()))).await.expect("open");
+        let error = graph.attach("g", "x", Usage::WRITE).map(|_| ()).expect_err("read-only");
+        assert!(error.to_string().starts_with("node 'x' is read-only"), "{error}");
+        assert!(graph.open(&cx, raw("above", "x")).await.is_err());
+        assert!(graph.attach("g", "x", Usage::READ).expect("a reader").info().read_only);
     });
 }
 

@@ -224,6 +224,28 @@ fn a_read_only_image_is_not_touched() {
 }
 
 #[test]
+fn what_is_below_a_node_that_closes_is_still_in_use() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let image = dir.path().join("image.qcow2");
+    qemu_ok("qemu-img", &["create", "-q", "-f", "qcow2", text(&image), "1M"]);
+    on_ring(async move |cx| {
+        let graph = Graph::new();
+        graph.open(&cx, host("file", &image)).await.expect("open");
+        graph.open(&cx, qcow2("disk", "file")).await.expect("open");
+        let mut closing = std::pin::pin!(graph.delete(&cx, "disk"));
+        let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(closing.as_mut().poll(&mut task).is_pending(), "closing takes a sync at least");
+        assert!(graph.node("disk").is_err());
+        let error = graph.delete(&cx, "file").await.expect_err("in use").to_string();
+        assert!(error.contains("used by node 'disk' (file)"), "{error}");
+        let error = graph.open(&cx, qcow2("disk", "file")).await.expect_err("taken");
+        assert!(error.to_string().contains("there is a node 'disk' already"), "{error}");
+        closing.await.expect("closed");
+        graph.delete(&cx, "file").await.expect("unused");
+    });
+}
+
+#[test]
 fn a_window_on_a_file_can_hold_an_image() {
     let dir = tempfile::tempdir().expect("a directory");
     let image = dir.path().join("image.qcow2");
