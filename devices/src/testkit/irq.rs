@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use super::log::{Event, Log};
 use crate::{LineIrq, MsiIrq, MsiMessage, MsiSource};
 
 /// Message-signalled interrupts of a test machine, in the order they arrived.
@@ -16,6 +17,7 @@ pub struct Irqs {
     arrived: Mutex<Vec<MsiMessage>>,
     /// Raised while no message was configured: a fault of the device.
     stray: AtomicU64,
+    log: Mutex<Option<Arc<Log>>>,
 }
 
 impl Irqs {
@@ -28,6 +30,11 @@ impl Irqs {
     /// The messages since the last call.
     pub fn take(&self) -> Vec<MsiMessage> {
         std::mem::take(&mut *self.arrived.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes arrivals in `log` too.
+    pub fn log_to(&self, log: Arc<Log>) {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
     }
 
     /// Vectors that were raised without a message.
@@ -49,6 +56,10 @@ impl MsiIrq for Vector {
             Some(message) => {
                 let mut arrived = self.irqs.arrived.lock().unwrap_or_else(PoisonError::into_inner);
                 arrived.push(message);
+                let log = self.irqs.log.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(log) = &*log {
+                    log.push(Event::Interrupt { data: message.data });
+                }
             }
             None => {
                 self.irqs.stray.fetch_add(1, SeqCst);

@@ -1,10 +1,11 @@
 //! Guest memory on the heap, and who may use which of it.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use crate::{Dma, GuestRam};
+use super::Log;
+use crate::{Dma, GuestRam, dma::DirtySink};
 
 /// Guest RAM: 16 MiB from 0 on, less a hole for devices, and 4 MiB above 4 GiB.
 #[derive(Clone)]
@@ -28,12 +29,25 @@ impl Memory {
     /// When the host has none.
     #[must_use]
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Fresh memory that notes in `log` what devices write.
+    ///
+    /// # Panics
+    /// When the host has none.
+    #[must_use]
+    pub fn logged(log: Arc<Log>) -> Self {
+        Self::with(Some(log))
+    }
+
+    fn with(log: Option<Arc<Log>>) -> Self {
         let ranges = [
             (GuestAddress(0), Self::LOW as usize),
             (GuestAddress(Self::HIGH_START), Self::HIGH as usize),
         ];
         let ram = GuestMemoryMmap::from_ranges(&ranges).expect("20 MiB of memory");
-        let dma = Dma::new(ram.clone(), None);
+        let dma = Dma::new(ram.clone(), log.map(|log| log as Arc<dyn DirtySink>));
         Self { ram, dma, next: Rc::new(Cell::new(0x1_0000)) }
     }
 

@@ -20,10 +20,12 @@ mod bus;
 pub mod driver;
 mod irq;
 pub mod load;
+mod log;
 mod machine;
 mod memory;
 
 pub use bus::Bus;
 pub use irq::{Irqs, Wire};
+pub use log::{Event, Log};
 pub use machine::{Disk, Errors, Machine};
 pub use memory::Memory;

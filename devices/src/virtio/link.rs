@@ -110,11 +110,16 @@ impl Shared {
         self.interrupts.update_wire(|| self.isr.load(SeqCst) != 0);
     }
 
-    pub(super) fn reset(&self) {
-        self.status.store(0, SeqCst);
-        self.config_vector.store(NO_VECTOR, SeqCst);
+    /// Takes all interrupts back.
+    pub(super) fn quiet(&self) {
         self.isr.store(0, SeqCst);
         self.update_wire();
+    }
+
+    /// The reset is over: the driver may see it.
+    pub(super) fn reset(&self) {
+        self.config_vector.store(NO_VECTOR, SeqCst);
+        self.status.store(0, SeqCst);
     }
 }
 

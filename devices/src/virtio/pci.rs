@@ -196,11 +196,13 @@ impl VirtioPci {
     }
 
     fn finish_reset(&self) {
+        // No queue half is left that could interrupt.
+        self.shared.quiet();
+        self.device.reset();
         let waiters = {
             let mut regs = self.lock();
             regs.reset();
             self.links.iter().for_each(|link| link.vector().store(NO_VECTOR, SeqCst));
-            self.device.reset();
             self.shared.reset();
             std::mem::take(&mut regs.waiters)
         };

@@ -1,6 +1,8 @@
 //! MSI-X, INTx, and how often.
 
-use spindle_devices::testkit::driver::BlkDriver;
+use std::{rc::Rc, sync::Arc};
+
+use spindle_devices::testkit::{Event, Log, Machine, Memory, driver::BlkDriver};
 
 use super::{ALL, EVENT_IDX, driver, machine, pattern};
 
@@ -176,4 +178,66 @@ fn every_table_byte_is_reached_at_every_width() {
         }
         assert_eq!(machine.read(at, 8), 0);
     }
+}
+
+#[test]
+fn the_guest_sees_data_then_status_then_element_then_index_then_interrupt() {
+    let log = Arc::new(Log::default());
+    let mut machine = Machine::new(1);
+    machine.memory = Memory::logged(Arc::clone(&log));
+    machine.irqs.log_to(Arc::clone(&log));
+    let disk = machine.add_disk("disk0", 1 << 20, |_| ());
+    machine.assign();
+    let machine = Rc::new(machine);
+    let mut driver = BlkDriver::new(&machine, disk.at, ALL, 1, 16);
+    driver.function.enable_msix();
+    driver.function.use_vectors(0, 0, 1);
+    for round in 0..20u64 {
+        let ticket = driver.offer(0, 0, round, &[], 512);
+        driver.rings[0].set_used_event(round as u16);
+        log.take();
+        driver.rings[0].notify();
+        machine.run();
+        let used = driver.rings[0].used;
+        // Asking for notifications is written to the ring too, at any time.
+        let asks = used + 4 + 16 * 8;
+        let seen: Vec<Event> = log
+            .take()
+            .into_iter()
+            .filter(|event| !matches!(event, Event::Wrote { address, .. } if *address == asks))
+            .collect();
+        let at = used + 4 + (round % 16) * 8;
+        let expected = [
+            Event::Wrote { address: ticket.data(), len: 512 },
+            Event::Wrote { address: ticket.status(), len: 1 },
+            Event::Wrote { address: at, len: 8 },
+            Event::Wrote { address: used + 2, len: 2 },
+            Event::Interrupt { data: 101 },
+        ];
+        assert_eq!(seen, expected, "round {round}");
+        assert!(driver.reply(0, &ticket).is_some());
+    }
+}
+
+#[test]
+fn many_completions_of_one_pass_move_the_index_once() {
+    let log = Arc::new(Log::default());
+    let mut machine = Machine::new(1);
+    machine.memory = Memory::logged(Arc::clone(&log));
+    let disk = machine.add_disk("disk0", 1 << 20, |_| ());
+    machine.assign();
+    let machine = Rc::new(machine);
+    let mut driver = BlkDriver::new(&machine, disk.at, ALL, 1, 64);
+    for _ in 0..10 {
+        driver.offer(0, 8, 0, &[], 20);
+    }
+    log.take();
+    driver.rings[0].notify();
+    machine.run();
+    let index = driver.rings[0].used + 2;
+    let moves = log
+        .take()
+        .into_iter()
+        .filter(|e| matches!(e, Event::Wrote { address, .. } if *address == index));
+    assert_eq!(moves.count(), 1);
 }

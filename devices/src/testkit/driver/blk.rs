@@ -37,6 +37,20 @@ pub struct Ticket {
     len: u32,
 }
 
+impl Ticket {
+    /// Guest address of the status byte.
+    #[must_use]
+    pub fn status(&self) -> u64 {
+        self.status
+    }
+
+    /// Guest address of the data.
+    #[must_use]
+    pub fn data(&self) -> u64 {
+        self.data
+    }
+}
+
 impl BlkDriver {
     /// VIRTIO_F_VERSION_1 and nothing else.
     pub const PLAIN: u64 = 1 << 32;
