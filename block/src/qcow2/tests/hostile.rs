@@ -73,14 +73,14 @@ async fn abuse(cx: Cx, file: Arc<dyn Node>) {
     for at in (0..size).step_by(24 << 10) {
         let len = (10 << 10).min(size - at) as usize;
         drop(read(&cx, &node, at, len).await);
-        drop(write(&cx, &node, at, &vec![1; len]).await);
+        let _ = write(&cx, &node, at, &vec![1; len]).await;
         let zero = Op::WriteZeroes { unmap: true, fua: false };
-        drop(bare(&cx, &node, zero, at, len as u64).await);
-        drop(bare(&cx, &node, Op::Discard, at, len as u64).await);
+        let _ = bare(&cx, &node, zero, at, len as u64).await;
+        let _ = bare(&cx, &node, Op::Discard, at, len as u64).await;
     }
-    drop(bare(&cx, &node, Op::Flush, 0, 0).await);
-    drop(Arc::clone(&node).resize(Cx::clone(&cx), size + (1 << 20)).await);
-    drop(Arc::clone(&node).close(Cx::clone(&cx)).await);
+    let _ = bare(&cx, &node, Op::Flush, 0, 0).await;
+    let _ = Arc::clone(&node).resize(Cx::clone(&cx), size + (1 << 20)).await;
+    let _ = Arc::clone(&node).close(Cx::clone(&cx)).await;
     drop(check::check(&cx, &file, Repair::All).await);
 }
 
