@@ -110,11 +110,6 @@ impl Graph {
             (file, inner.path_below(&qcow2.file), below, host.unwrap_or_default())
         };
         let shown_path = path.clone().unwrap_or_else(|| PathBuf::from(&qcow2.file));
-        let image_error = |path: &Path, reason| GraphError::Image {
-            path: path.to_owned(),
-            format: "qcow2",
-            reason,
-        };
         let mut names = Names { graph: self, names: Vec::new() };
         let mut chain = Vec::new();
         let mut backing = None;
@@ -126,22 +121,8 @@ impl Graph {
                 let seen = below.and_then(|file| file.identity()).into_iter().collect();
                 let template = template(options, &host);
                 let levels = self.find_chain(cx, overlay, &top, seen, &template).await?;
-                let mut lower: Option<(String, Arc<dyn Node>)> = None;
-                for level in levels.into_iter().rev() {
-                    let lower_node = lower.as_ref().map(|(_, node)| Arc::clone(node));
-                    let file: Arc<dyn Node> = Arc::clone(&level.file) as _;
-                    let node = match level.format {
-                        Format::Raw => RawNode::new(file, 0, None, true)
-                            .map(|node| node as Arc<dyn Node>)
-                            .map_err(|error| error.to_string()),
-                        Format::Qcow2 => overlay.open(cx, file, lower_node, true, None).await,
-                    };
-                    let node = node.map_err(|reason| image_error(&level.path, reason))?;
-                    let lower_name = lower.take().map(|(name, _)| name);
-                    let made = members(&mut names, &level, &node, lower_name, &template);
-                    lower = made.last().map(|(name, _)| (name.clone(), Arc::clone(&node)));
-                    chain.extend(made);
-                }
+                let (made, lower) = assemble(cx, overlay, levels, &template, &mut names).await?;
+                chain = made;
                 backing = lower.as_ref().map(|(name, _)| Child {
                     role: "backing",
                     name: name.clone(),
@@ -176,11 +157,8 @@ impl Graph {
             }
             let image = last.map_or(top.shown, |level| &level.path).to_owned();
             let file = last.map_or(Arc::clone(top.file), |level| Arc::clone(&level.file) as _);
-            let named = overlay.named(cx, &file).await.map_err(|reason| GraphError::Image {
-                path: image.clone(),
-                format: "qcow2",
-                reason,
-            })?;
+            let named = overlay.named(cx, &file).await;
+            let named = named.map_err(|reason| image_error(&image, reason))?;
             let Some(name) = named.file else { return Ok(levels) };
             let refuse = |reason| GraphError::Backing {
                 image: image.clone(),
@@ -205,6 +183,42 @@ impl Graph {
             levels.push(Level { path, format, file });
         }
     }
+}
+
+fn image_error(path: &Path, reason: String) -> GraphError {
+    GraphError::Image { path: path.to_owned(), format: "qcow2", reason }
+}
+
+/// An image's name and node.
+type Image = (String, Arc<dyn Node>);
+
+/// Opens the images of a chain, from the bottom up. Returns its members, children first, and the
+/// uppermost image.
+async fn assemble(
+    cx: &Cx,
+    overlay: &dyn Overlay,
+    levels: Vec<Level>,
+    template: &NodeOptions,
+    names: &mut Names<'_>,
+) -> Result<(Vec<(String, Member)>, Option<Image>), GraphError> {
+    let mut chain = Vec::new();
+    let mut lower: Option<Image> = None;
+    for level in levels.into_iter().rev() {
+        let lower_node = lower.as_ref().map(|(_, node)| Arc::clone(node));
+        let file: Arc<dyn Node> = Arc::clone(&level.file) as _;
+        let node = match level.format {
+            Format::Raw => RawNode::new(file, 0, None, true)
+                .map(|node| node as Arc<dyn Node>)
+                .map_err(|error| error.to_string()),
+            Format::Qcow2 => overlay.open(cx, file, lower_node, true, None).await,
+        };
+        let node = node.map_err(|reason| image_error(&level.path, reason))?;
+        let lower_name = lower.take().map(|(name, _)| name);
+        let made = members(names, &level, &node, lower_name, template);
+        lower = made.last().map(|(name, _)| (name.clone(), Arc::clone(&node)));
+        chain.extend(made);
+    }
+    Ok((chain, lower))
 }
 
 /// The image that the chain hangs from.
