@@ -325,6 +325,16 @@ fn help_shows_every_property_with_its_default() {
 }
 
 #[test]
+fn the_reference_page_is_what_the_tables_say() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/options.md");
+    if std::env::var_os("SPINDLE_BLESS").is_some() {
+        std::fs::write(&path, help::reference()).unwrap();
+    }
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert!(page == help::reference(), "docs/options.md is out of date: run with SPINDLE_BLESS=1");
+}
+
+#[test]
 fn properties_of_qemu_with_one_meaning_here_are_taken_and_forgotten() {
     let plain = lower(&[], &["null,node-name=n"], &[], &["virtio-blk-pci,drive=n"]);
     let more = "virtio-blk-pci,drive=n,disable-legacy=on,disable-modern=off,packed=off,romfile=,\
