@@ -138,6 +138,16 @@ pub enum EndpointError {
         /// Why not.
         source: std::io::Error,
     },
+    /// More queues than the device's BAR has room for.
+    #[error("device '{id}' cannot have {queues} queues: {max} is the most; give it fewer")]
+    TooManyQueues {
+        /// The device's id.
+        id: String,
+        /// How many were asked for.
+        queues: usize,
+        /// How many there can be.
+        max: usize,
+    },
     /// The capabilities do not fit configuration space.
     #[error("the PCI capabilities of device '{0}' do not fit 192 bytes")]
     Capabilities(String),

@@ -78,6 +78,10 @@ impl VirtioPci {
         dma: Dma,
         slot: Slot,
     ) -> Result<(Arc<Self>, Arc<Endpoint>), EndpointError> {
+        if queues.len() > QUEUES_MAX {
+            let id = id.to_owned();
+            return Err(EndpointError::TooManyQueues { id, queues: queues.len(), max: QUEUES_MAX });
+        }
         let failed =
             |what| move |source| EndpointError::Resources { id: id.to_owned(), what, source };
         let vectors = vectors.unwrap_or((queues.len() + 1).min(2048) as u16);

@@ -5,6 +5,7 @@ pub mod config;
 mod device;
 mod queue;
 mod regs;
+mod sg;
 pub mod spec;
 pub mod status;
 

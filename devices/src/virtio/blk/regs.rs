@@ -175,7 +175,7 @@ impl ConfigSpace {
 
     fn seg_max(&self) -> u32 {
         if self.config.seg_max_adjust {
-            u32::from(self.config.queue_size) - 2
+            u32::from(self.config.queue_size).saturating_sub(2).max(1)
         } else {
             SEG_MAX_FIXED
         }
