@@ -26,6 +26,7 @@ use crate::{
 
 /// What the main loop serves beside the machine.
 pub struct Ends {
+    pub(super) sandbox: Sandbox,
     pub(super) serial: HostEnd,
 }
 
@@ -45,7 +46,8 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     let memory = guest_memory(spec.memory, &map)?;
     let vm = Vm::new(&host, &memory)?;
     let bus = Bus::new(Box::new(vm.accelerator()));
-    let serial = HostEnd::open(&spec.serial)?;
+    let sandbox = Sandbox::new(spec.sandbox).map_err(resources("seccomp filters"))?;
+    let serial = HostEnd::open(&spec.serial, &sandbox)?;
     let mut board = Board::new(Connections {
         vm: vm.fd(),
         bus: &bus,
@@ -56,7 +58,6 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         debug_exit: spec.debug_exit,
     })?;
     let routes = Routes::new(Arc::clone(vm.fd())).map_err(resources("interrupt routes"))?;
-    let sandbox = Sandbox::default();
     let iothreads = Iothreads::start(spec, &mailbox, &sandbox)?;
     let sockets = Sockets {
         board: &mut board,
@@ -81,6 +82,7 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         let run_size = vm.fd().run_size();
         parts.push(CpuParts { fd, reset, bus: bus.view(), ring: ring.clone(), run_size });
     }
+    let main = sandbox.clone();
     let confine = move || sandbox.enter(Kind::Vcpu);
     let cpus = Cpus::spawn(parts, &mailbox, confine).map_err(resources("virtual CPU threads"))?;
     let machine = Machine {
@@ -103,7 +105,7 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         clock: None,
         outcome: None,
     };
-    Ok((machine, Ends { serial }))
+    Ok((machine, Ends { sandbox: main, serial }))
 }
 
 impl Machine {

@@ -8,6 +8,7 @@ use super::{BuildError, Machine, build, build::Ends, signals::Signals};
 use crate::{
     kvm::line::Line,
     monitor::{Server, Shared, schema::ShutdownCause},
+    sandbox::Kind,
     serial::SerialInput,
     spec::MachineSpec,
 };
@@ -58,6 +59,8 @@ fn run_loop(
     let serial = Rc::new(RefCell::new(SerialInput::new(ends.serial, port, keys)));
     manager.add_subscriber(Box::new(Shares(Rc::clone(&serial))));
 
+    let refused = |source| BuildError::Resources { what: "a seccomp filter", source };
+    ends.sandbox.enter(Kind::Main).map_err(refused)?;
     machine.borrow_mut().power_on();
     let status = loop {
         if let Some(status) = machine.borrow().outcome() {

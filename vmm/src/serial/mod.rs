@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use crate::{
     console::{Escape, RawTerminal},
     monitor::socket::{Listener, SocketError, connect},
+    sandbox::Sandbox,
     spec::SerialSpec,
 };
 pub use input::{Keys, SerialInput};
@@ -72,9 +73,9 @@ impl HostEnd {
     ///
     /// # Errors
     /// [`SerialError`].
-    pub fn open(spec: &SerialSpec) -> Result<Self, SerialError> {
+    pub fn open(spec: &SerialSpec, sandbox: &Sandbox) -> Result<Self, SerialError> {
         let room = EventFd::new(EFD_NONBLOCK).map_err(other("make an eventfd"))?;
-        let outlet = Outlet::spawn().map_err(other("start its thread"))?;
+        let outlet = Outlet::spawn(sandbox).map_err(other("start its thread"))?;
         let source = match spec {
             SerialSpec::Null => Source::Nothing,
             SerialSpec::Stdio => {

@@ -12,6 +12,8 @@ use std::{
 
 use spindle_devices::platform::serial::Output;
 
+use crate::sandbox::{Kind, Sandbox};
+
 /// Output that waits to be written, at most; beyond it the newest is lost, as on a wire.
 const WAITING_MAX: usize = 1 << 20;
 /// How long output gathers before it is written.
@@ -141,10 +143,15 @@ impl Outlet {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn spawn() -> io::Result<Self> {
+    pub fn spawn(sandbox: &Sandbox) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let its = Arc::clone(&shared);
-        let thread = Builder::new().name("serial".to_owned()).spawn(move || its.run())?;
+        let (its, sandbox) = (Arc::clone(&shared), sandbox.clone());
+        let thread = Builder::new().name("serial".to_owned()).spawn(move || {
+            match sandbox.enter(Kind::Serial) {
+                Ok(()) => its.run(),
+                Err(e) => log::error!("serial console: cannot be confined: {e}"),
+            }
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -25,7 +25,7 @@ fn received(port: &SerialPort) -> Vec<u8> {
 }
 
 fn join(spec: &SerialSpec) -> (Arc<SerialPort>, SerialInput) {
-    let end = HostEnd::open(spec).unwrap();
+    let end = HostEnd::open(spec, &Sandbox::default()).unwrap();
     let port = Arc::new(SerialPort::new(event(), Box::new(end.tap()), end.room()));
     let keys = Box::new(|_| String::new());
     let input = SerialInput::new(end, Arc::clone(&port), keys);
@@ -49,7 +49,7 @@ fn a_file_gets_everything_in_order() {
 #[test]
 fn a_file_that_cannot_be_made_is_named() {
     let spec = SerialSpec::File("/nonexistent/log".into());
-    let error = HostEnd::open(&spec).err().unwrap().to_string();
+    let error = HostEnd::open(&spec, &Sandbox::default()).err().unwrap().to_string();
     assert!(error.contains("/nonexistent/log"), "{error}");
 }
 
