@@ -33,6 +33,15 @@ fn ask(function: &Function, ring: &mut DriverRing, len: u32) -> u64 {
 }
 
 #[test]
+fn there_is_no_configuration_where_there_is_nothing_to_configure() {
+    let (function, _) = rng(u64::MAX, Duration::from_secs(1));
+    assert_eq!(function.config.capability, 0);
+    for place in [function.common, function.notify, function.isr] {
+        assert!(place.capability != 0 && place.len > 0);
+    }
+}
+
+#[test]
 fn buffers_are_filled() {
     let (function, mut ring) = rng(u64::MAX, Duration::from_secs(1));
     let at = ask(&function, &mut ring, 1000);
