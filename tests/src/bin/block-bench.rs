@@ -10,6 +10,7 @@ use spindle_block::{
         file::{FileNode, FileOptions},
         null::{NullNode, NullOptions},
     },
+    qcow2,
     ring::{self, Aio},
     root::Policy,
 };
@@ -150,7 +151,16 @@ fn open(cx: &Cx, request: &Request) -> Result<Arc<dyn Node>, String> {
     let options = FileOptions { direct: request.direct, ..FileOptions::new(&request.file) };
     let file = FileNode::open(&options).map_err(|e| e.to_string())?;
     match request.format.as_str() {
-        "qcow2" => Err(format!("{}: qcow2 {}", request.file, cx.engine())),
+        "qcow2" => {
+            let task_cx = Cx::clone(cx);
+            let options = qcow2::Options::default();
+            let opened =
+                cx.block_on(async move { qcow2::open(&task_cx, file, None, options).await });
+            match opened {
+                Ok(image) => Ok(image),
+                Err(error) => Err(format!("cannot open {}: {error}", request.file)),
+            }
+        }
         _ => Ok(file),
     }
 }
