@@ -5,12 +5,14 @@
 
 pub mod crash;
 mod model;
+mod seeds;
 mod stage;
 mod worker;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use model::Model;
+pub use seeds::seeds;
 pub use stage::{Job, Stage, job};
 
 use crate::{

@@ -143,7 +143,7 @@ impl Task {
             }
             Op::Read => {
                 let range = self.range();
-                let start = lock(&self.sectors).tick();
+                let start = lock(&self.sectors).start_read();
                 let buf = IoBuf::from_slice(&vec![0xee; range.len as usize]);
                 let (io, result) = node_io(cx, &self.node, Io { op, range, buf }).await;
                 result.map_err(|e| format!("read of {range:?}: {e}"))?;

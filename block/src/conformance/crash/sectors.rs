@@ -69,6 +69,8 @@ struct Entry {
     start: u64,
     end: Option<u64>,
     durable: bool,
+    /// Replaced durably: only reads that are under way may still show it.
+    gone: bool,
 }
 
 impl Entry {
@@ -87,6 +89,8 @@ pub struct Sectors {
     entries: Vec<Vec<Entry>>,
     /// Sectors with changes that are not durable.
     dirty: Vec<usize>,
+    /// Reads under way.
+    reads: usize,
     now: u64,
 }
 
@@ -107,10 +111,18 @@ impl Sectors {
     pub fn new(values: impl IntoIterator<Item = Value>) -> Self {
         let entry = |value| {
             let (start, end) = (0, Some(0));
-            vec![Entry { request: 0, value, optional: false, start, end, durable: true }]
+            vec![Entry {
+                request: 0,
+                value,
+                optional: false,
+                start,
+                end,
+                durable: true,
+                gone: false,
+            }]
         };
         let entries = values.into_iter().map(entry).collect();
-        Self { entries, dirty: Vec::new(), now: 0 }
+        Self { entries, dirty: Vec::new(), reads: 0, now: 0 }
     }
 
     /// The size of the disk in bytes.
@@ -119,10 +131,16 @@ impl Sectors {
         self.entries.len() as u64 * SECTOR
     }
 
-    /// The present time, for [`Sectors::flushed`] and [`Sectors::check_read`].
+    /// The present time, for [`Sectors::flushed`].
     pub fn tick(&mut self) -> u64 {
         self.now += 1;
         self.now
+    }
+
+    /// A read begins. Returns the time, for [`Sectors::check_read`], which ends it.
+    pub fn start_read(&mut self) -> u64 {
+        self.reads += 1;
+        self.tick()
     }
 
     /// A request begins to change `range`: to zeros, or with `writes` to its own number. With
@@ -130,7 +148,15 @@ impl Sectors {
     pub fn start(&mut self, range: Range, writes: bool, optional: bool) -> Change {
         let start = self.tick();
         let value = if writes { Value::Written(start) } else { Value::Zero };
-        let entry = Entry { request: start, value, optional, start, end: None, durable: false };
+        let entry = Entry {
+            request: start,
+            value,
+            optional,
+            start,
+            end: None,
+            durable: false,
+            gone: false,
+        };
         for lba in lbas(range) {
             self.entries[lba].push(entry);
             self.dirty.push(lba);
@@ -147,7 +173,7 @@ impl Sectors {
                 entry.end = Some(now);
                 entry.durable |= durable;
             }
-            prune(entries);
+            prune(entries, self.reads);
         }
     }
 
@@ -161,7 +187,7 @@ impl Sectors {
             for entry in entries.iter_mut() {
                 entry.durable |= entry.end.is_some_and(|end| end < start);
             }
-            prune(entries);
+            prune(entries, self.reads);
             if entries.iter().any(|e| !e.durable) {
                 self.dirty.push(lba);
             }
@@ -181,7 +207,8 @@ impl Sectors {
     ///
     /// # Errors
     /// A sentence about the first sector that is wrong.
-    pub fn check_read(&self, range: Range, start: u64, bytes: &[u8]) -> Result<(), String> {
+    pub fn check_read(&mut self, range: Range, start: u64, bytes: &[u8]) -> Result<(), String> {
+        self.reads -= 1;
         for (lba, sector) in lbas(range).zip(bytes.chunks(SECTOR as usize)) {
             let value = decode(lba as u64, sector)?;
             if !self.read_may_see(lba, value, start) {
@@ -199,7 +226,7 @@ impl Sectors {
         for (lba, sector) in lbas(range).zip(bytes.chunks(SECTOR as usize)) {
             let value = decode(lba as u64, sector)?;
             let entries = &self.entries[lba];
-            if !entries.iter().any(|e| e.value == value) {
+            if !entries.iter().any(|e| e.value == value && !e.gone) {
                 return Err(format!("sector {lba} is {value:?} after the crash: {entries:?}"));
             }
         }
@@ -208,9 +235,12 @@ impl Sectors {
 }
 
 /// Forgets what a durable change has replaced for good.
-fn prune(entries: &mut Vec<Entry>) {
+fn prune(entries: &mut Vec<Entry>, reads: usize) {
     let durable: Vec<Entry> = entries.iter().filter(|e| e.durable).copied().collect();
-    entries.retain(|e| !durable.iter().any(|f| f.replaces(e)));
+    for entry in entries.iter_mut() {
+        entry.gone |= durable.iter().any(|f| f.replaces(entry));
+    }
+    entries.retain(|e| reads > 0 || !e.gone);
 }
 
 #[cfg(test)]
@@ -221,21 +251,34 @@ mod tests {
 
     fn after_crash(sectors: &Sectors) -> Vec<u64> {
         let may = |id| sectors.check_crashed(ONE, &encode(0, Value::Written(id))).is_ok();
-        let mut ids: Vec<u64> = (0..20).filter(|id| may(*id)).collect();
+        let mut ids: Vec<u64> = (0..500).filter(|id| may(*id)).collect();
         if sectors.check_crashed(ONE, &encode(0, Value::Zero)).is_ok() {
-            ids.push(99);
+            ids.push(999);
         }
         ids
     }
 
     fn readable(sectors: &mut Sectors) -> Vec<u64> {
-        let now = sectors.tick();
-        let may = |id| sectors.check_read(ONE, now, &encode(0, Value::Written(id))).is_ok();
-        let mut ids: Vec<u64> = (0..20).filter(|id| may(*id)).collect();
-        if sectors.check_read(ONE, now, &encode(0, Value::Zero)).is_ok() {
-            ids.push(99);
+        let mut may = |value| {
+            let start = sectors.start_read();
+            sectors.check_read(ONE, start, &encode(0, value)).is_ok()
+        };
+        let mut ids: Vec<u64> = (0..500).filter(|id| may(Value::Written(*id))).collect();
+        if may(Value::Zero) {
+            ids.push(999);
         }
         ids
+    }
+
+    #[test]
+    fn a_read_may_show_what_was_there_when_it_began() {
+        let mut sectors = Sectors::new([Value::Written(0)]);
+        let read = sectors.start_read();
+        let one = sectors.start(ONE, true, false);
+        sectors.end(one, true);
+        assert_eq!(after_crash(&sectors), [one.request]);
+        assert_eq!(sectors.check_read(ONE, read, &encode(0, Value::Written(0))), Ok(()));
+        assert_eq!(readable(&mut sectors), [one.request]);
     }
 
     #[test]
@@ -277,10 +320,10 @@ mod tests {
         sectors.end(discard, false);
         let flush = sectors.tick();
         sectors.flushed(flush);
-        assert_eq!(after_crash(&sectors), [0, 99]);
+        assert_eq!(after_crash(&sectors), [0, 999]);
         let zeroes = sectors.start(ONE, false, false);
         sectors.end(zeroes, true);
-        assert_eq!(after_crash(&sectors), [99]);
+        assert_eq!(after_crash(&sectors), [999]);
     }
 
     #[test]
