@@ -10,11 +10,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 pub use history::{History, Mix, SharedSectors, check_disk, lock, run};
 pub use sectors::{Change, SECTOR, Sectors, Value, decode, encode};
 
-use super::Stage;
-use crate::{
-    Node,
-    ring::sim::{CrashImage, World},
-};
+use crate::ring::sim::{CrashImage, World};
 
 /// What is done with the images that cuts leave.
 pub trait Verify {
@@ -36,18 +32,17 @@ pub struct Cuts {
     pub images: u32,
 }
 
-/// Runs a history and cuts it. Returns the number of images that were checked.
+/// Runs `body`, which changes the world's files and follows that in `sectors`, and cuts it. Returns
+/// the number of images that were checked.
 ///
 /// # Errors
-/// A sentence about the first thing that was wrong, in the history or behind a cut.
+/// A sentence about the first thing that was wrong, in the body or behind a cut.
 pub fn cut(
     world: &World,
-    stage: &Stage,
-    node: &Arc<dyn Node>,
     sectors: &SharedSectors,
-    history: History,
     cuts: Cuts,
     verify: impl Verify + 'static,
+    body: impl FnOnce() -> Result<(), String>,
 ) -> Result<u64, String> {
     let state = Rc::new(RefCell::new(State {
         rng: fastrand::Rng::with_seed(cuts.seed),
@@ -69,7 +64,7 @@ pub fn cut(
             world.power_off();
         }
     });
-    let result = run(stage, node, sectors, history);
+    let result = body();
     world.observe(|_, _| ());
     let mut state = state.borrow_mut();
     if let Some(error) = state.failed.take() {

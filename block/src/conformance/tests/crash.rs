@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::{
     conformance::crash::{
-        Cuts, History, Mix, Sectors, SharedSectors, Value, Verify, cut, encode, lock,
+        Cuts, History, Mix, Sectors, SharedSectors, Value, Verify, cut, encode, lock, run,
     },
     nodes::file::FileNode,
     ring::sim::CrashImage,
@@ -98,7 +98,7 @@ fn crash(
     let sectors = Arc::new(Mutex::new(Sectors::new(values)));
     let history = History { seed, tasks: 6, requests: 30, hot: 4, mix: Mix::default() };
     let cuts = Cuts { seed, every: 1, images: 2 };
-    cut(&world, &stage, &node, &sectors, history, cuts, Bytes)
+    cut(&world, &sectors, cuts, Bytes, || run(&stage, &node, &sectors, history))
 }
 
 #[test]
