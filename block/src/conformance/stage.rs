@@ -112,6 +112,13 @@ impl Stage {
         Ok(results.into_iter().flatten().collect())
     }
 
+    /// Interrupts the simulated iothread that has its turn: see [`World::interrupt`].
+    pub fn interrupt(&self) {
+        if let Kind::Sim { world, iothreads } = &self.kind {
+            world.interrupt(iothreads);
+        }
+    }
+
     /// Runs one job on the first iothread.
     ///
     /// # Errors

@@ -130,7 +130,8 @@ impl Qcow2 {
         let pin = self.pins.pin(lane);
         match self.look_up(range) {
             Some(Found { stretch: Stretch::Host { at, owned }, len, settled, tainted: false })
-                if (owned || !holds(Rule::CopyShared)) && (settled || op == OpKind::Write) =>
+                if (owned || !holds(Rule::CopyShared))
+                    && (settled || op == OpKind::Write || !holds(Rule::DurableLeaf)) =>
             {
                 self.leaf(lane, op, Range::new(at, len), pin)
             }
@@ -163,7 +164,7 @@ impl Qcow2 {
 
     /// While no metadata waits to be written, a flush is a sync of the file.
     pub(super) fn map_flush(&self, lane: Lane, range: Range) -> Map {
-        if !self.cache.is_settled() {
+        if !self.cache.is_settled() && holds(Rule::DurableLeaf) {
             return Map::Slow;
         }
         self.host.node().map(lane, OpKind::Flush, range)

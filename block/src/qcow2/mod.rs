@@ -37,6 +37,8 @@ pub mod info;
 pub mod mutation;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::{

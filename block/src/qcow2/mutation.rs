@@ -6,8 +6,6 @@
 pub enum Rule {
     /// Raised refcounts and written data are durable before an L2 entry is written.
     SyncBeforeL2,
-    /// L2 tables are durable before an L1 entry points to them.
-    SyncBeforeL1,
     /// New refcount blocks are durable before the table points to them.
     SyncBeforeReftable,
     /// Refcounts are written at all before the L2 entries that need them.
@@ -31,13 +29,15 @@ pub enum Rule {
     /// Write-back copies L2 entries before it copies refcounts, so that it never writes an entry
     /// whose refcount it has not seen.
     SnapshotOrder,
+    /// A FUA write or a flush is a single request on the file only while the mappings it depends on
+    /// are durable.
+    DurableLeaf,
 }
 
 impl Rule {
     /// Every rule, for tests.
     pub const ALL: [Self; 13] = [
         Self::SyncBeforeL2,
-        Self::SyncBeforeL1,
         Self::SyncBeforeReftable,
         Self::RefcountsBeforeL2,
         Self::DataBeforeMapping,
@@ -49,6 +49,7 @@ impl Rule {
         Self::FlushSyncs,
         Self::CopyShared,
         Self::SnapshotOrder,
+        Self::DurableLeaf,
     ];
 }
 
@@ -87,3 +88,53 @@ pub(super) fn holds(rule: Rule) -> bool {
 pub(super) fn holds(_: Rule) -> bool {
     true
 }
+
+#[cfg(test)]
+type Other = Box<dyn FnMut()>;
+
+#[cfg(test)]
+thread_local! {
+    static OTHERS: std::cell::RefCell<Option<Other>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Has `others` run wherever a thread may be interrupted at a bad moment, until called again. For
+/// tests, in which all iothreads share one thread.
+#[cfg(test)]
+pub fn interrupt_with(others: Option<Other>) {
+    OTHERS.with(|slot| *slot.borrow_mut() = others);
+}
+
+/// Nothing is interrupted until this is dropped: see [`interrupt_with`].
+#[cfg(test)]
+pub struct Uninterrupted(Option<Other>);
+
+#[cfg(test)]
+impl Uninterrupted {
+    /// From now on.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(OTHERS.with(|slot| slot.borrow_mut().take()))
+    }
+}
+
+#[cfg(test)]
+impl Drop for Uninterrupted {
+    fn drop(&mut self) {
+        OTHERS.with(|slot| *slot.borrow_mut() = self.0.take());
+    }
+}
+
+/// A bad moment to be interrupted.
+#[cfg(test)]
+pub(super) fn interrupted() {
+    let others = OTHERS.with(|slot| slot.borrow_mut().take());
+    if let Some(mut others) = others {
+        others();
+        OTHERS.with(|slot| *slot.borrow_mut() = Some(others));
+    }
+}
+
+/// A bad moment to be interrupted: for tests.
+#[cfg(not(test))]
+#[inline(always)]
+pub(super) fn interrupted() {}

@@ -112,8 +112,8 @@ impl Qcow2 {
     /// Makes the L2 table of a guest cluster our own: a new one where there is none, a copy where
     /// a snapshot uses it too.
     ///
-    /// Order: the table's contents are complete before the L1 entry changes in memory, and durable
-    /// before it is written ([`super::writeback`]).
+    /// Order: the table's contents are complete before the L1 entry changes in memory, and so durable
+    /// before it is written ([`super::writeback`], steps 2 and 4).
     pub(super) async fn own_table(&self, cx: &Cx, cluster: u64) -> Result<(), BlockError> {
         let index = self.layout.l1_of_slice(self.layout.slice_of(cluster));
         if self.l1.table(index)?.owned {

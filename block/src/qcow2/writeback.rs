@@ -6,12 +6,12 @@
 //!    refcounts, are durable. (With lazy refcounts the dirty bit is made durable instead.)
 //! 3. If there are new refcount blocks, the refcount table; if the table has outgrown its place, a
 //!    new table, sync, and the header's pointer to it. **Sync.**
-//! 4. L2 slices. **Sync**, if 5 has anything to do.
-//! 5. L1 entries of new L2 tables.
-//! 6. **Sync.** Now the changes are durable, and what they freed may leave the limbo.
+//! 4. L2 slices, and the L1 entries of new L2 tables, in any order: a table was whole, and the file
+//!    long enough for it, before its L1 entry was copied, so the sync of step 2 covers them.
+//! 5. **Sync.** Now the changes are durable, and what they freed may leave the limbo.
 //!
 //! A crash between any two of these leaves clusters with refcounts that nobody points to: leaks.
-//! Refcounts are lowered in memory only after step 6 of the write-back that removed the reference,
+//! Refcounts are lowered in memory only after step 5 of the write-back that removed the reference,
 //! so no copy of step 1 can hold a refcount that is lower than what the file's tables need.
 //!
 //! Write-backs of one image do not overlap. Flushes that arrive while one runs share the next.
@@ -27,7 +27,7 @@ use super::{
     header::{field, incompatible},
     join::{self, Work},
     l1::{self, L1Write},
-    mutation::{Rule, holds},
+    mutation::{Rule, holds, interrupted},
     refcount::{Piece, RefWrites},
     sync::{lock, remember},
 };
@@ -118,8 +118,10 @@ impl<'a> Snapshot<'a> {
             if refcounts { image.alloc.begin_write(chunk) } else { Ok(Some(RefWrites::default())) }
         };
         let early = if holds(Rule::SnapshotOrder) { None } else { refs()? };
+        interrupted();
         let slices = image.cache.begin_write();
         let (l1, l1_writes) = image.l1.begin_write(chunk);
+        interrupted();
         let mut snapshot =
             Self { image, slices, l1, l1_writes, refs: RefWrites::default(), durable: false };
         let late = if early.is_some() { early } else { refs()? };
@@ -182,12 +184,9 @@ impl Qcow2 {
             self.set_incompatible(cx, incompatible::DIRTY, 0).await?;
         }
         self.write_refcounts(cx, &snapshot.refs).await?;
-        let slices = self.located(&snapshot.slices)?;
-        self.write_pieces(cx, &slices).await?;
-        if !snapshot.l1_writes.is_empty() {
-            self.sync_at(cx, Rule::SyncBeforeL1).await?;
-            self.write_pieces(cx, &snapshot.l1_writes).await?;
-        }
+        let mut pieces = self.located(&snapshot.slices)?;
+        pieces.extend(snapshot.l1_writes.iter().cloned());
+        self.write_pieces(cx, &pieces).await?;
         self.sync_at(cx, Rule::FlushSyncs).await
     }
 

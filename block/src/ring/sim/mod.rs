@@ -33,14 +33,17 @@ pub use image::Image;
 
 use super::{Done, FileOp, Request};
 use crate::{
-    BlockError, Cx, IoBuf, Iothread,
+    BlockError, Cx, IoBuf, Iothread, Lane,
     file::{Backend, File},
     iothread::Clock,
 };
 use disk::{Change, Disk};
 
-/// The shortest and the longest time that a request takes, in nanoseconds.
+/// The shortest and the longest time that most requests take, in nanoseconds.
 const LATENCY_NS: std::ops::Range<u64> = 5_000..500_000;
+/// One request in so many takes up to [`SLOWER`] times as long: much happens around it meanwhile.
+const SLOW_ONE_IN: u8 = 16;
+const SLOWER: u64 = 40;
 
 /// Something that changes what a power loss may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,8 @@ struct Inner {
     events: u64,
     observer: Option<Observer>,
     off: bool,
+    /// The iothread that has its turn in [`World::run_until`].
+    running: Option<Lane>,
 }
 
 impl Drop for Inner {
@@ -137,6 +142,7 @@ impl World {
             events: 0,
             observer: None,
             off: false,
+            running: None,
         })))
     }
 
@@ -277,8 +283,7 @@ impl World {
             for cx in iothreads.iter().cycle().skip(first).take(iothreads.len()) {
                 // Not every iothread gets a turn every time.
                 if self.0.borrow_mut().rng.u8(0..4) > 0 {
-                    busy |= cx.turn();
-                    cx.kick();
+                    busy |= self.turn(cx);
                 } else {
                     busy = true;
                 }
@@ -294,6 +299,30 @@ impl World {
             }
         }
         true
+    }
+
+    fn turn(&self, cx: &Cx) -> bool {
+        let before = self.0.borrow_mut().running.replace(cx.lane());
+        let busy = cx.turn();
+        cx.kick();
+        self.0.borrow_mut().running = before;
+        busy
+    }
+
+    /// Interrupts the iothread that has its turn in [`World::run_until`]: the others go on, as if on
+    /// threads of their own, and requests complete.
+    pub fn interrupt(&self, iothreads: &[Cx]) {
+        let (running, rounds) = {
+            let mut inner = self.0.borrow_mut();
+            (inner.running, inner.rng.u32(0..12))
+        };
+        let Some(running) = running else { return };
+        for _ in 0..rounds {
+            for cx in iothreads.iter().filter(|cx| cx.lane() != running) {
+                self.turn(cx);
+            }
+            self.step();
+        }
     }
 
     /// Runs `iothreads` until nothing can happen any more.
@@ -426,7 +455,9 @@ impl Inner {
             Some(FaultAction::Delay(time)) => u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
             _ => 0,
         };
-        let latency = self.rng.u64(LATENCY_NS);
+        let slow = self.rng.u8(0..SLOW_ONE_IN) == 0;
+        let factor = if slow { self.rng.u64(2..=SLOWER) } else { 1 };
+        let latency = self.rng.u64(LATENCY_NS) * factor;
         let due = self.ns.load(SeqCst).saturating_add(latency).saturating_add(delay);
         self.sequence += 1;
         let submitted = self.sequence;

@@ -1,0 +1,126 @@
+//! Images in a crash: random histories of several iothreads, cut at their writes and flushes. What
+//! is left opens again with leaks at most, holds every byte of the last completed flush or FUA
+//! write, and every later sector is old or new.
+//!
+//! `SPINDLE_SOAK=SECONDS` goes on with fresh seeds; `SPINDLE_SEED=N` runs one.
+
+mod mutations;
+mod recovery;
+mod shape;
+
+use std::rc::Rc;
+
+use super::mutation;
+use crate::{
+    conformance::{
+        Stage,
+        crash::{Cuts, Mix, cut, lock},
+        seeds,
+    },
+    ring::sim::World,
+};
+use recovery::Recovery;
+use shape::{Origin, Sessions, Shape};
+
+/// Runs `sessions` on an image and cuts them; QEMU looks at one image in `oracle`. Returns the number
+/// of images that were checked.
+fn crash(shape: Shape, sessions: &Sessions, cuts: Cuts, oracle: u32) -> Result<u64, String> {
+    let world = World::new(sessions.seed);
+    let stage = Rc::new(Stage::sim(&world, sessions.iothreads).map_err(|e| e.to_string())?);
+    let sectors = shape.sectors();
+    let files = shape.create(&world, &stage)?;
+    if shape.prefill > 0 {
+        let len = world.contents(&files.image).len();
+        Sessions::prefill(&stage, &files, &sectors, len)?;
+    }
+    let recovery = Recovery::new(shape, sessions.seed).oracle(oracle);
+    let others = Rc::clone(&stage);
+    mutation::interrupt_with(Some(Box::new(move || others.interrupt())));
+    let run = || sessions.run(&world, &stage, &files, &sectors);
+    let result = cut(&world, &sectors, cuts, recovery, run);
+    mutation::interrupt_with(None);
+    result
+}
+
+fn survives(shape: Shape, every: u64, at_least: u64) {
+    let mut checked = 0;
+    for seed in seeds([1]) {
+        let cuts = Cuts { seed, every, images: 1 };
+        let result = crash(shape, &Sessions::new(seed), cuts, 60);
+        checked += result.unwrap_or_else(|e| panic!("{shape:?}, seed {seed:#x}: {e}"));
+    }
+    println!("{checked} images");
+    // A replay is one history alone.
+    assert!(checked >= at_least || std::env::var_os("SPINDLE_SEED").is_some(), "{checked} images");
+}
+
+#[test]
+fn clusters_of_512_bytes() {
+    survives(Shape { base: 40 << 10, ..Shape::new(9, 64 << 10) }, 1, 300);
+}
+
+#[test]
+fn clusters_of_4_kib() {
+    survives(Shape::new(12, 256 << 10), 1, 300);
+}
+
+#[test]
+fn clusters_of_4_kib_over_a_backing_file() {
+    survives(Shape { base: 200 << 10, align: 512, ..Shape::new(12, 256 << 10) }, 1, 300);
+}
+
+#[test]
+fn lazy_refcounts() {
+    survives(Shape { lazy: true, base: 40 << 10, ..Shape::new(9, 64 << 10) }, 1, 300);
+    survives(Shape { lazy: true, ..Shape::new(12, 256 << 10) }, 1, 300);
+}
+
+#[test]
+fn version_2() {
+    survives(Shape { version: 2, base: 100 << 10, ..Shape::new(10, 128 << 10) }, 1, 300);
+}
+
+#[test]
+fn clusters_of_64_kib_with_a_small_cache() {
+    survives(
+        Shape { base: 1 << 20, align: 4096, small_cache: true, ..Shape::new(16, 2 << 20) },
+        2,
+        150,
+    );
+}
+
+#[test]
+fn many_tables_and_a_small_cache() {
+    // An L2 table of 512-byte clusters maps 32 KiB.
+    survives(Shape { small_cache: true, ..Shape::new(9, 512 << 10) }, 2, 150);
+}
+
+#[test]
+fn compressed_clusters() {
+    survives(Shape { origin: Origin::Compressed, ..Shape::new(12, 256 << 10) }, 1, 300);
+}
+
+#[test]
+fn a_snapshot_is_not_harmed() {
+    survives(Shape { origin: Origin::Snapshot, ..Shape::new(12, 128 << 10) }, 1, 300);
+}
+
+#[test]
+fn clusters_of_2_mib() {
+    survives(Shape { base: 3 << 20, ..Shape::new(21, 8 << 20) }, 8, 30);
+}
+
+#[test]
+fn refcount_tables_that_outgrow_their_place() {
+    // A refcount table of one 512-byte cluster counts 8 MiB of file.
+    let shape = Shape { prefill: 15_700, ..Shape::new(9, 10 << 20) };
+    let mut checked = 0;
+    for seed in seeds([1]) {
+        let mix = Mix { discard: 2, zeroes: 2, write: 80, ..Mix::default() };
+        let sessions = Sessions { mix, hot: 20_000, requests: 30, ..Sessions::new(seed) };
+        let cuts = Cuts { seed, every: 25, images: 1 };
+        let result = crash(shape, &sessions, cuts, 0);
+        checked += result.unwrap_or_else(|e| panic!("seed {seed:#x}: {e}"));
+    }
+    println!("{checked} images");
+}

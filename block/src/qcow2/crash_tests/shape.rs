@@ -1,0 +1,251 @@
+//! The images that are crashed, and the work that is done on them.
+
+use std::sync::{Arc, Mutex};
+
+use super::recovery::qemu_img;
+use crate::{
+    Cx, Node,
+    conformance::{
+        Stage, close_all,
+        crash::{History, Mix, SECTOR, Sectors, SharedSectors, Value, encode, run},
+    },
+    file::File,
+    nodes::file::FileNode,
+    qcow2::{
+        Options,
+        create::{CreateOptions, create},
+        open,
+    },
+    ring::sim::{CrashImage, Image, World},
+};
+
+/// Names of the files in a world.
+pub(super) const IMAGE: &str = "image.qcow2";
+pub(super) const BASE: &str = "base.raw";
+
+/// Where an image comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It is new and empty.
+    New,
+    /// QEMU made it, with every sector written: compressed.
+    Compressed,
+    /// QEMU made it, with every sector written, and a snapshot that shares all clusters.
+    Snapshot,
+}
+
+/// The name of the snapshot.
+pub(super) const SNAPSHOT: &str = "one";
+
+/// What an image is like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub origin: Origin,
+    pub cluster_bits: u32,
+    pub version: u32,
+    pub lazy: bool,
+    /// Bytes of a backing file; 0 for none.
+    pub base: u64,
+    pub size: u64,
+    /// Blocks of the file below in bytes.
+    pub align: u32,
+    /// The smallest cache of L2 entries.
+    pub small_cache: bool,
+    /// Clusters written before the first cut.
+    pub prefill: u64,
+}
+
+impl Shape {
+    pub const fn new(cluster_bits: u32, size: u64) -> Self {
+        Self {
+            origin: Origin::New,
+            cluster_bits,
+            version: 3,
+            lazy: false,
+            base: 0,
+            size,
+            align: 1,
+            small_cache: false,
+            prefill: 0,
+        }
+    }
+
+    fn first_value(&self, lba: u64) -> Value {
+        let written = self.origin != Origin::New || lba * SECTOR < self.base;
+        if written { Value::Written(0) } else { Value::Zero }
+    }
+
+    pub fn sectors(&self) -> SharedSectors {
+        let values = (0..self.size / SECTOR).map(|lba| self.first_value(lba));
+        Arc::new(Mutex::new(Sectors::new(values)))
+    }
+
+    fn options(&self) -> CreateOptions {
+        CreateOptions {
+            cluster_size: 1 << self.cluster_bits,
+            version: self.version,
+            lazy_refcounts: self.lazy,
+            backing: (self.base > 0).then(|| (BASE.to_owned(), "raw".to_owned())),
+            ..CreateOptions::new(self.size)
+        }
+    }
+
+    /// Makes the image and its backing file.
+    pub fn create(&self, world: &World, stage: &Stage) -> Result<Files, String> {
+        let base: Vec<u8> =
+            (0..self.base / SECTOR).flat_map(|lba| encode(lba, Value::Written(0))).collect();
+        let base = Image::from(&*base);
+        let image = if self.origin == Origin::New { Image::default() } else { self.by_qemu()? };
+        let files = Files {
+            image: world.create(IMAGE, image),
+            base: world.create(BASE, base),
+            shape: *self,
+        };
+        if self.origin != Origin::New {
+            return Ok(files);
+        }
+        let (file, options) = (Arc::clone(&files.image), self.options());
+        let align = self.align;
+        stage.run(move |cx| async move {
+            let node: Arc<dyn Node> = FileNode::over(file, 0, align, false);
+            create(&cx, &node, &options).await.map_err(|e| format!("create: {e}"))?;
+            crate::submit::flush(&cx, &node).await.map_err(|e| format!("create: {e}"))
+        })??;
+        Ok(files)
+    }
+}
+
+impl Shape {
+    fn by_qemu(&self) -> Result<Image, String> {
+        let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let (raw, image) = (dir.path().join("raw"), dir.path().join(IMAGE));
+        let bytes: Vec<u8> =
+            (0..self.size / SECTOR).flat_map(|lba| encode(lba, Value::Written(0))).collect();
+        std::fs::write(&raw, bytes).map_err(|e| e.to_string())?;
+        let compat = if self.version == 2 { "0.10" } else { "1.1" };
+        let lazy = if self.lazy { ",lazy_refcounts=on" } else { "" };
+        let options = format!("cluster_size={},compat={compat}{lazy}", 1u64 << self.cluster_bits);
+        let mut args = vec!["convert", "-f", "raw", "-O", "qcow2", "-o", &*options];
+        if self.origin == Origin::Compressed {
+            args.push("-c");
+        }
+        qemu_img(&[0], &args, &[&raw, &image])?;
+        if self.origin == Origin::Snapshot {
+            qemu_img(&[0], &["snapshot", "-c", SNAPSHOT], &[&image])?;
+        }
+        let bytes = std::fs::read(&image).map_err(|e| e.to_string())?;
+        Ok(Image::from(&*bytes))
+    }
+}
+
+/// The files of an image, in one world.
+#[derive(Clone)]
+pub(super) struct Files {
+    pub image: Arc<File>,
+    base: Arc<File>,
+    shape: Shape,
+}
+
+impl Files {
+    /// The files that a crash has left, in a world of their own.
+    pub fn crashed(shape: Shape, world: &World, crash: &CrashImage) -> Result<Self, String> {
+        let file = |name: &str| {
+            let image = crash.file(name).ok_or_else(|| format!("no file {name}"))?;
+            Ok::<_, String>(world.create(name, image.clone()))
+        };
+        Ok(Self { image: file(IMAGE)?, base: file(BASE)?, shape })
+    }
+
+    /// The image file as a node; `len` is its present length in bytes.
+    pub fn node(&self, len: u64, read_only: bool) -> Arc<dyn Node> {
+        FileNode::over(Arc::clone(&self.image), len, self.shape.align, read_only)
+    }
+
+    /// Opens the image for writing.
+    pub async fn open(self, cx: Cx, len: u64) -> Result<Arc<dyn Node>, String> {
+        let shape = self.shape;
+        let backing = (shape.base > 0).then(|| -> Arc<dyn Node> {
+            FileNode::over(Arc::clone(&self.base), shape.base, shape.align, true)
+        });
+        let cache_bytes = shape.small_cache.then_some(0);
+        let options = Options { cache_bytes, ..Options::default() };
+        let node = open(&cx, self.node(len, false), backing, options).await;
+        Ok(node.map_err(|e| format!("open: {e}"))?)
+    }
+}
+
+/// The work that is cut: a history on a new image, and one on the image opened again.
+pub(super) struct Sessions {
+    pub seed: u64,
+    pub iothreads: usize,
+    pub tasks: usize,
+    pub requests: u32,
+    pub mix: Mix,
+    pub hot: u64,
+}
+
+impl Sessions {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, iothreads: 3, tasks: 6, requests: 12, mix: Mix::default(), hot: 6 }
+    }
+
+    /// Runs both, the first to its close.
+    pub fn run(
+        &self,
+        world: &World,
+        stage: &Stage,
+        files: &Files,
+        sectors: &SharedSectors,
+    ) -> Result<(), String> {
+        for session in 0..2u64 {
+            let len = world.contents(&files.image).len();
+            let opened = files.clone();
+            let node = stage.run(move |cx| opened.open(cx, len))??;
+            let history = History {
+                seed: self.seed ^ (session << 56),
+                tasks: self.tasks,
+                requests: self.requests,
+                hot: self.hot,
+                mix: self.mix,
+            };
+            run(stage, &node, sectors, history)?;
+            if session == 0 {
+                let start = super::lock(sectors).tick();
+                stage.run(move |cx| close_all(cx, node))?.map_err(|e| format!("close: {e}"))?;
+                super::lock(sectors).flushed(start);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the first `clusters` clusters, one request each, and closes the image.
+    pub fn prefill(
+        stage: &Stage,
+        files: &Files,
+        sectors: &SharedSectors,
+        len: u64,
+    ) -> Result<(), String> {
+        let (files, sectors) = (files.clone(), Arc::clone(sectors));
+        stage.run(move |cx| async move {
+            let shape = files.shape;
+            let node = files.open(Cx::clone(&cx), len).await?;
+            for cluster in 0..shape.prefill {
+                let bytes = 1 << shape.cluster_bits;
+                let range = crate::Range::new(cluster * bytes, bytes);
+                let change = super::lock(&sectors).start(range, true, false);
+                let value = Value::Written(change.request);
+                let first = range.offset / SECTOR;
+                let data: Vec<u8> =
+                    (first..first + bytes / SECTOR).flat_map(|lba| encode(lba, value)).collect();
+                let buf = crate::IoBuf::from_slice(&data);
+                let written = crate::submit::write(&cx, &node, range.offset, buf).await;
+                written.map_err(|e| format!("prefill: {e}"))?;
+                super::lock(&sectors).end(change, false);
+            }
+            let start = super::lock(&sectors).tick();
+            close_all(cx, node).await.map_err(|e| format!("close: {e}"))?;
+            super::lock(&sectors).flushed(start);
+            Ok(())
+        })?
+    }
+}
