@@ -95,6 +95,7 @@ fn reboots(context: &Context) -> Outcome {
         2) type=pci ;;
         3) type=triple ;;
         esac
+        echo "resetting by $type"
         echo $type >/sys/kernel/reboot/type || exit 1
         reboot -f
         sleep 60
