@@ -21,6 +21,9 @@ pub enum Command {
     },
     /// `query-named-block-nodes` → a list of [`super::schema::BlockDeviceInfo`].
     QueryNamedBlockNodes,
+    /// `x-query-exits` → how often CPUs left the guest, by reason
+    /// ([`ExitTotals`](crate::vcpu::ExitTotals)).
+    QueryExits,
     /// `stop`: pause, answered when no request is in flight.
     Stop,
     /// `cont`.
@@ -113,6 +116,7 @@ const COMMANDS: &[(&str, &[Prop])] = &[
     ("x-fault-del", &[NODE_REQUIRED, RULE.required()]),
     ("x-fault-query", &[NODE]),
     ("x-fault-release", &[NODE_REQUIRED, RULE]),
+    ("x-query-exits", &[]),
 ];
 
 /// What a command is for.
@@ -181,6 +185,7 @@ fn simple(name: &str, args: &Arguments) -> Result<Parsed, QmpError> {
             query_nodes: args.0.get("query-nodes").and_then(Value::as_bool).unwrap_or(false),
         },
         "query-named-block-nodes" => Command::QueryNamedBlockNodes,
+        "x-query-exits" => Command::QueryExits,
         "stop" => Command::Stop,
         "cont" => Command::Cont,
         "system_reset" => Command::SystemReset,
