@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{BlockError, Cx};
 
-/// The first bytes of the image: as many as are written at once, at least 512. A disk writes a
-/// sector whole or not at all, and every field that changes is in the first.
+/// The first 512 bytes of the image, and no more: with small clusters, other things follow. A disk
+/// writes a sector whole or not at all, and every field that changes is in the first.
 pub(super) struct HeaderSector {
     bytes: Mutex<Vec<u8>>,
     one_at_a_time: Semaphore,

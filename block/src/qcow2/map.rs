@@ -113,6 +113,8 @@ impl Qcow2 {
         let pin = self.pins.pin(lane);
         let Some(found) = self.look_up(range) else { return Map::Slow };
         match found.stretch {
+            // In pieces: the task reads them all at once, where the caller would do it in turn.
+            Stretch::Host { .. } if found.len < range.len => Map::Slow,
             Stretch::Host { at, .. } if self.has_leaves() => {
                 self.leaf(lane, OpKind::Read, Range::new(at, found.len), pin)
             }

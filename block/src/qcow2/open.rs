@@ -127,8 +127,7 @@ pub async fn open(
         clear_autoclear(cx, &host, &header).await?;
         header = read_first_cluster(cx, &host).await?.0;
     }
-    let sector = host.align().max(512) as usize;
-    let sector = host.read(cx, 0, sector).await.map_err(io("reading the image header"))?;
+    let sector = host.read(cx, 0, 512).await.map_err(io("reading the image header"))?;
     let tables = Tables::read(cx, &host, &header).await?;
     Ok(Arc::new(assemble(host, backing, &header, sector, tables, options, read_only)))
 }

@@ -54,13 +54,21 @@ impl Qcow2 {
         join::all(work.into_iter(), WIDTH).await
     }
 
-    /// Reads from the backing file. What lies beyond it reads as zeros.
+    /// Reads from the backing file. What lies beyond it reads as zeros. That the backing file is
+    /// damaged does not make this image so.
     pub(super) async fn read_backing(
         &self,
         cx: &Cx,
         range: Range,
-        mut buf: IoBuf,
+        buf: IoBuf,
     ) -> Result<(), BlockError> {
+        match self.read_below(cx, range, buf).await {
+            Err(BlockError::Corrupt) => Err(BlockError::Medium),
+            result => result,
+        }
+    }
+
+    async fn read_below(&self, cx: &Cx, range: Range, mut buf: IoBuf) -> Result<(), BlockError> {
         let Some(backing) = &self.backing else {
             buf.zero(0, range.len);
             return Ok(());

@@ -18,6 +18,9 @@ use crate::{BlockError, Cx, IoBuf, Pin, Range};
 /// Freed clusters in limbo before a write-back is run for their sake, in bytes.
 const LIMBO_MAX: u64 = 32 << 20;
 
+/// Pieces of one request that are written in place at once.
+const WIDTH: usize = 16;
+
 /// What is to be done with the first of some clusters, and how many go the same way.
 enum Plan {
     /// Write in place, from this host offset.
@@ -79,6 +82,7 @@ impl Qcow2 {
         };
         let entries = self.entries(cx, first, last).await?;
         let mut at = range.offset;
+        let mut in_place: Vec<Work<'_>> = Vec::new();
         while at < range.end() {
             let index = (layout.guest_cluster(at) - first) as usize;
             let (plan, count) = self.plan(&entries[index..])?;
@@ -91,7 +95,7 @@ impl Qcow2 {
                     let in_cluster = at & (layout.cluster() - 1);
                     // The guard keeps discards away; the pin does so even if this task is dropped.
                     let pin = self.pins.pin(cx.lane());
-                    self.host.write(cx, host + in_cluster, view, pin).await?;
+                    in_place.push(Box::pin(self.host.write(cx, host + in_cluster, view, pin)));
                     piece.len
                 }
                 Plan::Fresh => self.write_fresh(cx, piece, old, view).await?,
@@ -105,7 +109,7 @@ impl Qcow2 {
                 }
             };
         }
-        Ok(())
+        join::all(in_place.into_iter(), WIDTH).await
     }
 
     /// Decides for the first of these entries, and for as many as go with it.
