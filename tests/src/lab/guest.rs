@@ -132,10 +132,13 @@ impl Guest {
         let image = Image::build("debian")?;
         Ok(Self {
             initrd: Some(image.file("initrd")),
-            append: "root=LABEL=root ro spindle.job=/run/job/job.sh".to_owned(),
+            // Talkative, so that a slow start is not taken for a hang.
+            append: "root=LABEL=root ro loglevel=6 systemd.show_status=1 \
+                     spindle.job=/run/job/job.sh"
+                .to_owned(),
             disks: vec![disk],
             memory_mib: 768,
-            limit: Duration::from_secs(180),
+            limit: Duration::from_secs(300),
             // systemd and udev work for a while before the job and its heartbeat start.
             silence: Duration::from_secs(60),
             ..Self::bare(vmm, image.file("vmlinuz"), job)
