@@ -9,6 +9,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
+    time::Duration,
 };
 
 /// First byte that says which permissions are used (`RAW_LOCK_PERM_BASE`).
@@ -78,11 +79,27 @@ pub enum LockError {
     Failed(io::Error),
 }
 
-/// Locks the image behind `fd` until [`release`] or until its last descriptor closes.
+/// How often, and how far apart, an image that is in use is tried again. The kernel closes the files
+/// of a killed program's io_uring a moment after the program has ended.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Locks the image behind `fd` until [`release`] or until its last descriptor closes. One that is in
+/// use is tried again for half a second.
 ///
 /// # Errors
 /// See [`LockError`]; no lock is left behind then.
 pub fn acquire(fd: BorrowedFd<'_>, mode: Mode) -> Result<(), LockError> {
+    for _ in 1..TRIES {
+        match acquire_now(fd, mode) {
+            Err(LockError::InUse { .. } | LockError::Denied { .. }) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    acquire_now(fd, mode)
+}
+
+fn acquire_now(fd: BorrowedFd<'_>, mode: Mode) -> Result<(), LockError> {
     let result = take(fd, mode).and_then(|()| check(fd, mode));
     if result.is_err() {
         release(fd);
