@@ -48,6 +48,9 @@ enum Need {
 #[derive(Debug)]
 struct State {
     refs: Refcounts,
+    /// Clusters whose refcount is 0 and that are not free yet: their space is being given back. A
+    /// scan must not find them.
+    leaving: HashSet<u64>,
     /// Free runs by first cluster: length, and whether they read as zeros.
     free: BTreeMap<u64, (u64, bool)>,
     /// Free clusters in `scan..scan_end` are not known yet (and not in `free`).
@@ -78,6 +81,7 @@ impl Allocator {
         let scan_end = refs.covered_end().min(file_end);
         let state = State {
             refs,
+            leaving: HashSet::new(),
             free: BTreeMap::new(),
             scan: 0,
             scan_end,
@@ -312,6 +316,9 @@ impl Allocator {
                     Some(0) => return Err(BlockError::Corrupt),
                     Some(count) => {
                         state.refs.set(cluster, count - 1);
+                        if count == 1 {
+                            state.leaving.insert(cluster);
+                        }
                         return Ok(count == 1);
                     }
                     None if !state.refs.covers(cluster) => return Err(BlockError::Corrupt),
@@ -329,6 +336,7 @@ impl Allocator {
         let mut state = lock(&self.state);
         for cluster in start..start + len {
             state.metadata.remove(&cluster);
+            state.leaving.remove(&cluster);
             // What the scan has not passed, the scan will find.
             if !(state.scan..state.scan_end).contains(&cluster) {
                 state.add_free(cluster, 1, zeroed);
@@ -440,7 +448,10 @@ impl State {
         let end = slice_end.min(self.scan_end);
         let mut found = false;
         for cluster in self.scan..end {
-            if self.refs.get(cluster) == Some(0) && !self.metadata.contains(&cluster) {
+            let free = self.refs.get(cluster) == Some(0)
+                && !self.metadata.contains(&cluster)
+                && !self.leaving.contains(&cluster);
+            if free {
                 self.add_free(cluster, 1, false);
                 found = true;
             }

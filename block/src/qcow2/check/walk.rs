@@ -14,8 +14,9 @@ use super::{
 };
 use crate::{BlockError, Cx, Range};
 
-/// The most clusters that are counted: one gigabyte of counters.
-const CLUSTERS_MAX: u64 = 1 << 29;
+/// The most clusters that are counted: three counters of two bytes for each, of which only the pages
+/// that are touched take memory.
+const CLUSTERS_MAX: u64 = 1 << 28;
 /// Bytes read at once.
 const PIECE: u64 = 1 << 20;
 /// Bitmaps that an image can have, and bytes of their directory and tables: the limits of QEMU.

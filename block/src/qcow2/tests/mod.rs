@@ -6,6 +6,7 @@ mod golden;
 mod histories;
 mod hostile;
 mod making;
+mod simulated;
 
 use std::{
     path::{Path, PathBuf},
