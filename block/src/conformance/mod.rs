@@ -39,6 +39,17 @@ pub fn close_all(cx: Cx, node: Arc<dyn Node>) -> LocalBoxFuture<'static, Result<
     })
 }
 
+/// How the size of a disk can be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resize {
+    /// Not at all.
+    Never,
+    /// It can grow.
+    Grow,
+    /// It can grow and shrink.
+    Any,
+}
+
 /// A disk under test.
 #[derive(Clone)]
 pub struct Subject {
@@ -46,8 +57,8 @@ pub struct Subject {
     pub open: Open,
     /// What it holds at first. Its length is the disk's.
     pub contents: Vec<u8>,
-    /// Whether its size can be changed.
-    pub resizable: bool,
+    /// How its size can be changed.
+    pub resize: Resize,
     /// Whether [`ExtentKind::Unallocated`] reads as zeros: there is no backing file.
     pub alone: bool,
 }
@@ -96,8 +107,9 @@ fn run_phases(stage: &Stage, subject: &Subject, effort: Effort) -> Result<(), St
         check_all(stage, &node, &model, alone).map_err(|e| format!("as opened: {e}"))?;
         load(stage, &node, &model, effort, phase)?;
         check_all(stage, &node, &model, alone).map_err(|e| format!("after requests: {e}"))?;
-        if subject.resizable {
-            resize(stage, &node, &model, alone, effort.seed ^ phase)?;
+        if subject.resize != Resize::Never {
+            let shrinks = subject.resize == Resize::Any;
+            resize(stage, &node, &model, alone, shrinks, effort.seed ^ phase)?;
             load(stage, &node, &model, effort, phase + 100)?;
         }
         stage.run(move |cx| close_all(cx, node))?.map_err(|e| format!("close: {e}"))?;
@@ -204,23 +216,24 @@ async fn check_extent(
     Ok(())
 }
 
-/// Grows, shrinks and grows again: what is new is zeros, what was there stays.
+/// Grows, and shrinks and grows again: what is new is zeros, what was there stays.
 fn resize(
     stage: &Stage,
     node: &Arc<dyn Node>,
     model: &Shared,
     alone: bool,
+    shrinks: bool,
     seed: u64,
 ) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let start = lock(model).len();
     let block = u64::from(node.info().request_alignment).max(512);
-    let sizes = [
-        start + block * rng.u64(1..400),
-        start / 2 / block * block + block,
-        start + block * rng.u64(1..100),
-        start,
-    ];
+    let grown = start + block * rng.u64(1..400);
+    let sizes = if shrinks {
+        [grown, start / 2 / block * block + block, start + block * rng.u64(1..100), start]
+    } else {
+        [start, grown, grown + block, grown + block * rng.u64(1..1000)]
+    };
     for size in sizes {
         let resized = Arc::clone(node);
         stage

@@ -1,11 +1,14 @@
 //! Random requests of many tasks on a disk whose sectors are followed.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use super::sectors::{SECTOR, Sectors, Value, encode};
 use crate::{
     Cx, Io, IoBuf, Node, Op, Range,
-    conformance::stage::{Stage, job},
+    conformance::stage::{Job, Stage, job},
     submit::node_io,
 };
 
@@ -16,6 +19,9 @@ pub type SharedSectors = Arc<Mutex<Sectors>>;
 pub fn lock(sectors: &SharedSectors) -> MutexGuard<'_, Sectors> {
     sectors.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// When a disk grows: some requests have been made then, and others follow.
+const GROW_AFTER: Duration = Duration::from_millis(2);
 
 /// What a history is like.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +36,8 @@ pub struct History {
     pub hot: u64,
     /// How likely each request is.
     pub mix: Mix,
+    /// The disk grows to this many bytes meanwhile.
+    pub grow_to: Option<u64>,
 }
 
 /// Weights of the requests of a history.
@@ -72,13 +80,20 @@ pub fn run(
     sectors: &SharedSectors,
     history: History,
 ) -> Result<(), String> {
-    let jobs = (0..history.tasks as u64)
+    let mut jobs: Vec<Job<Result<(), String>>> = (0..history.tasks as u64)
         .map(|n| {
             let rng = fastrand::Rng::with_seed(history.seed ^ (n << 40));
             let task = Task { node: Arc::clone(node), sectors: Arc::clone(sectors), history, rng };
             job(move |cx| task.run(cx))
         })
         .collect();
+    if let Some(size) = history.grow_to {
+        let node = Arc::clone(node);
+        jobs.push(job(move |cx| async move {
+            cx.sleep(GROW_AFTER).await;
+            node.resize(cx, size).await.map_err(|e| format!("resize to {size}: {e}"))
+        }));
+    }
     stage.run_all(jobs)?.into_iter().collect()
 }
 
@@ -115,7 +130,8 @@ impl Task {
     /// Whole blocks: a few of them in one cluster, a whole cluster, or across several.
     fn range(&mut self) -> Range {
         let info = self.node.info();
-        let size = lock(&self.sectors).size();
+        // The sectors are those of the disk at its largest.
+        let size = info.size.min(lock(&self.sectors).size());
         let block = u64::from(info.request_alignment).max(SECTOR);
         let cluster = u64::from(info.preferred_write).max(block);
         let clusters = size.div_ceil(cluster);

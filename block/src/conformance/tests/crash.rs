@@ -96,7 +96,8 @@ fn crash(
     let node = wrap(FileNode::over(file, first.len() as u64, align, false));
     let values = (0..SECTORS).map(|_| Value::Written(0));
     let sectors = Arc::new(Mutex::new(Sectors::new(values)));
-    let history = History { seed, tasks: 6, requests: 30, hot: 4, mix: Mix::default() };
+    let history =
+        History { seed, tasks: 6, requests: 30, hot: 4, mix: Mix::default(), grow_to: None };
     let cuts = Cuts { seed, every: 1, images: 2 };
     cut(&world, &sectors, cuts, Bytes, || run(&stage, &node, &sectors, history))
 }

@@ -2,6 +2,7 @@
 
 mod crash;
 mod nodes;
+mod qcow2;
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -150,7 +151,7 @@ fn subject(file: Arc<File>, contents: Vec<u8>, align: u32, lie: Lie) -> Subject 
         let node: Arc<dyn Node> = Arc::new(Plain { file, size, align, lie });
         Box::pin(async move { Ok(node) })
     });
-    Subject { open, contents, resizable: true, alone: true }
+    Subject { open, contents, resize: Resize::Any, alone: true }
 }
 
 fn on_sim(seed: u64, align: u32, lie: Lie) -> Result<(), String> {

@@ -32,7 +32,7 @@ fn simulated(wrap: impl Fn(Arc<FileNode>) -> Arc<dyn Node> + Send + Sync + Clone
         let wrap = wrap.clone();
         let open =
             opens(move || Ok(wrap(FileNode::over(Arc::clone(&file), SIZE as u64, align, false))));
-        let subject = Subject { open, contents: bytes, resizable: true, alone: true };
+        let subject = Subject { open, contents: bytes, resize: Resize::Any, alone: true };
         check(&stage, &subject, Effort::sample(seed)).expect("conforms");
     }
 }
@@ -63,7 +63,7 @@ fn windows_conform() {
         let node = RawNode::new(file, OFFSET, None, false).map_err(|e| e.to_string())?;
         Ok(node)
     });
-    let subject = Subject { open, contents: bytes, resizable: true, alone: true };
+    let subject = Subject { open, contents: bytes, resize: Resize::Any, alone: true };
     check(&stage, &subject, Effort::sample(seed)).expect("conforms");
     assert_eq!(world.contents(&file).to_vec()[..OFFSET as usize], whole[..OFFSET as usize]);
 }
@@ -84,7 +84,7 @@ fn host_files_conform_on_both_engines_with_and_without_direct_io() {
                 let node = FileNode::open(&options).map_err(|e| e.to_string())?;
                 Ok(node)
             });
-            let subject = Subject { open, contents: bytes, resizable: true, alone: true };
+            let subject = Subject { open, contents: bytes, resize: Resize::Any, alone: true };
             check(&stage, &subject, Effort::sample(seed)).expect("conforms");
         }
     }

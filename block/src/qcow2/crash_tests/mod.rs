@@ -106,6 +106,13 @@ fn a_snapshot_is_not_harmed() {
 }
 
 #[test]
+fn disks_that_grow() {
+    // An L1 table of one 512-byte cluster maps 2 MiB.
+    survives(Shape { base: 96 << 10, grows_to: 2200 << 10, ..Shape::new(9, 64 << 10) }, 2, 150);
+    survives(Shape { lazy: true, grows_to: 300 << 10, ..Shape::new(12, 126 << 10) }, 2, 150);
+}
+
+#[test]
 fn clusters_of_2_mib() {
     survives(Shape { base: 3 << 20, ..Shape::new(21, 8 << 20) }, 8, 30);
 }

@@ -53,6 +53,8 @@ pub(super) struct Shape {
     pub small_cache: bool,
     /// Clusters written before the first cut.
     pub prefill: u64,
+    /// The disk grows to this size (bytes) in the first history.
+    pub grows_to: u64,
 }
 
 impl Shape {
@@ -67,16 +69,19 @@ impl Shape {
             align: 1,
             small_cache: false,
             prefill: 0,
+            grows_to: size,
         }
     }
 
     fn first_value(&self, lba: u64) -> Value {
-        let written = self.origin != Origin::New || lba * SECTOR < self.base;
+        let at = lba * SECTOR;
+        // What a disk gains is zeros, even where its backing file is longer than it was.
+        let written = self.origin != Origin::New || at < self.base.min(self.size);
         if written { Value::Written(0) } else { Value::Zero }
     }
 
     pub fn sectors(&self) -> SharedSectors {
-        let values = (0..self.size / SECTOR).map(|lba| self.first_value(lba));
+        let values = (0..self.grows_to / SECTOR).map(|lba| self.first_value(lba));
         Arc::new(Mutex::new(Sectors::new(values)))
     }
 
@@ -197,6 +202,7 @@ impl Sessions {
         files: &Files,
         sectors: &SharedSectors,
     ) -> Result<(), String> {
+        let Shape { size, grows_to, .. } = files.shape;
         for session in 0..2u64 {
             let len = world.contents(&files.image).len();
             let opened = files.clone();
@@ -207,6 +213,7 @@ impl Sessions {
                 requests: self.requests,
                 hot: self.hot,
                 mix: self.mix,
+                grow_to: (session == 0 && grows_to > size).then_some(grows_to),
             };
             run(stage, &node, sectors, history)?;
             if session == 0 {

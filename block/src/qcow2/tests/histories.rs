@@ -8,7 +8,7 @@ use std::{
 
 use super::{assert_sound, golden::pattern, open_chain, qemu, text};
 use crate::{
-    conformance::{self, Effort, Stage, Subject},
+    conformance::{self, Effort, Resize, Stage, Subject},
     qcow2::Options,
     ring::Aio,
 };
@@ -30,7 +30,7 @@ fn subject(shape: &Shape) -> Subject {
             Box::pin(async move { open_chain(&cx, &paths, raw_base, options).await })
         }),
         contents: shape.contents.clone(),
-        resizable: false,
+        resize: Resize::Grow,
         alone: shape.paths.len() == 1,
     }
 }

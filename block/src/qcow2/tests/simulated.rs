@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::{golden::pattern, qemu, text};
 use crate::{
     Node,
-    conformance::{self, Effort, Stage, Subject},
+    conformance::{self, Effort, Resize, Stage, Subject},
     file::File,
     nodes::file::FileNode,
     qcow2::{
@@ -67,7 +67,7 @@ fn full_images_over_files_of_every_alignment() {
             let subject = Subject {
                 open: Arc::new(open),
                 contents: contents.clone(),
-                resizable: false,
+                resize: Resize::Grow,
                 alone: true,
             };
             let effort = Effort { seed, tasks: 8, requests: 50 };
