@@ -65,7 +65,7 @@ pub(super) async fn open_chain(
             RawNode::new(file, 0, None, true).map_err(|e| e.to_string())?
         } else {
             let options = Options { read_only, ..options };
-            open(cx, file, lower, options).await.map_err(|e| format!("{path:?}: {e}"))?
+            open(cx, file, lower, options).await.map_err(|e| format!("{path:?}: {e:?}"))?
         });
     }
     Ok(lower.expect("a chain has an image"))
