@@ -32,7 +32,7 @@ pub use waits::{RingWait, Sleep};
 
 use crate::{
     BlockError, IoBuf, Lane, Pin,
-    file::FileId,
+    file::{File, FileId},
     ring::{Done, Engine, Events, FileOp, Owner, Request, RingStats},
 };
 use inbox::Inbox;
@@ -133,10 +133,20 @@ fn release_lane(lane: Lane) {
 }
 
 /// Tells every ring to forget `file`, whose last user has closed it.
-pub fn forget_everywhere(file: FileId) {
+///
+/// By the time a ring hears of it, the number may belong to another file: one that no ring had used
+/// is gone at once. A ring that forgot that other file would fail what it has queued for it.
+pub fn forget_everywhere(file: &Arc<File>) {
     let lanes = LANES.lock().unwrap_or_else(PoisonError::into_inner);
     for shared in lanes.iter().flatten().filter_map(Weak::upgrade) {
-        shared.push(Mail::Message(Box::new(move |cx| cx.ring.borrow_mut().forget(file))));
+        let closed = Arc::downgrade(file);
+        let id = file.id();
+        shared.push(Mail::Message(Box::new(move |cx| {
+            let now = File::get(id);
+            if now.is_none_or(|now| std::ptr::eq(Arc::as_ptr(&now), closed.as_ptr())) {
+                cx.ring.borrow_mut().forget(id);
+            }
+        })));
     }
 }
 

@@ -478,3 +478,20 @@ fn open_gives_what_was_asked_for_and_falls_back_only_where_it_must() {
         assert_eq!(falls_back(&io::Error::from_raw_os_error(errno)), expected);
     }
 }
+
+#[test]
+fn forgetting_a_closed_file_spares_the_next_one_with_its_number() {
+    for kind in KINDS {
+        let rig = Rig::new(kind);
+        let first = rig.file();
+        crate::iothread::forget_everywhere(&first);
+        drop(first);
+        let next = rig.file();
+        // On its way to the ring, but not in the kernel, when the message is read.
+        let range = (0, 512);
+        let write = FileOp::Write { fua: false };
+        let wait = rig.cx.file_op(write, next.id(), range, IoBuf::zeroed(512), Pin::NONE);
+        let (_, result) = rig.cx.block_on(wait);
+        assert_eq!(result, Ok(()), "{kind:?}");
+    }
+}

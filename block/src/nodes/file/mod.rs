@@ -340,7 +340,7 @@ impl Node for FileNode {
             if let Some(fd) = self.host_fd().filter(|_| self.locked) {
                 lock::release(fd);
             }
-            forget_everywhere(self.id());
+            forget_everywhere(&self.file);
             result
         })
     }
@@ -358,7 +358,7 @@ impl Drop for FileNode {
             if let Some(fd) = self.host_fd().filter(|_| self.locked) {
                 lock::release(fd);
             }
-            forget_everywhere(self.id());
+            forget_everywhere(&self.file);
         }
     }
 }
