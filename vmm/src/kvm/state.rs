@@ -99,6 +99,7 @@ impl CpuReset {
         for chunk in self.msrs.chunks(kvm_bindings::KVM_MAX_MSR_ENTRIES) {
             set_msrs(vcpu, chunk)?;
         }
+        rewrite_tsc(vcpu)?;
         vcpu.set_vcpu_events(&self.events).map_err(what())?;
         let boots = self.index == FIRMWARE_CPU;
         let mp_state = if boots { KVM_MP_STATE_RUNNABLE } else { KVM_MP_STATE_UNINITIALIZED };
@@ -149,6 +150,17 @@ fn retain_writable(vcpu: &VcpuFd, msrs: &mut Vec<kvm_msr_entry>) -> Result<(), K
         }
     }
     Ok(())
+}
+
+/// Gives the time stamp counter the value it has. On AMD, KVM wipes the control block of a CPU that took a
+/// triple fault, and the guest's offset in it comes back only when the counter is written: until then the
+/// guest reads the host's counter, and the deadlines that it sets lie far in the future.
+fn rewrite_tsc(vcpu: &VcpuFd) -> Result<(), KvmError> {
+    let mut tsc = Msrs::from_entries(&[kvm_msr_entry { index: MSR_TSC, ..Default::default() }])
+        .map_err(|_| KvmError::Missing("room for MSRs"))?;
+    vcpu.get_msrs(&mut tsc).map_err(KvmError::call("read the time stamp counter"))?;
+    // Within a second of what KVM expects it keeps the offset that all CPUs of the guest share.
+    set_msrs(vcpu, tsc.as_slice())
 }
 
 fn set_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), KvmError> {
