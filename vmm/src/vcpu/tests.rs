@@ -177,6 +177,11 @@ fn accesses_reach_devices_and_collected_writes_come_first() {
     assert_eq!(rig.next(), ('w', 0x20, 4, 0x9ABC_DEF0));
     assert_eq!(rig.next(), ('r', 0xC, 1, 0));
     assert_eq!(rig.bell.read().unwrap(), 1, "the bell rang instead of an exit");
+    // An exit is counted after the device has seen it.
+    let start = Instant::now();
+    while rig.cpus.exits().port_read == 0 && start.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
     let exits = rig.cpus.exits();
     assert_eq!(exits.port_write, 1 + 2 - exits.collected_writes, "{exits:?}");
     assert_eq!((exits.memory_read, exits.memory_write, exits.port_read), (1, 1, 1));
