@@ -22,7 +22,7 @@ impl Lane {
     /// The lane with this number.
     ///
     /// # Panics
-    /// When `index` is not below [`Lane::MAX`]: lanes come from [`Lanes`], not from input.
+    /// When `index` is not below [`Lane::MAX`]: lanes come from the table of iothreads, not from input.
     #[must_use]
     pub fn new(index: usize) -> Self {
         assert!(index < Self::MAX, "lane {index} of {}", Self::MAX);

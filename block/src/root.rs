@@ -1,7 +1,7 @@
 //! The root of a graph: what controllers, exports and tools hold.
 //!
 //! The root is the one place that checks a request: range and overflow, read-only, the length of
-//! its memory, alignment (bounced in [`bounce`](crate::bounce)). It applies the cache mode, and
+//! its memory, alignment (bounced in [`bounce`]). It applies the cache mode, and
 //! counts. Nodes below rely on it.
 
 use std::{

@@ -3,7 +3,7 @@
 //! Reading and overwriting is translation: [`Node::map`] finds the host offset in cached L2 entries
 //! and answers with a pinned leaf, without a lock. Everything else is a task. What a task changes,
 //! it changes in memory; the file's metadata follows in a *write-back*, in an order that leaves at
-//! most leaks behind a crash ([`writeback`]).
+//! most leaks behind a crash (`writeback`).
 //!
 //! Specification: QEMU, `docs/interop/qcow2.txt`. Not supported, and refused by name: extended L2
 //! entries, external data files, encryption, refcounts of other than 16 bits.

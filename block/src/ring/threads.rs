@@ -4,7 +4,7 @@
 //! thread blocks in exactly one place, an edge-triggered epoll set that holds every doorbell and
 //! the pool's own eventfd.
 //!
-//! UNSAFETY: a [`Job`] carries the address of a slot's memory to a worker. The slot owns this memory
+//! UNSAFETY: a `Job` carries the address of a slot's memory to a worker. The slot owns this memory
 //! and is removed only when the job's result has come back.
 
 use std::{

@@ -2,7 +2,7 @@
 //! polls on the same ring, so that the thread blocks in exactly one place.
 //!
 //! UNSAFETY: submission entries carry addresses. Every entry that names memory belongs to a
-//! [`Slot`](super::slots::Slot) that owns this memory and is removed only by its completion.
+//! `Slot` that owns this memory and is removed only by its completion.
 
 use std::{
     io,

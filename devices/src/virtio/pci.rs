@@ -35,7 +35,7 @@ const TABLE: u64 = 0x8000;
 const ISR_LEN: u64 = 4;
 /// Bytes between the notification addresses of two queues.
 const NOTIFY_STEP: u64 = 4;
-/// The most queues: their notification addresses fit below [`PENDING`].
+/// The most queues: their notification addresses fit below `PENDING`.
 pub const QUEUES_MAX: usize = ((PENDING - NOTIFY) / NOTIFY_STEP) as usize;
 
 /// The register half of a virtio device.

@@ -1,6 +1,6 @@
 //! The machine on the main thread: what it is made of, and how it is paused, reset and ended.
 //!
-//! What takes time is a [`Goal`]. Goals are worked on one after the other; where a goal waits for
+//! What takes time is a `Goal`. Goals are worked on one after the other; where a goal waits for
 //! devices, the main loop goes on and a letter says when they are done.
 
 mod block_commands;

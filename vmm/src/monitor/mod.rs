@@ -1,6 +1,6 @@
 //! The monitor: QMP, QEMU's Machine Protocol, over Unix sockets.
 //!
-//! [`Server`] sits on the main loop and owns the sockets; a [`session`] speaks the protocol with
+//! [`Server`] sits on the main loop and owns the sockets; a `session` speaks the protocol with
 //! one peer; a [`Handler`] (the machine) gets [`Command`]s, each with a [`Reply`] that it spends
 //! at once or later, from any thread. Events go out through an [`EventSender`].
 //!
