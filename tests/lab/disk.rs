@@ -26,6 +26,7 @@ pub const CONTROL: &[Case] = &[
     Case { name: "resize-is-seen", run: resize },
     Case { name: "injected-error-is-seen", run: injected_error },
     Case { name: "full-disk-pauses-and-continues", run: full_disk },
+    Case { name: "nodes-come-and-go", run: nodes },
 ];
 
 /// What fio writes at random and reads back, in the guest and again on the host.
@@ -318,4 +319,37 @@ fn full_disk(context: &Context) -> Outcome {
     qmp.wait_event("RESUME")?;
     running.finish()?.success()?;
     check_qcow2(&image)
+}
+
+/// Nodes are opened and closed under a running guest: their files are locked in between, and what a disk
+/// uses stays.
+fn nodes(context: &Context) -> Outcome {
+    let (disk, spare) = (context.qcow2("a.qcow2", 64)?, context.qcow2("b.qcow2", 16)?);
+    let script = format!("echo '<<ready>>'\n{} --ioengine=io_uring", fio_verify("a", "/dev/vda"));
+    let node = |name: &str, path: &Path| {
+        let file = json!({ "driver": "file", "filename": text(path) });
+        json!({ "driver": "qcow2", "node-name": name, "file": file })
+    };
+    let guest = Guest::initramfs(context.vmm.clone(), Job::new(script))?.with(&[
+        "-blockdev",
+        &node("a", &disk).to_string(),
+        "-device",
+        "virtio-blk-pci,drive=a",
+    ]);
+    let (mut running, mut qmp) = with_monitor(context, guest)?;
+    running.wait_for("<<ready>>")?;
+    let is_locked = || tool("qemu-img", &["info", &text(&spare)]).is_err();
+    for round in 0..8 {
+        qmp.execute("blockdev-add", node("b", &spare))?;
+        require(is_locked(), || format!("round {round}: the file of an open node is not locked"))?;
+        let again = qmp.execute("blockdev-add", node("b", &spare));
+        require(again.is_err(), || "a node name was given twice".to_owned())?;
+        qmp.execute("blockdev-del", json!({ "node-name": "b" }))?;
+        require(!is_locked(), || format!("round {round}: a closed node's file is still locked"))?;
+    }
+    let used = qmp.execute("blockdev-del", json!({ "node-name": "a" }));
+    require(used.is_err(), || "the guest's disk was taken away".to_owned())?;
+    running.finish()?.success()?;
+    check_qcow2(&disk)?;
+    check_qcow2(&spare)
 }
