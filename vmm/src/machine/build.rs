@@ -4,13 +4,13 @@ use std::{collections::VecDeque, sync::Arc};
 
 use spindle_boot::{AcpiConfig, BootConfig, BootImage, BootProtocol, MemoryMap, RamState};
 use spindle_devices::Dma;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::{
     BuildError, Machine, Mailbox,
     board::{Board, Connections},
     disks::{Disks, Sockets},
     iothreads::Iothreads,
+    ram,
 };
 use crate::{
     bus::Bus,
@@ -43,7 +43,7 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     let map = MemoryMap::new(spec.memory, host.phys_addr_bits())?;
     let image = BootImage::open(&boot_config(spec)?)?;
     let mailbox = Mailbox::new().map_err(resources("an eventfd"))?;
-    let memory = guest_memory(spec.memory, &map)?;
+    let memory = ram::guest_memory(spec.memory, &map)?;
     let vm = Vm::new(&host, &memory)?;
     let bus = Bus::new(Box::new(vm.accelerator()));
     let sandbox = Sandbox::new(spec.sandbox).map_err(resources("seccomp filters"))?;
@@ -124,19 +124,4 @@ fn boot_config(spec: &MachineSpec) -> Result<BootConfig, BuildError> {
         protocol: BootProtocol::Auto,
         acpi: AcpiConfig::new(spec.cpus),
     })
-}
-
-/// Guest memory: address space only, which the host fills with pages as the guest touches them.
-fn guest_memory(size: u64, map: &MemoryMap) -> Result<GuestMemoryMmap, BuildError> {
-    let memory = GuestMemoryMmap::from_ranges(&map.ram_regions())
-        .map_err(|e| BuildError::Memory { size, reason: e.to_string() })?;
-    for region in memory.iter() {
-        let (start, len) = (region.as_ptr(), region.len() as usize);
-        for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
-            // Advice only: a host without huge pages does without.
-            // SAFETY: the whole mapping of the region, which stays mapped.
-            unsafe { libc::madvise(start.cast(), len, advice) };
-        }
-    }
-    Ok(memory)
 }
