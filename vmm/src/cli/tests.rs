@@ -19,7 +19,7 @@ fn spindle_with(args: &[&str], programs: &Programs) -> Result<String, (u8, Strin
         Ok(Outcome::Print { text, status: 0 }) => Ok(text),
         Ok(Outcome::Print { text, status }) => Err((status, text)),
         Ok(Outcome::Exit(status)) => Err((status, String::new())),
-        Err(stop) => Err((stop.status, chain(&*stop.failure))),
+        Err(stop) => Err((stop.status, with_causes(&*stop.failure))),
     }
 }
 

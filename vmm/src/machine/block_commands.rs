@@ -4,24 +4,22 @@ use std::sync::Arc;
 
 use spindle_block::{
     Cx,
+    error::with_causes,
     graph::{Graph, NodeStatus, RootStatus},
     root::{Account, DetectZeroes, Stats},
 };
 
 use super::{Machine, disks::Disk, nodes};
-use crate::{
-    error_chain,
-    monitor::{
-        BlockTarget, Command, QmpError, Reply,
-        schema::{
-            BlockCacheInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, FaultAdded,
-            FaultInfo, ImageInfo,
-        },
+use crate::monitor::{
+    BlockTarget, Command, QmpError, Reply,
+    schema::{
+        BlockCacheInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, FaultAdded,
+        FaultInfo, ImageInfo,
     },
 };
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> QmpError {
-    QmpError::generic(error_chain(error))
+    QmpError::generic(with_causes(error))
 }
 
 impl Machine {
