@@ -10,11 +10,11 @@ const QUEUE: u64 = 0x10_0000;
 const AVAIL: u64 = 0x10_1000;
 const USED: u64 = 0x10_2000;
 const HEADER: u64 = 0x11_0000;
-const DATA: u64 = 0x12_0000;
+pub const DATA: u64 = 0x12_0000;
 const ENTRIES: u64 = 16;
 
 /// A disk that was brought up with one queue of 16 entries.
-struct Disk {
+pub struct Disk {
     function: Function,
     common: u64,
     isr: u64,
@@ -24,7 +24,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn new(q: &mut Qtest, slot: u64) -> Self {
+    pub fn new(q: &mut Qtest, slot: u64) -> Self {
         Self::with(q, slot, |_, _| ())
     }
 
@@ -74,7 +74,7 @@ impl Disk {
     }
 
     /// Makes a request available and rings; it is not waited for.
-    fn start(&mut self, q: &mut Qtest, kind: u32, sector: u64, len: u32) {
+    pub fn start(&mut self, q: &mut Qtest, kind: u32, sector: u64, len: u32) {
         q.store(HEADER, 4, kind.into());
         q.store(HEADER + 4, 4, 0);
         q.store(HEADER + 8, 8, sector);
@@ -95,7 +95,7 @@ impl Disk {
     }
 
     /// Waits for the last request by polling; returns its status.
-    fn wait(&self, q: &mut Qtest) -> u64 {
+    pub fn wait(&self, q: &mut Qtest) -> u64 {
         let start = Instant::now();
         while q.load(USED + 2, 2) != self.offered & 0xffff {
             assert!(start.elapsed() < PATIENCE, "no answer");
@@ -116,7 +116,7 @@ impl Disk {
     }
 }
 
-fn pattern(seed: u8, len: usize) -> Vec<u8> {
+pub fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
 }
 
