@@ -5,6 +5,7 @@
 
 pub mod acpi_pm;
 pub mod debug_exit;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod pvpanic;
 pub mod reset_control;
@@ -15,6 +16,7 @@ pub(crate) mod testing;
 
 pub use acpi_pm::AcpiPm;
 pub use debug_exit::DebugExit;
+pub use fw_cfg::FwCfg;
 pub use i8042::I8042;
 pub use pvpanic::Pvpanic;
 pub use reset_control::ResetControl;

@@ -74,6 +74,10 @@ fn a_printed_specification_is_a_configuration() {
     let more = spec(&["--config", &config, "--cpus", "cpus=1", "-m", "2G"]);
     assert_eq!((more.cpus, more.memory), (1, 2 << 30));
     assert_eq!(more.devices, first.devices);
+    let driven = spec(&["-accel", "qtest", "-qtest", "unix:/tmp/q,server=on", "-qtest-log", "l"]);
+    assert_eq!((driven.accel, driven.kernel.is_some()), (crate::spec::AccelSpec::Qtest, false));
+    let config = file(dir.path(), "qtest.json", driven.to_json().unwrap().as_bytes());
+    assert_eq!(spec(&["--config", &config]), driven);
 }
 
 #[test]
@@ -96,6 +100,9 @@ fn wrong_command_lines_end_with_2_and_bad_input_with_1() {
         (&["run", "--sandbox", "maybe"], 2, "neither 'on' nor 'off'"),
         (&["run", "--device", "virtio-rng,help"], 2, "did you mean 'virtio-rng-pci'"),
         (&["run", "--accel", "tcg"], 2, "kvm"),
+        (&["run", "--accel", "qtest"], 2, "--qtest unix:PATH"),
+        (&["run", "-qtest", "unix:/tmp/q"], 2, "--accel qtest"),
+        (&["run", "-accel", "qtest", "-qtest", "tcp:1"], 2, "unix:PATH"),
         (&["run", "--disk", &image], 1, "format=raw"),
         (&["run", "--disk", &missing], 1, "No such file"),
         (&["run", "--config", &broken], 1, "vm.toml"),
