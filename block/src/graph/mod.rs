@@ -15,6 +15,7 @@ mod query;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -61,12 +62,28 @@ struct Child {
     usage: Usage,
 }
 
+/// Who uses a node: another node in a role, or a root.
+struct User<'a> {
+    name: &'a str,
+    role: Option<&'static str>,
+    usage: Usage,
+}
+
+impl fmt::Display for User<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.role {
+            Some(role) => write!(f, "node '{}' ({role})", self.name),
+            None => write!(f, "disk '{}'", self.name),
+        }
+    }
+}
+
 /// A node in the graph.
 struct Member {
     node: Arc<dyn Node>,
     options: NodeOptions,
     children: Vec<Child>,
-    /// Opened for this node's backing chain, and closed with it.
+    /// Opened for this node, written in its place or for its backing chain, and closed with it.
     owner: Option<String>,
     fault: Option<Arc<FaultNode>>,
     file: Option<Arc<FileNode>>,
@@ -103,31 +120,46 @@ struct Inner {
 }
 
 impl Inner {
+    /// A node and all that is part of it, however deep.
+    fn with_parts(&self, name: &str) -> BTreeSet<String> {
+        let mut all = BTreeSet::from([name.to_owned()]);
+        loop {
+            let of = |m: &Member| m.owner.as_ref().is_some_and(|owner| all.contains(owner));
+            let parts = self.members.iter().filter(|(_, member)| of(member));
+            let more: Vec<_> = parts.map(|(part, _)| part.clone()).collect();
+            let before = all.len();
+            all.extend(more);
+            if all.len() == before {
+                return all;
+            }
+        }
+    }
+
     fn member(&self, name: &str) -> Result<&Member, GraphError> {
         self.members.get(name).ok_or_else(|| GraphError::NoNode(name.to_owned()))
     }
 
     /// Every use of node `name`: by whom, whether by a root, and how.
-    fn uses<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (String, bool, Usage)> + 'a {
+    fn uses<'a>(&'a self, name: &'a str) -> impl Iterator<Item = User<'a>> {
         let members = self.members.iter().map(|(parent, m)| (parent, &m.children));
         let nodes = members.chain(self.busy.iter()).flat_map(move |(parent, children)| {
             let meant = children.iter().filter(move |c| c.name == name);
-            meant.map(move |c| (format!("node '{parent}' ({})", c.role), false, c.usage))
+            meant.map(move |c| User { name: parent, role: Some(c.role), usage: c.usage })
         });
         let roots = self.roots.iter().filter(move |(_, a)| a.node == name);
-        nodes.chain(roots.map(|(root, a)| (format!("disk '{root}'"), true, a.usage)))
+        nodes.chain(roots.map(|(root, a)| User { name: root, role: None, usage: a.usage }))
     }
 
     /// Whether `wanted` may use node `name` so, beside those who do already.
     fn check_usage(&self, name: &str, wanted: &str, usage: Usage) -> Result<(), GraphError> {
         self.member(name)?;
-        match self.uses(name).find(|(_, _, other)| !usage.fits(*other)) {
+        match self.uses(name).find(|user| !usage.fits(user.usage)) {
             None => Ok(()),
-            Some((by, _, other)) => Err(GraphError::Conflict {
+            Some(user) => Err(GraphError::Conflict {
                 name: name.to_owned(),
                 wanted: wanted.to_owned(),
-                by,
-                writes: other.write,
+                by: user.to_string(),
+                writes: user.usage.write,
             }),
         }
     }
@@ -272,7 +304,8 @@ impl Graph {
         self.lock().roots.keys().cloned().collect()
     }
 
-    /// Closes a node that nobody uses, and the backing files that were opened for it.
+    /// Closes a node that nobody uses, with what is part of it: nodes that were written in its place,
+    /// and the backing files that were opened for it.
     ///
     /// # Errors
     /// When it is not there or in use; nothing has happened then. When its metadata could not be
@@ -281,19 +314,19 @@ impl Graph {
         let doomed = {
             let inner = self.lock();
             let member = inner.member(name)?;
-            let in_use = |by, root| GraphError::InUse { name: name.to_owned(), by, root };
             if let Some(owner) = &member.owner {
-                return Err(in_use(
-                    format!("node '{owner}', for whose backing chain it was opened"),
-                    false,
-                ));
+                let by = format!("node '{owner}', which it is part of");
+                return Err(GraphError::InUse { name: name.to_owned(), by, root: false });
             }
-            if let Some((by, root, _)) = inner.uses(name).next() {
-                return Err(in_use(by, root));
+            let doomed = inner.with_parts(name);
+            for part in &doomed {
+                let inside = |user: &User| user.role.is_some() && doomed.contains(user.name);
+                if let Some(user) = inner.uses(part).find(|user| !inside(user)) {
+                    let (name, by) = (part.clone(), user.to_string());
+                    return Err(GraphError::InUse { name, by, root: user.role.is_none() });
+                }
             }
-            let owned = |(_, m): &(&String, &Member)| m.owner.as_deref() == Some(name);
-            let owned = inner.members.iter().filter(owned).map(|(owned, _)| owned.clone());
-            owned.chain([name.to_owned()]).collect::<BTreeSet<_>>()
+            doomed
         };
         self.close(cx, doomed).await
     }
@@ -351,7 +384,8 @@ impl Graph {
         let (node, roots) = {
             let inner = self.lock();
             let member = inner.member(name)?;
-            if let Some((by, _, _)) = inner.uses(name).find(|(_, root, _)| !root) {
+            if let Some(user) = inner.uses(name).find(|user| user.role.is_some()) {
+                let by = user.to_string();
                 return Err(GraphError::InUse { name: name.to_owned(), by, root: false });
             }
             let above = inner.roots.iter().filter(|(_, a)| a.node == name);

@@ -69,7 +69,8 @@ impl Graph {
         inner.next_order += 1;
         let (fault, file) = (opened.fault, opened.file);
         let node = opened.node;
-        let member = Member { node, options, children, owner: None, fault, file, order };
+        let owner = options.owner.clone();
+        let member = Member { node, options, children, owner, fault, file, order };
         inner.members.insert(name.clone(), member);
         drop(inner);
         drop(reserved);

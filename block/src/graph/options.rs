@@ -28,6 +28,8 @@ pub struct NodeOptions {
     pub cache: Cache,
     /// Others may write to the files while they are read.
     pub force_share: bool,
+    /// It is part of this node, and closed with it.
+    pub owner: Option<String>,
 }
 
 impl NodeOptions {
@@ -43,6 +45,7 @@ impl NodeOptions {
             detect_zeroes: DetectZeroes::Off,
             cache: Cache::default(),
             force_share: false,
+            owner: None,
         }
     }
 

@@ -32,7 +32,7 @@ pub struct NodeStatus {
     pub backing: Option<(String, Option<PathBuf>)>,
     /// How many backing nodes there are below.
     pub backing_depth: u32,
-    /// It was opened for the backing chain of this node.
+    /// The node that it is part of, and closed with.
     pub owner: Option<String>,
 }
 

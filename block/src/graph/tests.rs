@@ -77,6 +77,25 @@ fn nodes_are_opened_by_name_and_closed_from_the_top() {
             graph.delete(&cx, name).await.expect("unused");
         }
         assert!(graph.query_nodes().is_empty());
+
+        // What was written in another node's place goes with it, unless somebody else uses it.
+        let reads = |options| NodeOptions { read_only: true, ..options };
+        let part = |options| NodeOptions { owner: Some("x".to_owned()), ..reads(options) };
+        graph.open(&cx, part(host("f", &path))).await.expect("open");
+        graph.open(&cx, part(raw("r", "f"))).await.expect("open");
+        graph.open(&cx, reads(fault("x", "r", Vec::new()))).await.expect("open");
+        assert_eq!(
+            text(graph.delete(&cx, "f").await),
+            "node 'f' is used by node 'x', which it is part of; delete that first"
+        );
+        graph.attach("disk1", "r", Usage::READ).expect("readers may share");
+        assert_eq!(
+            text(graph.delete(&cx, "x").await),
+            "node 'r' is used by disk 'disk1'; remove that first"
+        );
+        graph.detach("disk1").expect("there");
+        graph.delete(&cx, "x").await.expect("unused");
+        assert!(graph.query_nodes().is_empty());
         // Nothing of it is locked any more.
         let again = Graph::new();
         again.open(&cx, host("f", &path)).await.expect("open");

@@ -31,6 +31,7 @@ pub(super) fn options(spec: &BlockdevSpec) -> NodeOptions {
             block::DetectZeroes::Unmap => DetectZeroes::Unmap,
         },
         cache: Cache { direct: spec.cache.direct, no_flush: spec.cache.no_flush },
+        owner: spec.part_of.clone(),
         ..NodeOptions::new(&spec.node_name, driver)
     }
 }

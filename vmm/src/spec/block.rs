@@ -22,6 +22,9 @@ pub struct BlockdevSpec {
     pub detect_zeroes: DetectZeroes,
     /// How the host's page cache is used.
     pub cache: CacheSpec,
+    /// The node in whose place it was written, and with which it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_of: Option<String>,
 }
 
 /// A node's driver and its options.
@@ -343,6 +346,7 @@ pub const COMMON: &[Prop] = &[
     prop("discard", Kind::Enum(&["ignore", "unmap"]), "what becomes of discards").or("unmap"),
     prop("detect-zeroes", Kind::Enum(&["off", "on", "unmap"]), "make zero writes sparse").or("off"),
     prop("cache", Kind::Group(CACHE), "use of the host's page cache"),
+    prop("part-of", Kind::Id, "node that it is closed with; default: none, or that around it"),
 ];
 
 /// The options a child inherits from the node it is written in.

@@ -70,13 +70,15 @@ fn inline_children(
         .collect();
     for row in table.props.iter().filter(|p| matches!(p.kind, Kind::Id | Kind::IdOrNull)) {
         let Some(Value::Object(child)) = options.get_mut(row.name) else { continue };
-        let Some(parent) = &parent else { break };
         let mut child = std::mem::take(child);
+        let Some(parent) = &parent else { break };
         let name = match child.get("node-name") {
             Some(Value::String(name)) => name.clone(),
             _ => format!("{parent}.{}", row.name),
         };
         child.insert("node-name".to_owned(), Value::from(name.as_str()));
+        let whole = options.get("part-of").cloned().unwrap_or_else(|| Value::from(parent.as_str()));
+        child.insert("part-of".to_owned(), whole);
         for (key, value) in &inherited {
             child.entry(key.as_str()).or_insert_with(|| value.clone());
         }

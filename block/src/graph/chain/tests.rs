@@ -108,7 +108,7 @@ fn a_chain_is_opened_relative_to_each_image_and_closed_with_its_top() {
     let writable = crate::nodes::file::FileOptions::new(at("base.img"));
     on_ring(async move |cx| {
         let error = graph.delete(&cx, &base).await.expect_err("part of a chain").to_string();
-        assert!(error.contains("node 'disk', for whose backing chain"), "{error}");
+        assert!(error.contains("node 'disk', which it is part of"), "{error}");
         assert!(FileNode::open(&writable).is_err(), "a backing file has no writers");
         graph.delete(&cx, "disk").await.expect("unused");
         assert_eq!(graph.query_nodes().len(), 1);
