@@ -314,7 +314,9 @@ impl Graph {
         let doomed = {
             let inner = self.lock();
             let member = inner.member(name)?;
-            if let Some(owner) = &member.owner {
+            if let Some(owner) = &member.owner
+                && inner.is_taken(owner)
+            {
                 let by = format!("node '{owner}', which it is part of");
                 return Err(GraphError::InUse { name: name.to_owned(), by, root: false });
             }

@@ -81,6 +81,9 @@ fn nodes_are_opened_by_name_and_closed_from_the_top() {
         // What was written in another node's place goes with it, unless somebody else uses it.
         let reads = |options| NodeOptions { read_only: true, ..options };
         let part = |options| NodeOptions { owner: Some("x".to_owned()), ..reads(options) };
+        // A part whose whole never came can be taken back.
+        graph.open(&cx, part(host("f", &path))).await.expect("open");
+        graph.delete(&cx, "f").await.expect("unused");
         graph.open(&cx, part(host("f", &path))).await.expect("open");
         graph.open(&cx, part(raw("r", "f"))).await.expect("open");
         graph.open(&cx, reads(fault("x", "r", Vec::new()))).await.expect("open");
