@@ -9,7 +9,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use super::{
     BuildError, Machine, Mailbox,
     board::{Board, Connections},
-    disks::{Disks, Sockets},
+    disks::{Disks, Ground},
     iothreads::Iothreads,
 };
 use crate::{
@@ -59,14 +59,13 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     })?;
     let routes = Routes::new(Arc::clone(vm.fd())).map_err(resources("interrupt routes"))?;
     let iothreads = Iothreads::start(spec, &mailbox, &sandbox)?;
-    let sockets = Sockets {
-        board: &mut board,
+    let ground = Ground {
         bus: Arc::clone(&bus) as _,
         vectors: Arc::new(KvmMsi::new(Arc::clone(vm.fd()), routes)),
         dma: Dma::new(memory.clone(), None),
         mailbox: Arc::clone(&mailbox),
     };
-    let disks = Disks::build(spec, iothreads, sockets)?;
+    let disks = Disks::build(spec, iothreads, ground, &mut board)?;
     board.assign_addresses()?;
     let entry = image.place(&memory, &map, RamState::Fresh)?;
 

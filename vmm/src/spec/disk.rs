@@ -42,8 +42,20 @@ pub const DISK: Table = Table {
     ],
 };
 
-/// The controllers a disk can be behind.
-const CONTROLLERS: &[&str] = &["virtio-blk"];
+/// The controllers a disk can be behind, and what puts it there.
+const FORMS: [(&str, Form); 1] = [("virtio-blk", virtio_blk)];
+const CONTROLLERS: &[&str] = &{
+    let mut names = [""; FORMS.len()];
+    let mut i = 0;
+    while i < FORMS.len() {
+        names[i] = FORMS[i].0;
+        i += 1;
+    }
+    names
+};
+
+/// Makes the devices of a disk called `id`, whose node is called so too.
+type Form = fn(&Checked<'_>) -> Vec<Options>;
 
 /// QEMU's cache modes.
 const CACHE_MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync", "unsafe"];
@@ -51,9 +63,32 @@ const CACHE_MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync
 /// What a disk in short form becomes.
 pub(super) struct LongForm {
     pub(super) blockdev: Options,
-    pub(super) device: Options,
+    /// Devices, those that others sit on first.
+    pub(super) devices: Vec<Options>,
     /// The iothread it names.
     pub(super) iothread: Option<String>,
+}
+
+/// A disk's options after they went through the table.
+struct Checked<'a> {
+    id: &'a str,
+    options: &'a Options,
+    write_cache: bool,
+}
+
+impl Checked<'_> {
+    fn get(&self, key: &str) -> Value {
+        self.options.get(key).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Adds to `device` those of the options that were given, under the names they have there.
+    fn pass(&self, device: &mut Value, names: &[(&str, &str)]) {
+        for (key, name) in names {
+            if let Some(value) = self.options.get(*key) {
+                device[name] = value.clone();
+            }
+        }
+    }
 }
 
 /// The id that a disk gives itself, if any.
@@ -85,29 +120,29 @@ pub(super) fn lower(options: Options, id: &str, files: &dyn Look) -> Result<Long
         "cache": {"direct": direct, "no-flush": no_flush},
         "file": {"driver": protocol, "filename": get("file"), "aio": get("aio")},
     });
+    let form = FORMS.iter().find(|(name, _)| Some(*name) == text("controller"));
+    let checked = Checked { id, options: &disk, write_cache };
+    let devices = form.map(|(_, form)| form(&checked)).unwrap_or_default();
+    let iothread = text("iothread").map(str::to_owned);
+    Ok(LongForm { blockdev: object(blockdev), devices, iothread })
+}
+
+fn virtio_blk(disk: &Checked<'_>) -> Vec<Options> {
     let mut device = json!({
         "driver": "virtio-blk-pci",
-        "id": id,
-        "drive": id,
-        "queue-size": get("queue-size"),
-        "logical_block_size": get("logical-block-size"),
-        "physical_block_size": get("physical-block-size"),
-        "werror": get("werror"),
-        "rerror": get("rerror"),
-        "write-cache": write_cache,
+        "id": disk.id,
+        "drive": disk.id,
+        "queue-size": disk.get("queue-size"),
+        "logical_block_size": disk.get("logical-block-size"),
+        "physical_block_size": disk.get("physical-block-size"),
+        "werror": disk.get("werror"),
+        "rerror": disk.get("rerror"),
+        "write-cache": disk.write_cache,
     });
-    for (key, name) in [
-        ("queues", "num-queues"),
-        ("iothread", "iothread"),
-        ("serial", "serial"),
-        ("bootindex", "bootindex"),
-    ] {
-        if let Some(value) = disk.get(key) {
-            device[name] = value.clone();
-        }
-    }
-    let iothread = text("iothread").map(str::to_owned);
-    Ok(LongForm { blockdev: object(blockdev), device: object(device), iothread })
+    let same = ["iothread", "serial", "bootindex"].map(|name| (name, name));
+    disk.pass(&mut device, &same);
+    disk.pass(&mut device, &[("queues", "num-queues")]);
+    vec![object(device)]
 }
 
 /// `write-cache`, `cache.direct` and `cache.no-flush` of a cache mode (QEMU's `-drive cache=`).

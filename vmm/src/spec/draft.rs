@@ -1,6 +1,6 @@
 //! A machine as it is being described, and how it becomes a [`MachineSpec`].
 use super::block::{BlockdevSpec, DriverSpec};
-use super::device::{DeviceSpec, VirtioBlkSpec};
+use super::device::{DeviceSpec, QueuesMut};
 use super::disk;
 use super::endpoint::{QmpSpec, SerialSpec};
 use super::error::SpecError;
@@ -8,7 +8,7 @@ use super::format::Look;
 use super::keyval::Options;
 use super::names::{did_you_mean, near};
 use super::nodes::{device_from_options, node_from_options, object_from_options};
-use super::object::{IothreadSpec, ObjectSpec};
+use super::object::ObjectSpec;
 use super::props::{self, Kind, Mode, Prop, prop};
 use super::{Actions, MachineSpec, size};
 use serde_json::{Map, Value};
@@ -261,7 +261,9 @@ fn add_disk(
         spec.objects.push(iothread(id)?);
     }
     spec.blockdevs.extend(node_from_options(long.blockdev, Mode::Lenient)?);
-    spec.devices.push(device_from_options(long.device, &fallback, Mode::Lenient)?);
+    for device in long.devices {
+        spec.devices.push(device_from_options(device, &fallback, Mode::Lenient)?);
+    }
     Ok(())
 }
 
@@ -285,35 +287,32 @@ fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
     }
 }
 
-fn disks_of(spec: &mut MachineSpec) -> impl Iterator<Item = &mut VirtioBlkSpec> {
-    spec.devices.iter_mut().filter_map(|device| match device {
-        DeviceSpec::VirtioBlkPci(disk) => Some(disk),
-        DeviceSpec::VirtioRngPci(_) => None,
-    })
+fn queues_of(spec: &mut MachineSpec) -> impl Iterator<Item = QueuesMut<'_>> {
+    spec.devices.iter_mut().filter_map(|device| device.kind_mut().queues_mut())
 }
 
 fn fill_queues(spec: &mut MachineSpec) {
     let auto = u16::try_from(spec.cpus.min(QUEUES_AUTO_MAX)).unwrap_or(1);
-    for disk in disks_of(spec).filter(|disk| disk.num_queues == 0) {
-        disk.num_queues = auto;
+    for queues in queues_of(spec).filter(|queues| *queues.count == 0) {
+        *queues.count = auto;
     }
 }
 
-/// Gives every disk without an iothread one of its own, or one shared round-robin when there are
-/// more such disks than `iothreads-max`.
+/// Gives every device whose queues have no iothread one of its own, or one shared round-robin when
+/// there are more such devices than `iothreads-max`.
 fn fill_iothreads(spec: &mut MachineSpec) {
     let limit = spec.iothreads_max.max(1) as usize;
     let mut ids: HashSet<String> = spec.objects.iter().map(|o| o.id().to_owned()).collect();
     let mut made: Vec<String> = Vec::new();
     let mut served = 0;
-    for disk in disks_of(spec) {
-        if disk.iothread.is_some() || !disk.iothread_vq_mapping.is_empty() {
+    for queues in queues_of(spec) {
+        if queues.iothread.is_some() || queues.is_mapped {
             continue;
         }
         if made.len() < limit {
             made.push(free_id("iothread", &mut ids));
         }
-        disk.iothread = made.get(served % limit).cloned();
+        *queues.iothread = made.get(served % limit).cloned();
         served += 1;
     }
     // The table's own defaults, which cannot fail for a well-formed id.
@@ -370,56 +369,7 @@ fn check_device(spec: &MachineSpec, device: &DeviceSpec) -> Result<(), SpecError
         let hint = did_you_mean(&near(drive, names));
         return conflict(format!("device '{id}': drive: no node '{drive}'{hint}"));
     }
-    match device {
-        DeviceSpec::VirtioBlkPci(disk) => check_disk(spec, disk),
-        DeviceSpec::VirtioRngPci(rng) => match rng.rng.as_deref() {
-            Some(name) => match spec.object(name) {
-                Some(ObjectSpec::RngBuiltin(_) | ObjectSpec::RngRandom(_)) => Ok(()),
-                _ => conflict(format!("device '{id}': rng: no rng object '{name}'")),
-            },
-            None => Ok(()),
-        },
-    }
-}
-
-fn check_disk(spec: &MachineSpec, disk: &VirtioBlkSpec) -> Result<(), SpecError> {
-    let id = &disk.id;
-    let mapping = &disk.iothread_vq_mapping;
-    if disk.iothread.is_some() && !mapping.is_empty() {
-        return conflict(format!("device '{id}': give iothread or iothread-vq-mapping, not both"));
-    }
-    for name in disk.iothread.iter().chain(mapping.iter().map(|m| &m.iothread)) {
-        if !matches!(spec.object(name), Some(ObjectSpec::Iothread(_))) {
-            let known = spec.objects.iter().filter_map(|object| match object {
-                ObjectSpec::Iothread(IothreadSpec { id, .. }) => Some(&**id),
-                _ => None,
-            });
-            let hint = did_you_mean(&near(name, known));
-            return conflict(format!("device '{id}': no iothread '{name}'{hint}"));
-        }
-    }
-    let listed: Vec<u16> =
-        mapping.iter().filter_map(|m| m.vqs.as_ref()).flatten().copied().collect();
-    let with_list = mapping.iter().filter(|m| m.vqs.is_some()).count();
-    if with_list != 0 {
-        let mut sorted = listed;
-        sorted.sort_unstable();
-        if with_list != mapping.len() || !sorted.iter().copied().eq(0..disk.num_queues) {
-            return conflict(format!(
-                "device '{id}': iothread-vq-mapping: list each of the queues 0 to {} once, or \
-                 none at all",
-                disk.num_queues.saturating_sub(1)
-            ));
-        }
-    }
-    let (logical, physical) = (disk.logical_block_size, disk.physical_block_size);
-    if physical != 0 && logical > physical {
-        return conflict(format!(
-            "device '{id}': logical_block_size {logical} is larger than physical_block_size \
-             {physical}"
-        ));
-    }
-    Ok(())
+    device.kind().check(spec)
 }
 
 /// No node is written by two users: a device counts as a writer unless `share-rw=on` or the node
@@ -449,10 +399,10 @@ fn sole_writers(spec: &MachineSpec) -> Result<(), SpecError> {
         }
     }
     for device in &spec.devices {
-        let DeviceSpec::VirtioBlkPci(disk) = device else { continue };
-        let read_only = spec.node(&disk.drive).is_some_and(|node: &BlockdevSpec| node.read_only);
-        if !disk.share_rw && !read_only {
-            claim(&disk.drive, format!("device '{}'", disk.id))?;
+        let Some(drive) = device.kind().drive() else { continue };
+        let read_only = spec.node(drive.node).is_some_and(|node: &BlockdevSpec| node.read_only);
+        if !drive.share_rw && !read_only {
+            claim(drive.node, format!("device '{}'", device.id()))?;
         }
     }
     Ok(())

@@ -213,6 +213,15 @@ fn errors_name_the_part_and_what_is_near() {
             ),
             &["iothread-vq-mapping", "0 to 2"],
         ),
+        (
+            error(
+                &[],
+                &["null,node-name=n"],
+                &[],
+                &["virtio-blk-pci,drive=n,id=d,num-queues=4,vectors=4"],
+            ),
+            &["device 'd'", "vectors=4 is too few", "give it 5"],
+        ),
     ];
     for (message, wanted) in cases {
         for part in *wanted {

@@ -1,0 +1,70 @@
+//! `virtio-blk-pci`.
+
+use std::sync::Arc;
+
+use spindle_devices::{
+    Device,
+    virtio::{VirtioBlk, VirtioBlkConfig},
+};
+
+use super::{
+    Disk, DiskDevice, Made, Site,
+    events::{Failures, policy},
+    pause_with,
+};
+use crate::{
+    machine::{BuildError, iothreads::Iothreads},
+    monitor::schema::IoStatus,
+    spec::{VirtioBlkSpec, device::Drive},
+};
+
+impl DiskDevice for VirtioBlk {
+    fn resized(&self) {
+        VirtioBlk::resized(self);
+    }
+}
+
+/// Builds the disk over its node.
+pub(super) fn build(disk: &VirtioBlkSpec, site: Site<'_>) -> Result<Made, BuildError> {
+    let drive = Drive { node: &disk.drive, share_rw: disk.share_rw };
+    let root = site.attach(&disk.id, drive)?;
+    let failures = Arc::new(Failures(Arc::clone(&site.ground.mailbox)));
+    let config = config(disk, site.iothreads)?;
+    let Site { graph, ground, slot, .. } = site;
+    let device = VirtioBlk::new(config, root, ground.dma.clone(), slot, failures)?;
+    let function = device.function();
+    pause_with(graph, &disk.id, Arc::clone(&function) as Arc<dyn Device>)?;
+    let disk = Disk {
+        id: disk.id.clone(),
+        device: Arc::new(device),
+        io_status: IoStatus::Ok,
+        write_cache: disk.write_cache,
+    };
+    Ok(Made { function, disks: vec![disk] })
+}
+
+fn config(disk: &VirtioBlkSpec, iothreads: &Iothreads) -> Result<VirtioBlkConfig, BuildError> {
+    Ok(VirtioBlkConfig {
+        queue_size: disk.queue_size,
+        serial: disk.serial.clone().unwrap_or_default(),
+        logical_block_size: disk.logical_block_size,
+        physical_block_size: disk.physical_block_size,
+        min_io_size: disk.min_io_size,
+        opt_io_size: disk.opt_io_size,
+        discard_granularity: disk.discard_granularity,
+        werror: policy(disk.werror),
+        rerror: policy(disk.rerror),
+        write_cache: disk.write_cache,
+        config_wce: disk.config_wce,
+        discard: disk.discard,
+        write_zeroes: disk.write_zeroes,
+        max_discard_sectors: disk.max_discard_sectors,
+        max_write_zeroes_sectors: disk.max_write_zeroes_sectors,
+        seg_max_adjust: disk.seg_max_adjust,
+        event_idx: disk.event_idx,
+        indirect_desc: disk.indirect_desc,
+        queue_reset: disk.queue_reset,
+        vectors: disk.vectors,
+        ..VirtioBlkConfig::new(&disk.id, iothreads.of_queues(disk)?)
+    })
+}
