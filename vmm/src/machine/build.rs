@@ -96,6 +96,7 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         mailbox,
         disks,
         actions: spec.actions,
+        spec: spec.clone(),
         state: RunState::Prelaunch,
         goals: VecDeque::new(),
         step: None,

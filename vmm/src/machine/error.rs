@@ -46,6 +46,12 @@ pub enum BuildError {
     /// A PCI function.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// A place where nothing can come or go.
+    #[error(
+        "PCI address {0} cannot be plugged: a device that comes or goes is function 0 of a slot from 01 \
+         to 1e"
+    )]
+    NotPluggable(String),
     /// The block graph.
     #[error(transparent)]
     Graph(#[from] GraphError),

@@ -98,6 +98,22 @@ struct Core {
     lines: Vec<(RawFd, Arc<Line>)>,
 }
 
+impl Core {
+    /// Watches the lines that were connected since the last time: a device was plugged.
+    fn watch_new_lines(&mut self, ops: &mut EventOps<'_>) {
+        let machine = self.machine.borrow();
+        for (fd, line) in machine.board.lines.watched() {
+            if self.lines.iter().any(|(watched, _)| *watched == fd) {
+                continue;
+            }
+            match ops.add(Events::new_raw(fd, EventSet::IN)) {
+                Ok(()) => self.lines.push((fd, Arc::clone(line))),
+                Err(e) => log::error!("the main loop: {e:?}"),
+            }
+        }
+    }
+}
+
 impl MutEventSubscriber for Core {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let mailbox = self.machine.borrow().mailbox.fd();
@@ -109,7 +125,7 @@ impl MutEventSubscriber for Core {
         }
     }
 
-    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let fd = events.fd();
         if let Some((_, line)) = self.lines.iter().find(|(watched, _)| *watched == fd) {
             line.resampled();
@@ -120,6 +136,7 @@ impl MutEventSubscriber for Core {
             }
         } else {
             self.machine.borrow_mut().read_mail();
+            self.watch_new_lines(ops);
         }
     }
 }

@@ -9,6 +9,7 @@ mod build;
 mod disks;
 mod error;
 mod goals;
+mod hotplug;
 mod iothreads;
 mod mailbox;
 mod main_loop;
@@ -16,6 +17,8 @@ mod monitor;
 mod nodes;
 mod requests;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -27,7 +30,7 @@ use crate::{
     bus::Bus,
     kvm::{Vm, coalesced::CoalescedRing},
     monitor::{Event, schema::RunState},
-    spec::Actions,
+    spec::{Actions, MachineSpec},
     vcpu::Cpus,
 };
 use board::Board;
@@ -54,6 +57,8 @@ pub struct Machine {
     mailbox: Arc<Mailbox>,
     disks: Disks,
     actions: Actions,
+    /// What the machine is made of by now.
+    spec: MachineSpec,
     state: RunState,
     goals: VecDeque<Goal>,
     step: Option<Step>,

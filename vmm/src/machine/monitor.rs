@@ -29,6 +29,12 @@ impl Handler for Machine {
                 reply.done();
                 self.end(0, false, ShutdownCause::HostQmpQuit);
             }
+            Command::DeviceAdd(options) => {
+                // What earlier commands have done may still be on its way here.
+                self.make_calls();
+                reply.result(self.device_add(options));
+            }
+            Command::DeviceDel { id } => reply.result(self.device_del(&id)),
             other => self.block_command(other, reply),
         }
     }

@@ -43,6 +43,14 @@ pub enum Command {
     },
     /// `blockdev-add`: the node last, its inline children before it.
     BlockdevAdd(Vec<BlockdevSpec>),
+    /// `device_add`: the options as they came; the machine knows what fits it.
+    DeviceAdd(Options),
+    /// `device_del`: answered at once, [`DEVICE_DELETED`](super::Event::DeviceDeleted) says when it is
+    /// done.
+    DeviceDel {
+        /// The device's id.
+        id: String,
+    },
     /// `blockdev-del`.
     BlockdevDel {
         /// The node.
@@ -87,6 +95,7 @@ pub enum BlockTarget {
 
 const NODE: Prop = prop("node-name", Kind::Id, "name of a node");
 const NODE_REQUIRED: Prop = NODE.required();
+const DEVICE: Prop = prop("id", Kind::Id, "id of a device");
 const RULE: Prop = prop("id", Kind::Id, "name of a rule");
 
 const RESIZE: &[Prop] = &[
@@ -95,12 +104,14 @@ const RESIZE: &[Prop] = &[
     prop("size", Kind::Size { min: 0, max: i64::MAX as u64 }, "new size in bytes").required(),
 ];
 
-/// Commands and their arguments. `blockdev-add` and `x-fault-add` check theirs themselves.
+/// Commands and their arguments. Those that add something check theirs themselves.
 const COMMANDS: &[(&str, &[Prop])] = &[
     ("block_resize", RESIZE),
     ("blockdev-add", &[]),
     ("blockdev-del", &[NODE_REQUIRED]),
     ("cont", &[]),
+    ("device_add", &[]),
+    ("device_del", &[DEVICE.required()]),
     ("qmp_capabilities", &[prop("enable", Kind::Uints { max: 0 }, "capabilities: there are none")]),
     ("query-block", &[]),
     ("query-blockstats", &[prop("query-nodes", Kind::Bool, "all nodes").or("off")]),
@@ -150,6 +161,7 @@ pub(super) fn parse(name: &str, arguments: Options) -> Result<Parsed, QmpError> 
     };
     let command = match *name {
         "blockdev-add" => Command::BlockdevAdd(node_from_options(arguments, Mode::Strict)?),
+        "device_add" => device_add(arguments)?,
         "x-fault-add" => fault_add(arguments)?,
         _ => {
             let of = format!("command '{name}'");
@@ -193,6 +205,7 @@ fn simple(name: &str, args: &Arguments) -> Result<Parsed, QmpError> {
         "quit" => Command::Quit,
         "block_resize" => resize(args)?,
         "blockdev-del" => Command::BlockdevDel { node_name: args.required("node-name")? },
+        "device_del" => Command::DeviceDel { id: args.required("id")? },
         "x-fault-del" => {
             Command::FaultDel { node_name: args.required("node-name")?, id: args.required("id")? }
         }
@@ -216,6 +229,13 @@ fn resize(args: &Arguments) -> Result<Command, QmpError> {
     };
     let size = args.0.get("size").and_then(Value::as_u64).unwrap_or_default();
     Ok(Command::BlockResize { target, size })
+}
+
+fn device_add(arguments: Options) -> Result<Command, QmpError> {
+    match arguments.get("driver") {
+        Some(Value::String(_)) => Ok(Command::DeviceAdd(arguments)),
+        _ => Err(QmpError::generic("Parameter 'driver' is missing")),
+    }
 }
 
 fn fault_add(mut arguments: Options) -> Result<Command, QmpError> {

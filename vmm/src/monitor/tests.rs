@@ -111,6 +111,8 @@ fn malformed_messages_are_answered_and_survived() {
             "GenericError",
             "did you mean 'qcow2'",
         ),
+        (r#"{"execute": "device_add", "arguments": {"id": "d"}}"#, "GenericError", "'driver'"),
+        (r#"{"execute": "device_del", "arguments": {"device": "d"}}"#, "GenericError", "'device'"),
         (r#"{"execute": "blockdev-del", "arguments": {}}"#, "GenericError", "node-name"),
         (
             r#"{"execute": "x-fault-add", "arguments": {"node-name": "f", "opp": "read"}}"#,

@@ -276,7 +276,7 @@ fn iothread(id: String) -> Result<ObjectSpec, SpecError> {
 }
 
 /// `prefix0`, `prefix1`, …: the first that is not taken; it is then.
-fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
+pub(super) fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
     let mut n = 0_u64;
     loop {
         let id = format!("{prefix}{n}");
@@ -287,15 +287,29 @@ fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
     }
 }
 
+/// All names that devices and nodes of a machine have.
+pub(super) fn ids_of(spec: &MachineSpec) -> HashSet<String> {
+    let devices = spec.devices.iter().map(|device| device.id().to_owned());
+    devices.chain(spec.blockdevs.iter().map(|node| node.node_name.clone())).collect()
+}
+
+/// Fills in a number of queues that was left open: as many as CPUs, up to [`QUEUES_AUTO_MAX`].
+pub(super) fn fill_count(spec: &MachineSpec, count: &mut u16) {
+    if *count == 0 {
+        *count = u16::try_from(spec.cpus.min(QUEUES_AUTO_MAX)).unwrap_or(1);
+    }
+}
+
 fn queues_of(spec: &mut MachineSpec) -> impl Iterator<Item = QueuesMut<'_>> {
     spec.devices.iter_mut().filter_map(|device| device.kind_mut().queues_mut())
 }
 
 fn fill_queues(spec: &mut MachineSpec) {
-    let auto = u16::try_from(spec.cpus.min(QUEUES_AUTO_MAX)).unwrap_or(1);
-    for queues in queues_of(spec).filter(|queues| *queues.count == 0) {
-        *queues.count = auto;
+    let mut devices = std::mem::take(&mut spec.devices);
+    for queues in devices.iter_mut().filter_map(|device| device.kind_mut().queues_mut()) {
+        fill_count(spec, queues.count);
     }
+    spec.devices = devices;
 }
 
 /// Gives every device whose queues have no iothread one of its own, or one shared round-robin when

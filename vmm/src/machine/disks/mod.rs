@@ -4,7 +4,7 @@ mod events;
 mod virtio_blk;
 mod virtio_rng;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use spindle_block::{
     Cx, Root,
@@ -12,7 +12,7 @@ use spindle_block::{
 };
 use spindle_boot::gsi_for;
 use spindle_devices::{
-    Device, Dma, MsiSource, WindowSink,
+    Device, Dma, MsiSource, WindowSink, Windows,
     pci::{Address, PciFunction, Slot},
 };
 
@@ -43,9 +43,21 @@ pub(super) trait DiskDevice: Send + Sync {
 pub(super) struct Disk {
     /// The id of its device, and the name of its root.
     pub(super) id: String,
+    /// The id of the function that it is reached through.
+    function: String,
     pub(super) device: Arc<dyn DiskDevice>,
     pub(super) io_status: IoStatus,
     pub(super) write_cache: bool,
+}
+
+/// A function that a description asked for.
+pub(super) struct Function {
+    pub(super) id: String,
+    pub(super) at: Address,
+    /// Under which it declares its windows.
+    number: u32,
+    /// When its guest was last asked to let go of it.
+    pub(super) asked: Option<Instant>,
 }
 
 /// What became of a description: a function, and the disks that are reached through it.
@@ -59,6 +71,7 @@ pub(super) struct Disks {
     pub(super) graph: Arc<Graph>,
     pub(super) iothreads: Iothreads,
     pub(super) disks: Vec<Disk>,
+    functions: Vec<Function>,
     ground: Ground,
     /// The number under which the next function declares its windows.
     next_number: u32,
@@ -117,7 +130,14 @@ impl Disks {
         board: &mut Board,
     ) -> Result<Self, BuildError> {
         let graph = Graph::new();
-        let mut all = Self { graph, iothreads, disks: Vec::new(), ground, next_number: FUNCTIONS };
+        let mut all = Self {
+            graph,
+            iothreads,
+            disks: Vec::new(),
+            functions: Vec::new(),
+            ground,
+            next_number: FUNCTIONS,
+        };
         all.open(spec)?;
         // Places that were asked for come before those that are left.
         let (fixed, free): (Vec<_>, Vec<_>) =
@@ -149,12 +169,30 @@ impl Disks {
         }
     }
 
-    fn add(
+    /// Builds a device and puts it in its place; where on the bus, if that is where it sits.
+    ///
+    /// # Errors
+    /// When it cannot be built there; nothing has changed then.
+    pub(super) fn add(
         &mut self,
         spec: &MachineSpec,
         device: &DeviceSpec,
         board: &mut Board,
-    ) -> Result<(), BuildError> {
+    ) -> Result<Option<Address>, BuildError> {
+        let result = self.add_function(spec, device, board);
+        if result.is_err() && device.drive().is_some() {
+            // It may have come as far as this.
+            let _ = self.graph.detach(device.id());
+        }
+        result.map(Some)
+    }
+
+    fn add_function(
+        &mut self,
+        spec: &MachineSpec,
+        device: &DeviceSpec,
+        board: &mut Board,
+    ) -> Result<Address, BuildError> {
         let at = match device.addr() {
             Some(addr) => Address { slot: addr.slot, function: addr.function },
             None => board.pci.free_slot(FIRST_SLOT)?,
@@ -180,7 +218,39 @@ impl Disks {
         };
         board.pci.add(at, made.function)?;
         self.disks.extend(made.disks);
-        Ok(())
+        self.functions.push(Function { id: device.id().to_owned(), at, number, asked: None });
+        Ok(at)
+    }
+
+    /// The function with this id.
+    pub(super) fn function_mut(&mut self, id: &str) -> Option<&mut Function> {
+        self.functions.iter_mut().find(|function| function.id == id)
+    }
+
+    /// Names of the roots that function `id` sends requests to.
+    pub(super) fn roots_of(&self, id: &str) -> Vec<String> {
+        let its = self.disks.iter().filter(|disk| disk.function == id);
+        its.map(|disk| disk.id.clone()).collect()
+    }
+
+    /// Lets go of function `id`, which is off the bus and at rest, and of its disks. Returns the ids of
+    /// all that are gone, the function's last.
+    pub(super) fn remove(&mut self, id: &str) -> Vec<String> {
+        let mut gone = self.roots_of(id);
+        self.disks.retain(|disk| disk.function != id);
+        for root in &gone {
+            // At the machine's end it is gone before.
+            let _ = self.graph.detach(root);
+        }
+        self.functions.retain(|function| {
+            if function.id == id {
+                self.ground.bus.set(function.number, Windows::default());
+            }
+            function.id != id
+        });
+        gone.retain(|disk| disk != id);
+        gone.push(id.to_owned());
+        gone
     }
 }
 

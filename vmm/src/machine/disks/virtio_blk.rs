@@ -36,6 +36,7 @@ pub(super) fn build(disk: &VirtioBlkSpec, site: Site<'_>) -> Result<Made, BuildE
     pause_with(graph, &disk.id, Arc::clone(&function) as Arc<dyn Device>)?;
     let disk = Disk {
         id: disk.id.clone(),
+        function: disk.id.clone(),
         device: Arc::new(device),
         io_status: IoStatus::Ok,
         write_cache: disk.write_cache,
