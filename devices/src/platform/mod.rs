@@ -5,6 +5,7 @@
 
 pub mod acpi_pm;
 pub mod debug_exit;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod pci_hotplug;
 pub mod pvpanic;
@@ -16,6 +17,7 @@ pub(crate) mod testing;
 
 pub use acpi_pm::AcpiPm;
 pub use debug_exit::DebugExit;
+pub use fw_cfg::FwCfg;
 pub use i8042::I8042;
 pub use pci_hotplug::{EjectSink, PciHotplug};
 pub use pvpanic::Pvpanic;

@@ -12,7 +12,7 @@ use std::{
 use vm_superio::{Serial, Trigger, serial::SerialEvents};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::{Access, Registers};
+use crate::{Access, LineIrq, Registers};
 
 /// Where characters go that the guest sends. Called on vCPU threads.
 pub trait Output: Send {
@@ -23,12 +23,18 @@ pub trait Output: Send {
 /// Input that waits for room in the port's FIFO, at most; beyond it whoever feeds the port waits.
 const WAITING_MAX: usize = 4096;
 
-struct Edge(Arc<EventFd>);
+/// Bit 0 of the interrupt identification register: nothing is pending.
+const NOTHING_PENDING: u8 = 1 << 0;
+
+/// A new reason for an interrupt is an edge of the line, even while it is up.
+struct Edge(Arc<dyn LineIrq>);
 
 impl Trigger for Edge {
     type E = io::Error;
     fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
+        self.0.set(false);
+        self.0.set(true);
+        Ok(())
     }
 }
 
@@ -68,7 +74,7 @@ struct State {
 pub struct SerialPort {
     state: Mutex<Option<State>>,
     emptied: Emptied,
-    irq: Arc<EventFd>,
+    irq: Arc<dyn LineIrq>,
     /// Signalled when there is room for input again, if somebody was refused.
     room: Arc<EventFd>,
     refused: AtomicBool,
@@ -78,10 +84,11 @@ impl SerialPort {
     /// Number of registers.
     pub const PORTS: u64 = 8;
 
-    /// A port that raises `irq` (an edge), and signals `room` when input that it refused can be
+    /// A port that drives `irq` (whose edges count), and signals `room` when input that it refused can be
     /// offered again.
     #[must_use]
-    pub fn new(irq: Arc<EventFd>, output: Box<dyn Output>, room: Arc<EventFd>) -> Self {
+    pub fn new(irq: Box<dyn LineIrq>, output: Box<dyn Output>, room: Arc<EventFd>) -> Self {
+        let irq: Arc<dyn LineIrq> = irq.into();
         let emptied = Emptied::default();
         let port = Serial::with_events(Edge(Arc::clone(&irq)), emptied.clone(), Writer(output));
         let state = Mutex::new(Some(State { port, waiting: VecDeque::new() }));
@@ -111,6 +118,7 @@ impl SerialPort {
                 Serial::with_events(Edge(Arc::clone(&self.irq)), self.emptied.clone(), writer);
             *slot = Some(State { port, waiting: VecDeque::new() });
         }
+        self.irq.set(false);
         if self.refused.swap(false, Ordering::Relaxed) {
             let _ = self.room.write(1);
         }
@@ -118,7 +126,12 @@ impl SerialPort {
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> Option<T> {
         let mut slot = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.as_mut().map(f)
+        let state = slot.as_mut()?;
+        let value = f(state);
+        if state.port.state().interrupt_identification & NOTHING_PENDING != 0 {
+            self.irq.set(false);
+        }
+        Some(value)
     }
 }
 
@@ -165,7 +178,7 @@ impl Registers for SerialPort {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::testing::{read, write};
+    use crate::platform::testing::{Wire, read, write};
     use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     struct Sent(Arc<Mutex<Vec<u8>>>);
@@ -181,10 +194,13 @@ mod tests {
 
     type Bytes = Arc<Mutex<Vec<u8>>>;
 
-    fn port() -> (SerialPort, Bytes, Arc<EventFd>, Arc<EventFd>) {
-        let (sent, irq, room) = (Arc::new(Mutex::default()), event(), event());
-        let port =
-            SerialPort::new(Arc::clone(&irq), Box::new(Sent(Arc::clone(&sent))), Arc::clone(&room));
+    fn port() -> (SerialPort, Bytes, Wire, Arc<EventFd>) {
+        let (sent, irq, room) = (Arc::new(Mutex::default()), Wire::default(), event());
+        let port = SerialPort::new(
+            Box::new(irq.clone()),
+            Box::new(Sent(Arc::clone(&sent))),
+            Arc::clone(&room),
+        );
         (port, sent, irq, room)
     }
 
@@ -205,7 +221,7 @@ mod tests {
         write(&port, 1, 1, 1);
         let taken = port.input(&input);
         assert!((WAITING_MAX..input.len()).contains(&taken), "{taken}");
-        assert!(irq.read().is_ok());
+        assert!(irq.is_up());
         assert!(room.read().is_err());
         let mut got = Vec::new();
         while read(&port, 5, 1) & 1 == 1 {
@@ -213,8 +229,9 @@ mod tests {
         }
         assert_eq!(got, input[..taken]);
         assert!(room.read().is_ok(), "the rest can be offered again");
+        assert!(!irq.is_up(), "all of it was read");
         assert_eq!(port.input(&input[taken..]), input.len() - taken);
-        assert!(irq.read().is_ok());
+        assert!(irq.is_up());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Devices declare windows; the bus makes an immutable map of them, which every vCPU thread keeps a
 //! reference to and fetches anew when its generation has moved. What devices declare as doorbells
-//! and coalesced ranges is handed to an [`Accelerator`] (KVM), as a difference to what it had.
+//! and coalesced ranges is handed to an [`Offload`] (KVM), as a difference to what it had.
 
 mod claims;
 mod map;
@@ -26,13 +26,13 @@ pub use map::Map;
 pub use view::BusView;
 
 /// Who can take writes off the vCPU threads' hands.
-pub trait Accelerator: Send + Sync {
+pub trait Offload: Send + Sync {
     /// Signals a doorbell's eventfd without an exit from now on.
     ///
     /// # Errors
     /// When it cannot: the write then exits and goes to the device.
     fn add_doorbell(&self, doorbell: &Doorbell) -> io::Result<()>;
-    /// Undoes [`Accelerator::add_doorbell`].
+    /// Undoes [`Offload::add_doorbell`].
     ///
     /// # Errors
     /// When there was none.
@@ -42,14 +42,14 @@ pub trait Accelerator: Send + Sync {
     /// # Errors
     /// When it cannot: the writes then exit one by one.
     fn add_zone(&self, space: Space, base: u64, len: u32) -> io::Result<()>;
-    /// Undoes [`Accelerator::add_zone`].
+    /// Undoes [`Offload::add_zone`].
     ///
     /// # Errors
     /// When there was none.
     fn remove_zone(&self, space: Space, base: u64, len: u32) -> io::Result<()>;
 }
 
-/// What identifies a doorbell to the accelerator.
+/// What identifies a doorbell to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct BellKey {
     space: Space,
@@ -83,18 +83,18 @@ pub struct Bus {
     map: Mutex<Arc<Map>>,
     generation: AtomicU64,
     state: Mutex<State>,
-    accelerator: Box<dyn Accelerator>,
+    offload: Box<dyn Offload>,
 }
 
 impl Bus {
     /// An empty bus.
     #[must_use]
-    pub fn new(accelerator: Box<dyn Accelerator>) -> Arc<Self> {
+    pub fn new(offload: Box<dyn Offload>) -> Arc<Self> {
         Arc::new(Self {
             map: Mutex::default(),
             generation: AtomicU64::new(0),
             state: Mutex::default(),
-            accelerator,
+            offload,
         })
     }
 
@@ -121,7 +121,7 @@ impl Bus {
         let wanted: HashMap<_, _> = wanted.into_iter().map(|b| (BellKey::of(&b), b)).collect();
         bells.retain(|key, bell| {
             let keep = wanted.contains_key(key);
-            if !keep && let Err(e) = self.accelerator.remove_doorbell(bell) {
+            if !keep && let Err(e) = self.offload.remove_doorbell(bell) {
                 log::debug!("doorbell at {:#x}: cannot be removed: {e}", bell.address);
             }
             keep
@@ -130,7 +130,7 @@ impl Bus {
             if bells.contains_key(&key) {
                 continue;
             }
-            match self.accelerator.add_doorbell(&bell) {
+            match self.offload.add_doorbell(&bell) {
                 Ok(()) => drop(bells.insert(key, bell)),
                 Err(e) => log::debug!("doorbell at {:#x}: every write exits: {e}", bell.address),
             }
@@ -140,7 +140,7 @@ impl Bus {
     fn update_zones(&self, zones: &mut Vec<(Space, u64, u32)>, wanted: Vec<(Space, u64, u32)>) {
         zones.retain(|zone| {
             let keep = wanted.contains(zone);
-            if !keep && let Err(e) = self.accelerator.remove_zone(zone.0, zone.1, zone.2) {
+            if !keep && let Err(e) = self.offload.remove_zone(zone.0, zone.1, zone.2) {
                 log::debug!("zone at {:#x}: cannot be removed: {e}", zone.1);
             }
             keep
@@ -149,7 +149,7 @@ impl Bus {
             if zones.contains(&zone) {
                 continue;
             }
-            match self.accelerator.add_zone(zone.0, zone.1, zone.2) {
+            match self.offload.add_zone(zone.0, zone.1, zone.2) {
                 Ok(()) => zones.push(zone),
                 Err(e) => log::debug!("zone at {:#x}: every write exits: {e}", zone.1),
             }

@@ -41,7 +41,7 @@ impl Fake {
     }
 }
 
-impl Accelerator for Fake {
+impl Offload for Fake {
     fn add_doorbell(&self, bell: &Doorbell) -> io::Result<()> {
         self.note(format!("bell+ {:x}", bell.address))
     }

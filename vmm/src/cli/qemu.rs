@@ -1,12 +1,21 @@
-//! QEMU's spelling of options: one dash before long names.
+//! QEMU's spelling of options: one dash before long names, `-chardev` and `-mon`, and its name.
+use crate::spec::keyval::{self, Options};
+use crate::spec::{QmpSpec, SpecError};
+use serde_json::Value;
 use std::ffi::OsString;
+use std::path::Path;
+
+/// A link to `spindle` whose name starts so runs machines: test programs name their QEMU.
+const SYSTEM: &str = "qemu-system-";
 
 /// The options of `run` that may be typed with one dash.
 const LONG: &[&str] = &[
     "accel",
     "action",
     "append",
+    "audio",
     "blockdev",
+    "chardev",
     "cpu",
     "cpus",
     "debug-exit",
@@ -19,18 +28,26 @@ const LONG: &[&str] = &[
     "M",
     "machine",
     "memory",
+    "mon",
     "no-reboot",
     "nodefaults",
     "nographic",
     "object",
     "qmp",
+    "qtest",
+    "qtest-log",
+    "run-with",
     "sandbox",
     "serial",
     "smp",
 ];
 
 /// Turns `-kernel` into `--kernel` (and so on) in the arguments of `spindle run`.
-pub(super) fn accept(args: Vec<OsString>) -> Vec<OsString> {
+pub(super) fn accept(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().and_then(|arg| Path::new(arg).file_name()?.to_str());
+    if name.is_some_and(|name| name.starts_with(SYSTEM)) {
+        args.insert(1, "run".into());
+    }
     let is_run = args.get(1).is_some_and(|arg| arg == "run");
     let mut literal = !is_run;
     args.into_iter()
@@ -42,6 +59,44 @@ pub(super) fn accept(args: Vec<OsString>) -> Vec<OsString> {
             }
         })
         .collect()
+}
+
+/// The monitors that `-mon chardev=ID,mode=control` puts on sockets of `-chardev socket,id=ID,…`.
+pub(super) fn monitors(chardevs: &[String], mons: &[String]) -> Result<Vec<QmpSpec>, SpecError> {
+    const CHARDEV: &str = "--chardev";
+    const MON: &str = "--mon";
+    let text = |options: &Options, key: &str| {
+        options.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let mut sockets = Vec::new();
+    for given in chardevs {
+        let mut options = keyval::parse(CHARDEV, given, Some("backend"), &["server", "wait"])?;
+        if text(&options, "backend") != "socket" {
+            return Err(SpecError::bad(CHARDEV, "backend", "only 'socket' is offered"));
+        }
+        options.remove("backend");
+        let id = text(&options, "id");
+        options.remove("id");
+        let rest = options.iter().map(|(key, value)| {
+            let value = value.as_str().unwrap_or_default();
+            format!("{key}={}", keyval::escape(value))
+        });
+        let spec = format!("unix:{}", rest.collect::<Vec<_>>().join(","));
+        sockets.push((id, QmpSpec::parse(&spec)?));
+    }
+    let mut monitors = Vec::new();
+    for given in mons {
+        let options = keyval::parse(MON, given, Some("chardev"), &[])?;
+        if text(&options, "mode") != "control" {
+            return Err(SpecError::bad(MON, "mode", "only 'control' (QMP) is offered"));
+        }
+        let id = text(&options, "chardev");
+        let socket = sockets.iter().find(|(known, _)| *known == id);
+        let (_, socket) = socket
+            .ok_or_else(|| SpecError::bad(MON, "chardev", format!("there is no chardev '{id}'")))?;
+        monitors.push(socket.clone());
+    }
+    Ok(monitors)
 }
 
 #[cfg(test)]
@@ -60,5 +115,26 @@ mod tests {
             ["spindle", "run", "--kernel", "k", "-m", "512", "--", "-smp"]
         );
         assert_eq!(accepted(&["spindle", "img", "-object"]), ["spindle", "img", "-object"]);
+    }
+
+    #[test]
+    fn under_qemus_name_it_runs_machines() {
+        let name = "/opt/qemu-system-x86_64";
+        assert_eq!(accepted(&[name, "-accel", "qtest"]), [name, "run", "--accel", "qtest"]);
+    }
+
+    #[test]
+    fn control_monitors_are_qmp() {
+        let texts = |given: &[&str]| given.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let chardevs = texts(&["socket,path=/tmp/q,,1,id=char0", "socket,id=b,path=/b,server=on"]);
+        let of = |mons: &[&str]| monitors(&chardevs, &texts(mons));
+        let found = of(&["chardev=char0,mode=control", "b,mode=control"]).unwrap();
+        let shown: Vec<String> = found.into_iter().map(String::from).collect();
+        assert_eq!(shown, ["unix:/tmp/q,,1", "unix:/b,server=on"]);
+        for (mon, part) in [("chardev=c,mode=control", "no chardev 'c'"), ("b", "control")] {
+            let error = of(&[mon]).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(monitors(&texts(&["pty,id=x"]), &[]).is_err());
     }
 }

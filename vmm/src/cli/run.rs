@@ -1,9 +1,9 @@
 //! `spindle run`.
-use super::{Outcome, Programs, Stop};
+use super::{Outcome, Programs, Stop, qemu};
 use crate::spec::props::Table;
 use crate::spec::{
-    DISK, Draft, MachineSpec, QmpSpec, SpecError, block, device, format, help, keyval, names,
-    object, size,
+    AccelSpec, DISK, Draft, MachineSpec, QmpSpec, SpecError, block, device, format, help, keyval,
+    names, object, size,
 };
 use clap::{ArgAction, Args};
 use serde_json::{Map, Value};
@@ -87,6 +87,15 @@ pub(super) struct RunArgs {
     /// Print the whole description as JSON, for --config, and end
     #[arg(long, help_heading = HOST)]
     print_spec: bool,
+    /// What drives the machine: kvm, or qtest, a test that makes the accesses [default: kvm]
+    #[arg(long, value_name = "kvm|qtest", help_heading = HOST)]
+    accel: Option<String>,
+    /// Socket that --accel qtest is driven from, by QEMU's qtest protocol
+    #[arg(long, value_name = "unix:PATH[,server=on]", help_heading = HOST)]
+    qtest: Option<String>,
+    /// File that shows what is said over the qtest socket
+    #[arg(long, value_name = "FILE", help_heading = HOST)]
+    qtest_log: Option<String>,
     /// seccomp filters and io_uring restrictions: on or off [default: on]
     #[arg(long, value_name = "on|off", help_heading = HOST)]
     sandbox: Option<String>,
@@ -106,8 +115,14 @@ struct QemuArgs {
     enable_kvm: bool,
     #[arg(long, hide = true, value_parser = ["none"])]
     display: Option<String>,
-    #[arg(long, hide = true, value_parser = ["kvm"])]
-    accel: Option<String>,
+    #[arg(long, hide = true, value_parser = ["none"])]
+    audio: Option<String>,
+    #[arg(long, hide = true)]
+    run_with: Vec<String>,
+    #[arg(long, hide = true)]
+    chardev: Vec<String>,
+    #[arg(long, hide = true)]
+    mon: Vec<String>,
     #[arg(long, hide = true, value_parser = ["host", "max"])]
     cpu: Option<String>,
     #[arg(long, alias = "M", hide = true, value_parser = ["q35"])]
@@ -133,7 +148,7 @@ pub(super) fn run(args: RunArgs, programs: &Programs) -> Result<Outcome, Stop> {
 
 /// What a machine needs before it can start, beyond being well described.
 fn startable(spec: &MachineSpec) -> Result<(), SpecError> {
-    if spec.kernel.is_some() {
+    if spec.kernel.is_some() || spec.accel == AccelSpec::Qtest {
         return Ok(());
     }
     Err(SpecError::Conflict("there is nothing to start: give --kernel FILE".to_owned()))
@@ -146,6 +161,9 @@ fn describe(args: RunArgs) -> Result<Draft, SpecError> {
         None => Draft::default(),
     };
     let named = [
+        ("accel", args.accel),
+        ("qtest", args.qtest),
+        ("qtest-log", args.qtest_log),
         ("kernel", args.kernel),
         ("initrd", args.initrd),
         ("append", args.append),
@@ -165,6 +183,7 @@ fn describe(args: RunArgs) -> Result<Draft, SpecError> {
     for text in &args.qmp {
         draft.settings.qmp.push(QmpSpec::parse(text)?);
     }
+    draft.settings.qmp.extend(qemu::monitors(&args.qemu.chardev, &args.qemu.mon)?);
     if args.no_reboot {
         draft.set_actions(keyval::parse("--no-reboot", "reboot=shutdown", None, &[])?)?;
     }

@@ -11,7 +11,7 @@ use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use spindle_boot::memory_map::HYPERVISOR_PAGES;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::{Host, KvmError, cpuid, windows::KvmAccelerator};
+use super::{Host, KvmError, cpuid, windows::KvmOffload};
 
 const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 const PAGE: u64 = 0x1000;
@@ -67,8 +67,8 @@ impl Vm {
 
     /// Registers doorbells and coalesced zones with this machine.
     #[must_use]
-    pub fn accelerator(&self) -> KvmAccelerator {
-        KvmAccelerator::new(Arc::clone(&self.fd), self.coalesces_ports)
+    pub fn offload(&self) -> KvmOffload {
+        KvmOffload::new(Arc::clone(&self.fd), self.coalesces_ports)
     }
 
     /// Makes virtual CPU `index` of `cpus`.

@@ -11,19 +11,19 @@ use spindle_devices::{Doorbell, Space};
 use std::os::fd::AsRawFd;
 use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 
-use crate::bus::Accelerator;
+use crate::bus::Offload;
 
 // The crate's own call cannot say "of this width, any value".
 ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 
 /// Turns declarations into ioeventfds and coalesced zones.
 #[derive(Debug)]
-pub struct KvmAccelerator {
+pub struct KvmOffload {
     vm: Arc<VmFd>,
     coalesces_ports: bool,
 }
 
-impl KvmAccelerator {
+impl KvmOffload {
     /// For `vm`; whether it can collect port writes is a capability of its own.
     #[must_use]
     pub fn new(vm: Arc<VmFd>, coalesces_ports: bool) -> Self {
@@ -61,7 +61,7 @@ fn address(space: Space, base: u64) -> IoEventAddress {
     }
 }
 
-impl Accelerator for KvmAccelerator {
+impl Offload for KvmOffload {
     fn add_doorbell(&self, doorbell: &Doorbell) -> io::Result<()> {
         self.ioeventfd(doorbell, 0)
     }

@@ -1,35 +1,30 @@
 //! The board: what every machine has, where it lies, and the lines that lead to its interrupt
 //! controllers.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::RawFd,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
-use kvm_ioctls::VmFd;
 use spindle_boot::{
     MemoryMap, irq,
     memory_map::{ECAM, PCI_WINDOW_32},
     ports,
 };
 use spindle_devices::{
-    Device, LineIrq, Registers, Space, Window, WindowSink, Windows,
+    Device, Dma, Registers, Space, Window, WindowSink, Windows,
     pci::{Address, BarWindows, ConfigPorts, Ecam, HostBridge, Identity, PciBus},
     platform::{
-        AcpiPm, DebugExit, I8042, PciHotplug, Pvpanic, ResetControl, Rtc, SerialPort, i8042,
-        pci_hotplug, serial::Output,
+        AcpiPm, DebugExit, FwCfg, I8042, PciHotplug, Pvpanic, ResetControl, Rtc, SerialPort,
+        fw_cfg, i8042, pci_hotplug, serial::Output,
     },
 };
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::{BuildError, Mailbox, hotplug::Ejector};
-use crate::{bus::Bus, kvm::line::Line};
+use crate::accel::{Accelerator, InterruptLines};
 
 /// Port of the pvpanic device, where QEMU has it too.
 const PVPANIC: u64 = 0x505;
+/// Ports of the firmware configuration device, where QEMU has it too.
+const FW_CFG: u16 = 0x510;
 /// Ports for PCI devices: above all that a PC has at fixed places.
 const PCI_PORTS: std::ops::Range<u64> = 0xC000..0x1_0000;
 /// ICH9's LPC bridge.
@@ -42,47 +37,14 @@ const BOARD: u32 = 0;
 /// The first number for PCI functions.
 pub(super) const FUNCTIONS: u32 = 1;
 
-/// The inputs of the I/O APIC that level-triggered sources share.
-pub struct Lines {
-    vm: Arc<VmFd>,
-    lines: BTreeMap<u32, Arc<Line>>,
-}
-
-impl Lines {
-    pub(super) fn new(vm: Arc<VmFd>) -> Self {
-        Self { vm, lines: BTreeMap::new() }
-    }
-
-    /// Connects a source to input `gsi`.
-    pub(super) fn source(&mut self, gsi: u32) -> io::Result<Box<dyn LineIrq>> {
-        let line = match self.lines.get(&gsi) {
-            Some(line) => line,
-            None => self.lines.entry(gsi).or_insert(Line::new(Arc::clone(&self.vm), gsi)?),
-        };
-        Ok(line.source())
-    }
-
-    /// The file descriptors to watch, each with the line that it is about.
-    pub(super) fn watched(&self) -> impl Iterator<Item = (RawFd, &Arc<Line>)> {
-        self.lines.values().map(|line| (line.resample_fd(), line))
-    }
-
-    fn reset(&self) {
-        for line in self.lines.values() {
-            if let Err(e) = line.reset() {
-                log::error!("cannot reset interrupt line {}: {e}", line.gsi());
-            }
-        }
-    }
-}
-
 /// The devices that every machine has.
 pub struct Board {
     pub(super) serial: Arc<SerialPort>,
     pub(super) pm: Arc<AcpiPm>,
     pub(super) pci: Arc<PciBus>,
     pub(super) hotplug: Arc<PciHotplug>,
-    pub(super) lines: Lines,
+    pub(super) lines: Arc<dyn InterruptLines>,
+    pub(super) fw_cfg: Arc<FwCfg>,
     reset_control: Arc<ResetControl>,
     config_ports: Arc<ConfigPorts>,
     windows: BarWindows,
@@ -90,9 +52,10 @@ pub struct Board {
 
 /// What the board is connected to.
 pub(super) struct Connections<'a> {
-    pub(super) vm: &'a Arc<VmFd>,
-    pub(super) bus: &'a Arc<Bus>,
+    pub(super) accelerator: &'a dyn Accelerator,
     pub(super) map: &'a MemoryMap,
+    pub(super) dma: &'a Dma,
+    pub(super) fw_cfg: Vec<fw_cfg::Item>,
     pub(super) mailbox: &'a Arc<Mailbox>,
     pub(super) serial_output: Box<dyn Output>,
     pub(super) serial_room: Arc<EventFd>,
@@ -103,17 +66,14 @@ impl Board {
     /// Makes the devices and puts them on the bus.
     pub(super) fn new(to: Connections<'_>) -> Result<Self, BuildError> {
         let resources = |what| move |source| BuildError::Resources { what, source };
-        let mut lines = Lines::new(Arc::clone(to.vm));
+        let (lines, clocks) = (to.accelerator.lines(), to.accelerator.clocks());
         let power = || Arc::clone(to.mailbox) as Arc<dyn spindle_devices::PowerSink>;
 
-        let irq = EventFd::new(EFD_NONBLOCK).map_err(resources("the serial port's interrupt"))?;
-        to.vm
-            .register_irqfd(&irq, u32::from(irq::COM1_IRQ))
-            .map_err(|e| resources("the serial port's interrupt")(e.into()))?;
-        let serial = Arc::new(SerialPort::new(Arc::new(irq), to.serial_output, to.serial_room));
+        let irq = lines.isa(irq::COM1_IRQ).map_err(resources("the serial port's interrupt"))?;
+        let serial = Arc::new(SerialPort::new(irq, to.serial_output, to.serial_room));
 
         let sci = lines.source(irq::SCI_GSI).map_err(resources("the system control interrupt"))?;
-        let pm = Arc::new(AcpiPm::new(sci, power(), nanoseconds()));
+        let pm = Arc::new(AcpiPm::new(sci, power(), clocks.monotonic));
         let reset_control = Arc::new(ResetControl::new(power()));
         let pci = PciBus::new();
         pci.add(Address { slot: 0, function: 0 }, HostBridge::new())?;
@@ -122,8 +82,9 @@ impl Board {
         let hotplug = Arc::new(PciHotplug::new(Arc::new(ejector)));
         let config_ports =
             ConfigPorts::new(Arc::clone(&pci), Some(Arc::clone(&reset_control) as _));
-        let rtc = Arc::new(Rtc::new(Box::new(seconds)));
+        let rtc = Arc::new(Rtc::new(clocks.wall));
         let keyboard = Arc::new(I8042::new(power()));
+        let fw_cfg = Arc::new(FwCfg::new(to.fw_cfg, to.dma.clone()));
 
         let port = |base: u16, len: u64, target: Arc<dyn Registers>| window(base, len, target, 0);
         let mut ranges = vec![
@@ -139,6 +100,8 @@ impl Board {
             port(ports::RTC, Rtc::PORTS, rtc),
             window(ports::I8042_DATA, 1, Arc::clone(&keyboard) as _, i8042::DATA),
             window(ports::I8042_COMMAND, 1, keyboard, i8042::COMMAND),
+            window(FW_CFG, FwCfg::PORTS, Arc::clone(&fw_cfg) as _, fw_cfg::SELECTOR),
+            window(FW_CFG + 4, FwCfg::DMA_PORTS, Arc::clone(&fw_cfg) as _, fw_cfg::DMA_ADDRESS),
             port(PVPANIC as u16, 1, Arc::new(Pvpanic::new(power()))),
             Window {
                 space: Space::Memory,
@@ -152,14 +115,14 @@ impl Board {
         if let Some(base) = to.debug_exit {
             ranges.push(port(base, DebugExit::PORTS, Arc::new(DebugExit::new(power()))));
         }
-        to.bus.set(BOARD, Windows { ranges, doorbells: Vec::new() });
+        to.accelerator.bus().set(BOARD, Windows { ranges, doorbells: Vec::new() });
         let high = to.map.pci_window_64();
         let windows = BarWindows {
             low: PCI_WINDOW_32.start..PCI_WINDOW_32.end,
             high: high.map_or(0..0, |w| w.start..w.end),
             ports: PCI_PORTS,
         };
-        Ok(Self { serial, pm, pci, hotplug, lines, reset_control, config_ports, windows })
+        Ok(Self { serial, pm, pci, hotplug, lines, fw_cfg, reset_control, config_ports, windows })
     }
 
     /// Gives every PCI function its addresses, as firmware would.
@@ -179,22 +142,13 @@ impl Board {
         self.hotplug.reset();
         self.reset_control.reset();
         self.config_ports.reset();
-        self.lines.reset();
+        self.fw_cfg.reset();
     }
 }
 
 fn window(base: u16, len: u64, target: Arc<dyn Registers>, target_offset: u64) -> Window {
     let base = u64::from(base);
     Window { space: Space::Port, base, len, coalesce: false, target, target_offset }
-}
-
-fn nanoseconds() -> Box<dyn Fn() -> u64 + Send + Sync> {
-    let start = Instant::now();
-    Box::new(move || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
 #[cfg(test)]

@@ -10,24 +10,23 @@ use super::{
     BuildError, Machine, Mailbox,
     board::{Board, Connections},
     disks::{Disks, Ground},
+    firmware,
     iothreads::Iothreads,
 };
 use crate::{
-    bus::Bus,
-    kvm::{
-        Host, KvmError, Vm, coalesced::CoalescedRing, irq::Routes, msi::KvmMsi, state::CpuReset,
-    },
+    accel::{self, Attached, CpuStart},
     monitor::schema::RunState,
-    sandbox::{Kind, Sandbox},
+    qtest,
+    sandbox::Sandbox,
     serial::HostEnd,
     spec::MachineSpec,
-    vcpu::{CpuParts, Cpus},
 };
 
 /// What the main loop serves beside the machine.
 pub struct Ends {
     pub(super) sandbox: Sandbox,
     pub(super) serial: HostEnd,
+    pub(super) session: Option<qtest::Session>,
 }
 
 /// Makes the machine; its CPUs have not run yet.
@@ -36,63 +35,53 @@ pub struct Ends {
 /// [`BuildError`]: nothing is left behind.
 pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     let resources = |what| move |source| BuildError::Resources { what, source };
-    let host = Host::open()?;
-    if spec.cpus > host.cpus_max() {
-        return Err(KvmError::TooManyCpus { wanted: spec.cpus, max: host.cpus_max() }.into());
-    }
+    let host = accel::open(spec)?;
     let map = MemoryMap::new(spec.memory, host.phys_addr_bits())?;
-    let image = BootImage::open(&boot_config(spec)?)?;
+    let image = boot_config(spec).map(|config| BootImage::open(&config)).transpose()?;
     let mailbox = Mailbox::new().map_err(resources("an eventfd"))?;
     let memory = guest_memory(spec.memory, &map)?;
-    let vm = Vm::new(&host, &memory)?;
-    let bus = Bus::new(Box::new(vm.accelerator()));
+    let Attached { mut accelerator, session } = host.attach(&memory)?;
     let sandbox = Sandbox::new(spec.sandbox).map_err(resources("seccomp filters"))?;
     let serial = HostEnd::open(&spec.serial, &sandbox)?;
+    let dma = Dma::new(memory.clone(), None);
     let mut board = Board::new(Connections {
-        vm: vm.fd(),
-        bus: &bus,
+        accelerator: &*accelerator,
         map: &map,
+        dma: &dma,
+        fw_cfg: firmware::items(spec, &map),
         mailbox: &mailbox,
         serial_output: Box::new(serial.tap()),
         serial_room: serial.room(),
         debug_exit: spec.debug_exit,
     })?;
-    let routes = Routes::new(Arc::clone(vm.fd())).map_err(resources("interrupt routes"))?;
     let iothreads = Iothreads::start(spec, &mailbox, &sandbox)?;
     let ground = Ground {
-        bus: Arc::clone(&bus) as _,
-        vectors: Arc::new(KvmMsi::new(Arc::clone(vm.fd()), routes)),
-        dma: Dma::new(memory.clone(), None),
+        bus: Arc::clone(accelerator.bus()) as _,
+        vectors: accelerator.vectors(),
+        dma,
         mailbox: Arc::clone(&mailbox),
     };
     let disks = Disks::build(spec, iothreads, ground, &mut board)?;
-    board.assign_addresses()?;
-    let entry = image.place(&memory, &map, RamState::Fresh)?;
-
-    let mut parts = Vec::new();
-    let mut ring = None;
-    for index in 0..spec.cpus {
-        let fd = vm.create_cpu(&host, index, spec.cpus)?;
-        if ring.is_none() {
-            ring = CoalescedRing::map(&fd).ok().map(Arc::new);
+    firmware::set_boot_order(spec, &board);
+    // Firmware would give out addresses; where nothing is booted, whoever drives the machine does.
+    let entry = match &image {
+        Some(image) => {
+            board.assign_addresses()?;
+            Some(image.place(&memory, &map, RamState::Fresh)?)
         }
-        let reset = CpuReset::save(&host, index, &fd)?;
-        reset.start(&fd, &entry)?;
-        let run_size = vm.fd().run_size();
-        parts.push(CpuParts { fd, reset, bus: bus.view(), ring: ring.clone(), run_size });
-    }
-    let main = sandbox.clone();
-    let confine = move || sandbox.enter(Kind::Vcpu);
-    let cpus = Cpus::spawn(parts, &mailbox, confine).map_err(resources("virtual CPU threads"))?;
+        None => None,
+    };
+    accelerator.make_cpus(CpuStart {
+        entry: entry.as_ref(),
+        mailbox: &mailbox,
+        sandbox: &sandbox,
+    })?;
     let machine = Machine {
-        vm,
+        accelerator,
         memory,
         map,
         image,
-        bus,
-        ring,
         board,
-        cpus,
         mailbox,
         disks,
         actions: spec.actions,
@@ -102,23 +91,23 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         step: None,
         steps: 0,
         holds: Vec::new(),
-        clock: None,
         outcome: None,
     };
-    Ok((machine, Ends { sandbox: main, serial }))
+    Ok((machine, Ends { sandbox, serial, session }))
 }
 
 impl Machine {
     /// Lets the CPUs run for the first time.
     pub(super) fn power_on(&mut self) {
         self.state = RunState::Running;
-        self.cpus.resume();
+        self.accelerator.resume();
     }
 }
 
-fn boot_config(spec: &MachineSpec) -> Result<BootConfig, BuildError> {
-    Ok(BootConfig {
-        kernel: spec.kernel.clone().ok_or(BuildError::NoKernel)?,
+/// What is booted directly, if anything is.
+fn boot_config(spec: &MachineSpec) -> Option<BootConfig> {
+    Some(BootConfig {
+        kernel: spec.kernel.clone()?,
         initrd: spec.initrd.clone(),
         command_line: spec.append.clone(),
         protocol: BootProtocol::Auto,

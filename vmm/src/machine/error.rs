@@ -1,6 +1,6 @@
 //! Why a machine could not be made.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use spindle_block::graph::GraphError;
 use spindle_boot::{BootError, MemoryMapError};
@@ -31,6 +31,17 @@ pub enum BuildError {
     /// There is nothing to start.
     #[error("there is nothing to start: give --kernel FILE")]
     NoKernel,
+    /// Nobody is there to drive the machine.
+    #[error("a machine with --accel qtest is driven from a socket: give --qtest unix:PATH")]
+    NoQtest,
+    /// The file that shows what is said over the socket.
+    #[error("cannot open '{}'", .path.display())]
+    QtestLog {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// The serial console.
     #[error(transparent)]
     Serial(#[from] SerialError),

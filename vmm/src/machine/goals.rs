@@ -84,6 +84,11 @@ impl Machine {
         self.goals.iter().any(resets) || self.step.as_ref().is_some_and(|step| resets(&step.goal))
     }
 
+    /// Whether something is being done that accesses to devices have to wait for.
+    pub(super) fn is_busy(&self) -> bool {
+        self.step.is_some() || self.outcome.is_some()
+    }
+
     fn advance(&mut self) {
         while self.step.is_none() && self.outcome.is_none() {
             let Some(goal) = self.goals.pop_front() else { return };
@@ -101,7 +106,7 @@ impl Machine {
             }
             Goal::End { guest, cause, .. } => {
                 self.stop_cpus();
-                self.cpus.stop();
+                self.accelerator.stop();
                 self.tell(Event::Shutdown { guest, reason: cause });
                 self.drain(goal);
             }
@@ -110,10 +115,9 @@ impl Machine {
 
     fn stop_cpus(&mut self) {
         if self.is_running() {
-            self.cpus.pause();
-            self.clock = self.vm.clock().ok();
+            self.accelerator.pause();
         }
-        self.drain_collected();
+        self.accelerator.deliver();
     }
 
     /// Starts a phase. It is over when the returned countdown and all its clones are gone.
@@ -188,7 +192,7 @@ impl Machine {
         self.release();
         self.tell(Event::Reset { guest, reason });
         if self.is_running() {
-            self.cpus.resume();
+            self.accelerator.resume();
         } else {
             // Whatever ended the guest is over; it goes on when somebody says so.
             self.state = RunState::Paused;
@@ -199,12 +203,15 @@ impl Machine {
     /// Everything as at power-on; CPUs are parked, devices are reset.
     fn start_afresh(&mut self) -> Result<(), BuildError> {
         self.board.reset();
-        self.board.assign_addresses()?;
-        self.vm.reset_board()?;
-        let entry = self.image.place(&self.memory, &self.map, RamState::Used)?;
-        self.cpus.restart(&entry)?;
-        self.clock = None;
-        Ok(())
+        self.accelerator.reset()?;
+        let entry = match &self.image {
+            Some(image) => {
+                self.board.assign_addresses()?;
+                Some(image.place(&self.memory, &self.map, RamState::Used)?)
+            }
+            None => None,
+        };
+        self.accelerator.restart(entry.as_ref())
     }
 
     /// Metadata written, data durable, locks given up.
@@ -225,7 +232,7 @@ impl Machine {
 
     /// Ends all threads of the machine; what they use is still there.
     pub(super) fn end_threads(&mut self) {
-        self.cpus.stop();
+        self.accelerator.stop();
         self.disks.iothreads.stop();
     }
 
@@ -235,22 +242,17 @@ impl Machine {
             for disk in &mut self.disks.disks {
                 disk.io_status = IoStatus::Ok;
             }
-            if let Some(clock) = self.clock.take()
-                && let Err(e) = self.vm.set_clock(clock)
-            {
-                log::warn!("the guest's clock jumps over the pause: {e}");
-            }
             self.release();
-            self.cpus.resume();
+            self.accelerator.resume();
             self.tell(Event::Resume);
         }
         answer(reply);
     }
 
-    /// What is done now and then: a guest that sends characters and then sleeps leaves them where KVM
-    /// collects them, and devices that take long are reported.
+    /// What is done now and then: a guest that sends characters and then sleeps leaves them where
+    /// they are collected, and devices that take long are reported.
     pub(super) fn tick(&mut self) {
-        self.drain_collected();
+        self.accelerator.deliver();
         self.complain();
     }
 

@@ -16,7 +16,7 @@ use spindle_devices::{
     platform::{EjectSink, PciHotplug},
 };
 
-use super::{BuildError, Machine, Mailbox};
+use super::{BuildError, Machine, Mailbox, firmware};
 use crate::{
     error_chain,
     monitor::{Event, QmpError},
@@ -63,6 +63,7 @@ impl Machine {
         }
         let at = self.disks.add(&self.spec, &device, &mut self.board).map_err(|e| failed(&e))?;
         self.spec.devices.push(device);
+        firmware::set_boot_order(&self.spec, &self.board);
         if let Some(at) = at {
             self.board.hotplug.inserted(at.slot);
             self.board.pm.raise_general_event(PCI_HOTPLUG_EVENT);
@@ -125,5 +126,6 @@ impl Machine {
             self.spec.devices.retain(|device| device.id() != gone);
             self.tell(Event::DeviceDeleted { device: gone });
         }
+        firmware::set_boot_order(&self.spec, &self.board);
     }
 }

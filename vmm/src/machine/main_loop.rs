@@ -1,12 +1,13 @@
-//! The main loop: mailbox, signals, interrupt lines, serial input and monitors.
+//! The main loop: mailbox, signals, interrupt lines, serial input, monitors, and whoever drives a
+//! machine without CPUs.
 
-use std::{cell::RefCell, os::fd::RawFd, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
-use super::{BuildError, Machine, build, build::Ends, signals::Signals};
+use super::{BuildError, Machine, build, build::Ends, driver::Driver, signals::Signals};
 use crate::{
-    kvm::line::Line,
+    accel::Watched,
     monitor::{Server, Shared, schema::ShutdownCause},
     sandbox::Kind,
     serial::SerialInput,
@@ -42,13 +43,12 @@ fn run_loop(
     let failed = |e: event_manager::Error| BuildError::Loop(format!("{e:?}"));
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new().map_err(failed)?;
     let monitor = Server::new(&spec.qmp, Shared(Rc::clone(machine)))?;
-    let core = {
+    let watched = {
         let machine = machine.borrow();
         machine.mailbox.connect_monitor(monitor.events());
-        let lines = machine.board.lines.watched();
-        lines.map(|(fd, line)| (fd, Arc::clone(line))).collect()
+        machine.accelerator.watched()
     };
-    let core = Core { machine: Rc::clone(machine), signals, lines: core };
+    let core = Core { machine: Rc::clone(machine), signals, watched };
     manager.add_subscriber(Box::new(core));
     manager.add_subscriber(Box::new(monitor));
     let keys = {
@@ -58,6 +58,11 @@ fn run_loop(
     let port = Arc::clone(&machine.borrow().board.serial);
     let serial = Rc::new(RefCell::new(SerialInput::new(ends.serial, port, keys)));
     manager.add_subscriber(Box::new(Shares(Rc::clone(&serial))));
+    let driver = ends.session.map(|session| {
+        let driver = Driver::new(session, Rc::clone(machine));
+        let number = manager.add_subscriber(Box::new(Shares(Rc::clone(&driver))));
+        (driver, number)
+    });
 
     let refused = |source| BuildError::Resources { what: "a seccomp filter", source };
     ends.sandbox.enter(Kind::Main).map_err(refused)?;
@@ -72,9 +77,13 @@ fn run_loop(
             Err(event_manager::Error::Epoll(e)) if e.errno() == libc::EINTR => {}
             Err(e) => return Err(failed(e)),
         }
+        if let Some((driver, number)) = &driver {
+            let mut ops = manager.event_ops(*number).map_err(failed)?;
+            driver.borrow_mut().go_on(&mut ops);
+        }
     };
     serial.borrow().flush(FAREWELL);
-    let exits = machine.borrow().cpus.exits();
+    let exits = machine.borrow().accelerator.exits();
     log::info!("exits to user space: {}: {exits:?}", exits.total());
     Ok(status)
 }
@@ -91,23 +100,22 @@ impl<T: MutEventSubscriber> MutEventSubscriber for Shares<T> {
     }
 }
 
-/// Mailbox, signals and interrupt lines.
+/// Mailbox, signals and what the accelerator watches.
 struct Core {
     machine: Rc<RefCell<Machine>>,
     signals: Signals,
-    lines: Vec<(RawFd, Arc<Line>)>,
+    watched: Vec<Watched>,
 }
 
 impl Core {
     /// Watches the lines that were connected since the last time: a device was plugged.
     fn watch_new_lines(&mut self, ops: &mut EventOps<'_>) {
-        let machine = self.machine.borrow();
-        for (fd, line) in machine.board.lines.watched() {
-            if self.lines.iter().any(|(watched, _)| *watched == fd) {
+        for new in self.machine.borrow().accelerator.watched() {
+            if self.watched.iter().any(|watched| watched.fd == new.fd) {
                 continue;
             }
-            match ops.add(Events::new_raw(fd, EventSet::IN)) {
-                Ok(()) => self.lines.push((fd, Arc::clone(line))),
+            match ops.add(Events::new_raw(new.fd, EventSet::IN)) {
+                Ok(()) => self.watched.push(new),
                 Err(e) => log::error!("the main loop: {e:?}"),
             }
         }
@@ -117,7 +125,7 @@ impl Core {
 impl MutEventSubscriber for Core {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let mailbox = self.machine.borrow().mailbox.fd();
-        let lines = self.lines.iter().map(|(fd, _)| *fd);
+        let lines = self.watched.iter().map(|watched| watched.fd);
         for fd in [mailbox, self.signals.fd()].into_iter().chain(lines) {
             if let Err(e) = ops.add(Events::new_raw(fd, EventSet::IN)) {
                 log::error!("the main loop: {e:?}");
@@ -127,8 +135,8 @@ impl MutEventSubscriber for Core {
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let fd = events.fd();
-        if let Some((_, line)) = self.lines.iter().find(|(watched, _)| *watched == fd) {
-            line.resampled();
+        if let Some(watched) = self.watched.iter().find(|watched| watched.fd == fd) {
+            (watched.ready)();
         } else if fd == self.signals.fd() {
             if let Some(number) = self.signals.read() {
                 log::warn!("ending because of signal {number}; another one ends at once");

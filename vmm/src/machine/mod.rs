@@ -7,7 +7,9 @@ mod block_commands;
 mod board;
 mod build;
 mod disks;
+mod driver;
 mod error;
+mod firmware;
 mod goals;
 mod hotplug;
 mod iothreads;
@@ -27,11 +29,9 @@ use spindle_devices::Device;
 use vm_memory::GuestMemoryMmap;
 
 use crate::{
-    bus::Bus,
-    kvm::{Vm, coalesced::CoalescedRing},
+    accel::Accelerator,
     monitor::{Event, schema::RunState},
     spec::{Actions, MachineSpec},
-    vcpu::Cpus,
 };
 use board::Board;
 pub use build::build;
@@ -46,14 +46,12 @@ pub(crate) const EXIT_FAILURE: u8 = 1;
 
 /// A virtual machine.
 pub struct Machine {
-    vm: Vm,
+    accelerator: Box<dyn Accelerator>,
     memory: GuestMemoryMmap,
     map: MemoryMap,
-    image: BootImage,
-    bus: Arc<Bus>,
-    ring: Option<Arc<CoalescedRing>>,
+    /// What is started without firmware.
+    image: Option<BootImage>,
     board: Board,
-    cpus: Cpus,
     mailbox: Arc<Mailbox>,
     disks: Disks,
     actions: Actions,
@@ -65,8 +63,6 @@ pub struct Machine {
     steps: u64,
     /// What keeps devices paused, newest last.
     holds: Vec<Hold>,
-    /// The guest's clock when it was paused.
-    clock: Option<u64>,
     outcome: Option<u8>,
 }
 
@@ -88,13 +84,5 @@ impl Machine {
 
     fn tell(&self, event: Event) {
         self.mailbox.tell(event);
-    }
-
-    /// Delivers what KVM has collected.
-    fn drain_collected(&self) {
-        if let Some(ring) = &self.ring {
-            let mut view = self.bus.view();
-            ring.drain(|w| view.write(w.space, w.address, &w.data[..usize::from(w.width)]));
-        }
     }
 }

@@ -10,7 +10,7 @@ impl Handler for Machine {
     fn handle(&mut self, command: Command, reply: Reply) {
         match command {
             Command::QueryStatus => reply.value(&StatusInfo::new(self.state)),
-            Command::QueryExits => reply.value(&self.cpus.exits()),
+            Command::QueryExits => reply.value(&self.accelerator.exits()),
             Command::Stop => {
                 self.ask(Goal::Pause { state: RunState::Paused, reply: Some(reply) });
             }

@@ -151,7 +151,7 @@ impl Machine {
 
     fn info(&self) -> String {
         let state = serde_json::to_value(self.state).unwrap_or_default();
-        let exits = self.cpus.exits();
+        let exits = self.accelerator.exits();
         let mut text = format!("state: {}\n", state.as_str().unwrap_or_default());
         text.push_str(&format!("exits to user space: {}\n", exits.total()));
         for device in self.devices() {

@@ -83,7 +83,7 @@ fn rig(blockdevs: &[&str], devices: &[&str]) -> Option<Rig> {
     draft.settings.cpus = 2;
     let spec = draft.lower(&HostFiles).unwrap_or_else(|e| panic!("{e}"));
     let (machine, _ends) = build(&spec).unwrap_or_else(|e| panic!("{}", crate::error_chain(&e)));
-    let view = machine.bus.view();
+    let view = machine.accelerator.bus().view();
     Some(Rig { machine, view, _kernel: kernel })
 }
 

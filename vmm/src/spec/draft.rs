@@ -2,7 +2,7 @@
 use super::block::{BlockdevSpec, DriverSpec};
 use super::device::{DeviceSpec, QueuesMut};
 use super::disk;
-use super::endpoint::{QmpSpec, SerialSpec};
+use super::endpoint::{QmpSpec, QtestSpec, SerialSpec};
 use super::error::SpecError;
 use super::format::Look;
 use super::keyval::Options;
@@ -10,7 +10,7 @@ use super::names::{did_you_mean, near};
 use super::nodes::{device_from_options, node_from_options, object_from_options};
 use super::object::ObjectSpec;
 use super::props::{self, Kind, Mode, Prop, prop};
-use super::{Actions, MachineSpec, size};
+use super::{AccelSpec, Actions, MachineSpec, size};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 
@@ -48,6 +48,9 @@ const ACTIONS: &[Prop] = &[
 
 /// The settings of a machine that are one value each.
 pub const SETTINGS: &[Prop] = &[
+    prop("accel", Kind::Enum(&["kvm", "qtest"]), "what drives the machine").or("kvm"),
+    prop("qtest", Kind::Str { len_max: 4096 }, "socket that accel=qtest is driven from"),
+    prop("qtest-log", Kind::Path, "file that shows what is said over it"),
     prop("kernel", Kind::Path, "kernel to start: bzImage or ELF"),
     prop("initrd", Kind::Path, "initial RAM disk"),
     prop("append", Kind::Str { len_max: 2047 }, "the kernel's command line").or(""),
@@ -132,6 +135,10 @@ impl Draft {
         let text = || value.as_str().unwrap_or_default().to_owned();
         let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
         match name {
+            "accel" if value == "qtest" => to.accel = AccelSpec::Qtest,
+            "accel" => to.accel = AccelSpec::Kvm,
+            "qtest" => to.qtest = Some(QtestSpec::parse(&text())?),
+            "qtest-log" => to.qtest_log = Some(text().into()),
             "kernel" => to.kernel = Some(text().into()),
             "initrd" => to.initrd = Some(text().into()),
             "append" => to.append = text(),
@@ -355,6 +362,17 @@ fn check(spec: &MachineSpec) -> Result<(), SpecError> {
     }
     for device in &spec.devices {
         check_device(spec, device)?;
+    }
+    match (spec.accel, &spec.qtest) {
+        (AccelSpec::Kvm, Some(_)) => {
+            return conflict(
+                "--qtest drives a machine without CPUs: give --accel qtest".to_owned(),
+            );
+        }
+        (AccelSpec::Qtest, None) => {
+            return conflict("--accel qtest: give the socket, --qtest unix:PATH".to_owned());
+        }
+        _ => {}
     }
     if spec.initrd.is_some() && spec.kernel.is_none() {
         return conflict("an initrd is given, but no kernel".to_owned());

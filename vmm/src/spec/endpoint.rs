@@ -28,6 +28,14 @@ pub struct QmpSpec {
     pub socket: UnixSpec,
 }
 
+/// Where the test is that drives a machine without CPUs. In text: `unix:PATH[,server=on]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct QtestSpec {
+    /// The socket.
+    pub socket: UnixSpec,
+}
+
 /// A Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixSpec {
@@ -75,6 +83,21 @@ impl QmpSpec {
         match text.split_once(':') {
             Some(("unix", rest)) => Ok(Self { socket: UnixSpec::parse(OF, rest)? }),
             _ => Err(unknown_form(OF, text, &["unix:PATH,server=on", "unix:PATH"])),
+        }
+    }
+}
+
+impl QtestSpec {
+    /// Parses the text of `--qtest`.
+    ///
+    /// # Errors
+    ///
+    /// [`SpecError`] for a form that does not exist.
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
+        const OF: &str = "--qtest";
+        match text.split_once(':') {
+            Some(("unix", rest)) => Ok(Self { socket: UnixSpec::parse(OF, rest)? }),
+            _ => Err(unknown_form(OF, text, &["unix:PATH", "unix:PATH,server=on"])),
         }
     }
 }
@@ -166,6 +189,19 @@ impl From<QmpSpec> for String {
     }
 }
 
+impl TryFrom<String> for QtestSpec {
+    type Error = SpecError;
+    fn try_from(text: String) -> Result<Self, SpecError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<QtestSpec> for String {
+    fn from(spec: QtestSpec) -> Self {
+        spec.socket.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +213,7 @@ mod tests {
         }
         for text in ["unix:/tmp/s", "unix:/tmp/s,server=on"] {
             assert_eq!(String::from(QmpSpec::parse(text).unwrap()), text);
+            assert_eq!(String::from(QtestSpec::parse(text).unwrap()), text);
         }
     }
 

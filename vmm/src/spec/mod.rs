@@ -26,7 +26,7 @@ pub use block::{BlockdevSpec, DriverSpec, FaultRule};
 pub use device::{DeviceSpec, ErrorPolicy, VirtioBlkSpec, VirtioRngSpec};
 pub use disk::DISK;
 pub use draft::Draft;
-pub use endpoint::{QmpSpec, SerialSpec, UnixSpec};
+pub use endpoint::{QmpSpec, QtestSpec, SerialSpec, UnixSpec};
 pub use error::SpecError;
 pub use nodes::node_from_options;
 pub use object::{IothreadSpec, ObjectSpec};
@@ -38,6 +38,15 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct MachineSpec {
+    /// What drives the machine.
+    #[serde(default)]
+    pub accel: AccelSpec,
+    /// The socket that a machine without CPUs is driven from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qtest: Option<QtestSpec>,
+    /// The file that shows what is said over that socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qtest_log: Option<PathBuf>,
     /// The kernel to start: a bzImage or an ELF file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
@@ -69,6 +78,17 @@ pub struct MachineSpec {
     pub blockdevs: Vec<BlockdevSpec>,
     /// The devices, in the order of their PCI slots.
     pub devices: Vec<DeviceSpec>,
+}
+
+/// What drives a machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AccelSpec {
+    /// Virtual CPUs in KVM.
+    #[default]
+    Kvm,
+    /// A test, by QEMU's qtest protocol; there are no CPUs.
+    Qtest,
 }
 
 /// What the machine does when its guest reboots, powers off or panics.
@@ -130,6 +150,9 @@ impl Default for Actions {
 impl Default for MachineSpec {
     fn default() -> Self {
         Self {
+            accel: AccelSpec::Kvm,
+            qtest: None,
+            qtest_log: None,
             kernel: None,
             initrd: None,
             append: String::new(),

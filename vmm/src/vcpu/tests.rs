@@ -94,7 +94,7 @@ fn rig(code: &[u8]) -> Option<Rig> {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     memory.write_slice(code, GuestAddress(CODE)).unwrap();
     let vm = Vm::new(&host, &memory).unwrap();
-    let bus = Bus::new(Box::new(vm.accelerator()));
+    let bus = Bus::new(Box::new(vm.offload()));
     let (tell, seen) = mpsc::channel();
     let target: Arc<dyn Registers> = Arc::new(Probe { tell: Mutex::new(tell) });
     let bell = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());

@@ -1,0 +1,104 @@
+//! What firmware finds at the firmware configuration device.
+
+use spindle_boot::{MemoryMap, memory_map::HYPERVISOR_PAGES, memory_map::MemoryKind};
+use spindle_devices::platform::fw_cfg::{self, Item};
+
+use super::board::Board;
+use crate::spec::{DeviceSpec, MachineSpec};
+
+/// The file with the boot order.
+const BOOT_ORDER: &str = "bootorder";
+/// The file with the memory map.
+const E820: &str = "etc/e820";
+
+/// What is known before there are devices.
+pub(super) fn items(spec: &MachineSpec, map: &MemoryMap) -> Vec<Item> {
+    let cpus = u16::try_from(spec.cpus).unwrap_or(u16::MAX).to_le_bytes();
+    vec![
+        Item::key(fw_cfg::UUID, [0; 16]),
+        Item::key(fw_cfg::RAM_SIZE, map.memory().to_le_bytes()),
+        // There is no display.
+        Item::key(fw_cfg::NO_GRAPHIC, 1_u16.to_le_bytes()),
+        Item::key(fw_cfg::CPUS, cpus),
+        Item::key(fw_cfg::BOOT_MENU, 0_u16.to_le_bytes()),
+        Item::key(fw_cfg::CPUS_MAX, cpus),
+        // The timer's interrupt comes in at I/O APIC input 2.
+        Item::key(fw_cfg::IRQ0_OVERRIDE, 1_u32.to_le_bytes()),
+        Item::file(BOOT_ORDER, Vec::new()),
+        Item::file(E820, e820(map)),
+    ]
+}
+
+/// RAM, and what the hypervisor keeps for itself: address, length, kind.
+fn e820(map: &MemoryMap) -> Vec<u8> {
+    let ram = [Some(map.low_ram()), map.high_ram()].into_iter().flatten();
+    let entries =
+        ram.map(|range| (range, MemoryKind::Ram)).chain([(HYPERVISOR_PAGES, MemoryKind::Reserved)]);
+    let mut bytes = Vec::new();
+    for (range, kind) in entries {
+        bytes.extend(range.start.to_le_bytes());
+        bytes.extend(range.len().to_le_bytes());
+        bytes.extend((kind as u32).to_le_bytes());
+    }
+    bytes
+}
+
+/// The boot order, once devices have their places.
+pub(super) fn set_boot_order(spec: &MachineSpec, board: &Board) {
+    let functions = board.pci.functions();
+    let mut order: Vec<(u32, String)> = Vec::new();
+    for device in &spec.devices {
+        let Some((index, node, unit)) = boot_entry(device) else { continue };
+        let place = functions.iter().find(|(_, function)| function.id() == device.id());
+        let Some((at, _)) = place else { continue };
+        let function = if at.function == 0 { String::new() } else { format!(",{:x}", at.function) };
+        order.push((index, format!("/pci@i0cf8/{node}@{:x}{function}{unit}", at.slot)));
+    }
+    order.sort();
+    let paths: Vec<String> = order.into_iter().map(|(_, path)| path).collect();
+    board.fw_cfg.set_file(BOOT_ORDER, boot_order(&paths));
+}
+
+/// Paths as Open Firmware writes them, one a line; the last ends with a NUL.
+fn boot_order(paths: &[String]) -> Vec<u8> {
+    if paths.is_empty() {
+        return Vec::new();
+    }
+    let mut bytes = paths.join("\n").into_bytes();
+    bytes.push(0);
+    bytes
+}
+
+/// The place of a device in the boot order, the name of its PCI node, and what follows it.
+fn boot_entry(device: &DeviceSpec) -> Option<(u32, &'static str, &'static str)> {
+    match device {
+        DeviceSpec::VirtioBlkPci(disk) => Some((disk.bootindex?, "scsi", "/disk@0,0")),
+        DeviceSpec::VirtioRngPci(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_order_is_lines_that_end_with_a_nul() {
+        assert!(boot_order(&[]).is_empty());
+        assert_eq!(boot_order(&["/a".to_owned(), "/b".to_owned()]), b"/a\n/b\0");
+    }
+
+    #[test]
+    fn the_memory_map_has_all_of_the_ram() {
+        let map = MemoryMap::new(4 << 30, 40).unwrap();
+        let bytes = e820(&map);
+        let entries: Vec<(u64, u64, u32)> = bytes
+            .chunks_exact(20)
+            .map(|e| {
+                let number = |at: usize| u64::from_le_bytes(e[at..at + 8].try_into().unwrap());
+                (number(0), number(8), u32::from_le_bytes(e[16..].try_into().unwrap()))
+            })
+            .collect();
+        let low = 0xB000_0000;
+        assert_eq!(entries, [(0, low, 1), (4 << 30, (4 << 30) - low, 1), (0xFEFF_C000, 0x4000, 2)]);
+    }
+}

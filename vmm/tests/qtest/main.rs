@@ -1,0 +1,9 @@
+//! `spindle run --accel qtest`, driven over its socket as QEMU's qtest clients do it. No KVM is
+//! needed.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod client;
+mod disk;
+mod fw_cfg;
+mod platform;
+mod protocol;
