@@ -16,6 +16,7 @@ pub mod doorbell;
 pub mod machine;
 pub mod pci;
 pub mod platform;
+pub mod policy;
 pub mod register;
 pub mod state_file;
 pub mod testkit;
