@@ -17,6 +17,7 @@ pub mod machine;
 pub mod pci;
 pub mod platform;
 pub mod policy;
+pub mod queue_link;
 pub mod register;
 pub mod state_file;
 pub mod testkit;
