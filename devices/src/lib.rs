@@ -14,6 +14,7 @@ pub mod device;
 pub mod dma;
 pub mod doorbell;
 pub mod machine;
+pub mod nvme;
 pub mod pci;
 pub mod platform;
 pub mod policy;
