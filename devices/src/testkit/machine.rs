@@ -16,6 +16,7 @@ use super::{Bus, Irqs, Memory, Wire, irq::Source};
 use crate::{
     Registers, Space, Window, WindowSink, Windows,
     device::Device,
+    nvme::{Nvme, NvmeConfig, NvmeNamespaceConfig},
     pci::{
         Address, BarWindows, ConfigPorts, Ecam, HostBridge, PciBus, Slot,
         access::{CONFIG_PORTS, ECAM_BUS_LEN},
@@ -53,6 +54,16 @@ pub struct Disk {
     pub root: Arc<Root>,
     /// The simulated file below, if it is on one.
     pub file: Option<Arc<File>>,
+    /// Its INTx wire.
+    pub wire: Wire,
+}
+
+/// An NVMe controller on the machine.
+pub struct NvmeDisk {
+    /// Where it sits.
+    pub at: Address,
+    /// The device.
+    pub device: Nvme,
     /// Its INTx wire.
     pub wire: Wire,
 }
@@ -195,6 +206,38 @@ impl Machine {
         let device = VirtioBlk::new(config, Arc::clone(&root), dma, slot, events).expect("a disk");
         self.pci.add(at, device.function()).expect("a free slot");
         Disk { at, device, root, file: None, wire }
+    }
+
+    /// A root over a simulated file of `size` bytes, for a namespace.
+    #[must_use]
+    pub fn add_root(&self, name: &str, size: u64) -> (Arc<Root>, Arc<File>) {
+        let file = self.world.create_file(name, &[], size);
+        let node = FileNode::over(Arc::clone(&file), size, 1, false);
+        (Root::new(&format!("{name}-node"), node, Policy::default()), file)
+    }
+
+    /// An NVMe controller on the first iothread with a namespace over each of `roots`, changed by
+    /// `configure`.
+    ///
+    /// # Panics
+    /// When the machine is full, or the configuration makes no sense.
+    pub fn add_nvme(
+        &self,
+        id: &str,
+        roots: &[Arc<Root>],
+        configure: impl FnOnce(&mut NvmeConfig),
+    ) -> NvmeDisk {
+        let iothreads = self.iothreads.first().map(|cx| cx.handle()).into_iter().collect();
+        let mut config = NvmeConfig::new(id, iothreads);
+        config.namespaces =
+            roots.iter().map(|root| NvmeNamespaceConfig::new(Arc::clone(root))).collect();
+        configure(&mut config);
+        let (at, slot, wire) = self.slot();
+        let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;
+        let device =
+            Nvme::new(config, self.memory.dma().clone(), slot, events).expect("a controller");
+        self.pci.add(at, device.function()).expect("a free slot");
+        NvmeDisk { at, device, wire }
     }
 
     /// A virtio source of random numbers.

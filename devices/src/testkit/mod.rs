@@ -14,7 +14,7 @@
 //! assert_eq!(machine.pci_read(disk.at, 0, 4), 0x1042_1af4);
 //! ```
 //!
-//! [`driver`] has a virtio driver that shares neither code nor constants with the devices.
+//! [`driver`] has virtio and NVMe drivers that share neither code nor constants with the devices.
 
 mod bus;
 pub mod driver;
@@ -27,5 +27,5 @@ mod memory;
 pub use bus::Bus;
 pub use irq::{Irqs, Wire};
 pub use log::{Event, Log};
-pub use machine::{Disk, Errors, Machine};
+pub use machine::{Disk, Errors, Machine, NvmeDisk};
 pub use memory::Memory;

@@ -1,0 +1,12 @@
+//! The admin queue: commands that describe and change the controller.
+
+mod bytes;
+mod features;
+mod format;
+mod identify;
+mod logs;
+mod queue;
+mod queues;
+
+pub use logs::ErrorLog;
+pub use queue::AdminQueue;

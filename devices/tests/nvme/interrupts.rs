@@ -1,0 +1,129 @@
+//! MSI-X, the wire, masks, and one interrupt a pass.
+
+use spindle_devices::testkit::driver::nvme::{Cmd, NvmeDriver};
+
+use super::{driver, machine};
+
+fn data(driver: &NvmeDriver) -> Vec<u32> {
+    driver.machine.irqs.take().iter().map(|message| message.data).collect()
+}
+
+#[test]
+fn each_queue_has_its_vector() {
+    let (mut driver, setup) = driver(1 << 20, |_| ());
+    driver.create_cq(2, 8, 5);
+    driver.create_sq(2, 8, 2);
+    data(&driver);
+    driver.read(1, 1, 0, 1, 512);
+    assert_eq!(data(&driver), [101]);
+    driver.read(2, 1, 0, 1, 512);
+    assert_eq!(data(&driver), [105]);
+    driver.identify(1, 0, 0, 0);
+    assert_eq!(data(&driver), [100]);
+    assert_eq!(setup.machine.irqs.stray(), 0);
+    assert!(!setup.disk.wire.level());
+}
+
+#[test]
+fn a_queue_without_interrupts_raises_none() {
+    let (mut driver, _) = driver(1 << 20, |_| ());
+    let cq = driver.new_cq(2, 8);
+    assert_eq!(driver.admin(NvmeDriver::create_cq_cmd(&cq, 2).dw(11, 1)).status, 0);
+    driver.cqs.push(cq);
+    driver.create_sq(2, 8, 2);
+    data(&driver);
+    driver.read(2, 1, 0, 1, 512);
+    assert!(data(&driver).is_empty());
+}
+
+#[test]
+fn completions_of_one_pass_raise_one_interrupt() {
+    let (mut driver, setup) = driver(1 << 20, |_| ());
+    data(&driver);
+    // They are answered on the spot: in the pass that takes them.
+    for _ in 0..10 {
+        driver.submit(1, Cmd::new(0x02, 7));
+    }
+    driver.ring(1);
+    setup.machine.run();
+    assert_eq!(data(&driver), [101]);
+    assert_eq!((0..10).filter(|_| driver.take(1).is_some()).count(), 10);
+}
+
+#[test]
+fn the_wire_is_up_while_something_is_to_be_consumed() {
+    let setup = machine(1 << 20, |_| ());
+    let mut driver = NvmeDriver::probe(&setup.machine, setup.disk.at);
+    driver.enable(8);
+    let wire = &setup.disk.wire;
+    let cq = driver.new_cq(1, 8);
+    assert_eq!(driver.admin(NvmeDriver::create_cq_cmd(&cq, 1)).status, 0x108, "one vector");
+    driver.create_cq(1, 8, 0);
+    driver.create_sq(1, 8, 1);
+    assert!(!wire.level(), "all consumed");
+    let buffer = driver.alloc(512);
+    for _ in 0..2 {
+        driver.submit(1, Cmd::new(0x02, 1).data(buffer.prp1, 0).blocks(0, 1));
+    }
+    driver.ring(1);
+    setup.machine.run();
+    assert!(wire.level());
+    // INTMS masks, INTMC brings it back.
+    driver.set(0x0c, 4, 1);
+    assert!(!wire.level());
+    driver.set(0x10, 4, 1);
+    assert!(wire.level());
+    driver.take(1).unwrap();
+    assert!(wire.level(), "one is left");
+    driver.take(1).unwrap();
+    assert!(!wire.level());
+    assert!(setup.machine.irqs.take().is_empty());
+}
+
+#[test]
+fn the_wire_falls_with_shadow_doorbells_too() {
+    let setup = machine(1 << 20, |_| ());
+    let mut driver = NvmeDriver::probe(&setup.machine, setup.disk.at);
+    driver.enable(8);
+    driver.create_cq(1, 8, 0);
+    driver.create_sq(1, 8, 1);
+    driver.use_shadows();
+    let buffer = driver.alloc(512);
+    for round in 0..40 {
+        driver.submit(1, Cmd::new(0x02, 1).data(buffer.prp1, 0).blocks(0, 1));
+        driver.ring(1);
+        setup.machine.run();
+        assert!(setup.disk.wire.level(), "round {round}");
+        driver.take(1).unwrap();
+        assert!(!setup.disk.wire.level(), "round {round}");
+    }
+}
+
+#[test]
+fn a_deleted_queue_leaves_the_wire() {
+    let setup = machine(1 << 20, |_| ());
+    let mut driver = NvmeDriver::probe(&setup.machine, setup.disk.at);
+    driver.enable(8);
+    driver.create_cq(1, 8, 0);
+    driver.create_sq(1, 8, 1);
+    driver.submit(1, Cmd::new(0x02, 9));
+    driver.ring(1);
+    setup.machine.run();
+    assert!(setup.disk.wire.level());
+    assert_eq!(driver.admin(Cmd::new(0x00, 0).dw(10, 1)).status, 0);
+    assert_eq!(driver.admin(Cmd::new(0x04, 0).dw(10, 1)).status, 0);
+    assert!(!setup.disk.wire.level());
+}
+
+#[test]
+fn a_reset_takes_the_wire_down() {
+    let setup = machine(1 << 20, |_| ());
+    let mut driver = NvmeDriver::probe(&setup.machine, setup.disk.at);
+    driver.enable(8);
+    driver.submit(0, Cmd::new(0x06, 0).dw(10, 0xff));
+    driver.ring(0);
+    setup.machine.run();
+    assert!(setup.disk.wire.level());
+    driver.disable();
+    assert!(!setup.disk.wire.level());
+}
