@@ -11,13 +11,14 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     cmd::{Command, Limits, SegmentOp, id_bytes},
-    config::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, VirtioBlkConfig},
+    config::VirtioBlkConfig,
     sg::{Taken, take},
     spec::{ID_LEN, Lifetime, SEGMENT_LEN, Segment},
-    status::{Status, is_drivers_fault},
+    status::Status,
 };
 use crate::{
     Dma,
+    storage::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, is_drivers_fault},
     virtio::{
         QueueEnv,
         ring::{Chain, Ring, RingError},
