@@ -17,6 +17,7 @@ pub mod machine;
 pub mod pci;
 pub mod platform;
 pub mod register;
+pub mod scsi;
 pub mod storage;
 pub mod testkit;
 pub mod virtio;
