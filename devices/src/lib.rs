@@ -20,7 +20,9 @@ pub mod platform;
 pub mod policy;
 pub mod queue_link;
 pub mod register;
+pub mod scsi;
 pub mod state_file;
+pub mod storage;
 pub mod testkit;
 pub mod virtio;
 

@@ -21,8 +21,9 @@ use crate::{
         Address, BarWindows, ConfigPorts, Ecam, HostBridge, PciBus, Slot,
         access::{CONFIG_PORTS, ECAM_BUS_LEN},
     },
+    scsi::{LogicalUnit, UnitConfig, UnitKind},
     virtio::{
-        VirtioBlk, VirtioBlkConfig, VirtioRng, VirtioRngConfig,
+        VirtioBlk, VirtioBlkConfig, VirtioRng, VirtioRngConfig, VirtioScsi, VirtioScsiConfig,
         blk::{BlockEvents, IoErrorEvent},
     },
 };
@@ -64,6 +65,16 @@ pub struct NvmeDisk {
     pub at: Address,
     /// The device.
     pub device: Nvme,
+    /// Its INTx wire.
+    pub wire: Wire,
+}
+
+/// A host bus adapter on the machine.
+pub struct ScsiAdapter {
+    /// Where it sits.
+    pub at: Address,
+    /// The device.
+    pub device: VirtioScsi,
     /// Its INTx wire.
     pub wire: Wire,
 }
@@ -238,6 +249,48 @@ impl Machine {
             Nvme::new(config, self.memory.dma().clone(), slot, events).expect("a controller");
         self.pci.add(at, device.function()).expect("a free slot");
         NvmeDisk { at, device, wire }
+    }
+
+    /// A virtio host bus adapter with one request queue and no units, changed by `configure`.
+    ///
+    /// # Panics
+    /// When the machine is full.
+    pub fn add_scsi(&self, id: &str, configure: impl FnOnce(&mut VirtioScsiConfig)) -> ScsiAdapter {
+        let iothreads = self.iothreads.first().map(|cx| cx.handle()).into_iter().collect();
+        let mut config = VirtioScsiConfig::new(id, iothreads);
+        configure(&mut config);
+        let (at, slot, wire) = self.slot();
+        let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;
+        let dma = self.memory.dma().clone();
+        let device = VirtioScsi::new(config, dma, slot, events).expect("an adapter");
+        self.pci.add(at, device.function()).expect("a free slot");
+        ScsiAdapter { at, device, wire }
+    }
+
+    /// A SCSI disk of `size` bytes on a simulated file, to be put behind adapters; and the file.
+    pub fn scsi_disk(
+        &self,
+        id: &str,
+        size: u64,
+        configure: impl FnOnce(&mut UnitConfig),
+    ) -> (Arc<LogicalUnit>, Arc<File>) {
+        let file = self.world.create_file(id, &[], size);
+        let node = FileNode::over(Arc::clone(&file), size, 1, false);
+        (self.scsi_unit(id, UnitKind::Disk, node, configure), file)
+    }
+
+    /// A SCSI disk or drive over any node.
+    pub fn scsi_unit(
+        &self,
+        id: &str,
+        kind: UnitKind,
+        node: Arc<dyn Node>,
+        configure: impl FnOnce(&mut UnitConfig),
+    ) -> Arc<LogicalUnit> {
+        let mut config = UnitConfig::new(id, kind);
+        configure(&mut config);
+        let root = Root::new(&format!("{id}-node"), node, Policy::default());
+        LogicalUnit::new(config, Some(root))
     }
 
     /// A virtio source of random numbers.

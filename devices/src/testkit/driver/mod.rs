@@ -5,7 +5,9 @@ mod blk;
 mod function;
 pub mod nvme;
 mod ring;
+mod scsi;
 
 pub use blk::{BlkDriver, Reply, Ticket};
 pub use function::{Function, Place};
 pub use ring::{Descriptor, DriverRing, INDIRECT, NEXT, WRITE};
+pub use scsi::{ScsiDriver, ScsiEvent, ScsiReply, ScsiTicket};

@@ -1,4 +1,4 @@
-//! How a disk is built, and what it tells its machine.
+//! How a disk is built.
 
 use spindle_block::iothread::Handle;
 
