@@ -91,6 +91,7 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         step: None,
         steps: 0,
         holds: Vec::new(),
+        media: 0,
         outcome: None,
     };
     Ok((machine, Ends { sandbox, serial, session }))

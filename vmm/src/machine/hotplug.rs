@@ -12,6 +12,7 @@ use std::{
 use spindle_boot::ports::PCI_HOTPLUG_EVENT;
 use spindle_devices::{
     Access,
+    device::Countdown,
     pci::{Address, PciBus, PciFunction},
     platform::{EjectSink, PciHotplug},
 };
@@ -75,16 +76,18 @@ impl Machine {
 
     /// `device_del`: asks the guest; an event tells when it is done.
     pub(super) fn device_del(&mut self, id: &str) -> Result<(), QmpError> {
-        let not_found = || QmpError::device_not_found(format!("Device '{id}' not found"));
-        let function = self.disks.function_mut(id).ok_or_else(not_found)?;
+        let again =
+            || QmpError::generic(format!("Device {id} is already in the process of unplug"));
+        let Some(function) = self.disks.function_mut(id) else {
+            return self.disk_del(id, again);
+        };
         let at = function.at;
         if !PciHotplug::is_pluggable(at.slot) {
             return Err(failed(&BuildError::NotPluggable(at.to_string())));
         }
         let now = Instant::now();
         if function.asked.is_some_and(|asked| now.duration_since(asked) < UNPLUG_PATIENCE) {
-            let desc = format!("Device {id} is already in the process of unplug");
-            return Err(QmpError::generic(desc));
+            return Err(again());
         }
         let shares = |other: &Address| other.slot == at.slot && *other != at;
         if self.board.pci.functions().iter().any(|(other, _)| shares(other)) {
@@ -95,6 +98,40 @@ impl Machine {
         self.board.hotplug.removing(at.slot);
         self.board.pm.raise_general_event(PCI_HOTPLUG_EVENT);
         Ok(())
+    }
+
+    /// `device_del` for what sits on another device's bus: it goes by itself.
+    fn disk_del(&mut self, id: &str, again: impl Fn() -> QmpError) -> Result<(), QmpError> {
+        let Some(disk) = self.disks.disk_mut(id) else {
+            return Err(match self.spec.device(id) {
+                Some(_) => QmpError::generic(format!("Device '{id}' does not support unplugging")),
+                None => QmpError::device_not_found(format!("Device '{id}' not found")),
+            });
+        };
+        if disk.leaving {
+            return Err(again());
+        }
+        disk.leaving = true;
+        let (device, mailbox, id) =
+            (Arc::clone(&disk.device), Arc::clone(&self.mailbox), id.to_owned());
+        device.leave(Box::new(move || {
+            mailbox.call(Box::new(move |machine| {
+                if let Some(node) = machine.disks.remove_disk(&id) {
+                    machine.forget_node(node);
+                }
+                machine.deleted(&[id]);
+            }));
+        }));
+        Ok(())
+    }
+
+    /// Devices are gone.
+    fn deleted(&mut self, ids: &[String]) {
+        for id in ids {
+            self.spec.devices.retain(|device| device.id() != id);
+            self.tell(Event::DeviceDeleted { device: id.clone() });
+        }
+        firmware::set_boot_order(&self.spec, &self.board);
     }
 
     /// A function is off the bus: lets its requests end, then lets go of what it was connected to.
@@ -109,8 +146,7 @@ impl Machine {
                 let held = Arc::clone(&function);
                 function.reset(Box::new(move || {
                     mailbox_then.call(Box::new(move |machine| {
-                        machine.unplugged(&id);
-                        drop((held, drain));
+                        machine.vacate(id, (held, drain));
                     }));
                 }));
             }));
@@ -120,12 +156,22 @@ impl Machine {
         }
     }
 
-    /// Nothing of the device `id` is in flight any more.
-    fn unplugged(&mut self, id: &str) {
-        for gone in self.disks.remove(id) {
-            self.spec.devices.retain(|device| device.id() != gone);
-            self.tell(Event::DeviceDeleted { device: gone });
+    /// Nothing of function `id` is in flight any more: its disks leave it, and then all is gone.
+    fn vacate(&mut self, id: String, held: impl Send + 'static) {
+        let (mailbox, name) = (Arc::clone(&self.mailbox), id.clone());
+        let left = Countdown::new(Box::new(move || {
+            mailbox.call(Box::new(move |machine| {
+                let own = machine.disks.behind(&name).filter_map(|disk| disk.own_node.clone());
+                let own: Vec<String> = own.collect();
+                let gone = machine.disks.remove(&name);
+                own.into_iter().for_each(|node| machine.forget_node(node));
+                machine.deleted(&gone);
+                drop(held);
+            }));
+        }));
+        for disk in self.disks.behind(&id) {
+            let left = left.clone();
+            disk.device.leave(Box::new(move || drop(left)));
         }
-        firmware::set_boot_order(&self.spec, &self.board);
     }
 }

@@ -202,7 +202,7 @@ fn engine_of(spec: &MachineSpec, iothread: &str) -> Aio {
 /// The device whose queues a disk's requests come through: itself, or the controller it is on.
 fn server_of<'a>(spec: &'a MachineSpec, device: &'a DeviceSpec) -> Option<&'a dyn Kindred> {
     match device.kind().place() {
-        Place::Pci(_) => Some(device.kind()),
+        Place::Pci(_) | Place::Nowhere => Some(device.kind()),
         Place::Bus(controller) => spec.device(controller).map(DeviceSpec::kind),
     }
 }

@@ -21,6 +21,7 @@ mod requests;
 mod signals;
 #[cfg(test)]
 mod tests;
+mod trays;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -63,6 +64,8 @@ pub struct Machine {
     steps: u64,
     /// What keeps devices paused, newest last.
     holds: Vec<Hold>,
+    /// How many media were opened for drives.
+    media: u64,
     outcome: Option<u8>,
 }
 

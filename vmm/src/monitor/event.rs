@@ -39,6 +39,13 @@ pub enum Event {
         /// The device's id.
         device: String,
     },
+    /// The tray of a drive was opened or closed.
+    DeviceTrayMoved {
+        /// The device's id.
+        device: String,
+        /// Whether it is open now.
+        open: bool,
+    },
     /// A request failed.
     BlockIoError {
         /// The device's id.
@@ -90,6 +97,7 @@ impl Event {
             Self::Powerdown => "POWERDOWN",
             Self::GuestPanicked { .. } => "GUEST_PANICKED",
             Self::DeviceDeleted { .. } => "DEVICE_DELETED",
+            Self::DeviceTrayMoved { .. } => "DEVICE_TRAY_MOVED",
             Self::BlockIoError { .. } => "BLOCK_IO_ERROR",
         }
     }
@@ -103,6 +111,9 @@ impl Event {
             Self::GuestPanicked { action } => Some(json!({"action": action})),
             Self::DeviceDeleted { device } => {
                 Some(json!({"device": device, "path": format!("/machine/peripheral/{device}")}))
+            }
+            Self::DeviceTrayMoved { device, open } => {
+                Some(json!({"device": "", "id": device, "tray-open": open}))
             }
             Self::BlockIoError { device, node_name, operation, action, nospace, reason } => {
                 Some(json!({

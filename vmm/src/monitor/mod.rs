@@ -19,7 +19,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use command::{BlockTarget, Command};
+pub use command::{BlockTarget, Command, MediumChange};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, EventSender, IoAction, IoOperation};
 pub use reply::{Handler, Reply, Shared};

@@ -1,6 +1,6 @@
 //! A machine as it is being described, and how it becomes a [`MachineSpec`].
 use super::block::{BlockdevSpec, DriverSpec};
-use super::device::{DeviceSpec, QueuesMut};
+use super::device::{DeviceSpec, PciAddr, QueuesMut};
 use super::disk;
 use super::endpoint::{QmpSpec, QtestSpec, SerialSpec};
 use super::error::SpecError;
@@ -209,6 +209,7 @@ impl Draft {
             let fallback = free_id(driver, &mut ids);
             spec.devices.push(device_from_options(options, &fallback, Mode::Lenient)?);
         }
+        settle(&mut spec)?;
         fill_queues(&mut spec);
         fill_iothreads(&mut spec);
         check(&spec)?;
@@ -263,7 +264,7 @@ fn add_disk(
         Some(id) => id.to_owned(),
         None => free_id("disk", ids),
     };
-    let long = disk::lower(options, &fallback, files)?;
+    let long = disk::lower(options, &fallback, spec, ids, files)?;
     if let Some(id) = long.iothread.filter(|id| spec.object(id).is_none()) {
         spec.objects.push(iothread(id)?);
     }
@@ -292,6 +293,15 @@ pub(super) fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
         }
         n += 1;
     }
+}
+
+/// Gives every device its place on the bus of one that comes before it.
+fn settle(spec: &mut MachineSpec) -> Result<(), SpecError> {
+    for mut device in std::mem::take(&mut spec.devices) {
+        device.kind_mut().settle(spec)?;
+        spec.devices.push(device);
+    }
+    Ok(())
 }
 
 /// All names that devices and nodes of a machine have.
@@ -363,6 +373,7 @@ fn check(spec: &MachineSpec) -> Result<(), SpecError> {
     for device in &spec.devices {
         check_device(spec, device)?;
     }
+    sole_places(spec)?;
     match (spec.accel, &spec.qtest) {
         (AccelSpec::Kvm, Some(_)) => {
             return conflict(
@@ -402,6 +413,21 @@ fn check_device(spec: &MachineSpec, device: &DeviceSpec) -> Result<(), SpecError
         return conflict(format!("device '{id}': drive: no node '{drive}'{hint}"));
     }
     device.kind().check(spec)
+}
+
+/// No two devices ask for the same place on the PCI bus.
+fn sole_places(spec: &MachineSpec) -> Result<(), SpecError> {
+    let mut places: HashMap<PciAddr, &str> = HashMap::new();
+    for device in &spec.devices {
+        let Some(addr) = device.addr() else { continue };
+        if let Some(other) = places.insert(addr, device.id()) {
+            let (at, id) = (String::from(addr), device.id());
+            return conflict(format!(
+                "device '{id}': addr: PCI address {at} is taken by '{other}'"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// No node is written by two users: a device counts as a writer unless `share-rw=on` or the node

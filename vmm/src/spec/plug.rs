@@ -20,6 +20,7 @@ impl MachineSpec {
         let driver = options.get("driver").and_then(Value::as_str).unwrap_or("device");
         let fallback = draft::free_id(driver, &mut draft::ids_of(self));
         let mut device = device_from_options(options, &fallback, Mode::Lenient)?;
+        device.kind_mut().settle(self)?;
         if self.device(device.id()).is_some() {
             return Err(SpecError::Conflict(format!("Duplicate device ID '{}'", device.id())));
         }

@@ -3,10 +3,8 @@
 
 use std::sync::Arc;
 
-use spindle_block::BlockError;
-use spindle_devices::virtio::blk::{
-    BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation,
-};
+use spindle_block::{BlockError, graph::Graph};
+use spindle_devices::policy::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation};
 
 use crate::{
     machine::{Letter, Mailbox},
@@ -25,21 +23,27 @@ pub(super) fn policy(policy: spec::ErrorPolicy) -> ErrorPolicy {
 }
 
 /// Where failed requests of all disks go.
-pub(super) struct Failures(pub(super) Arc<Mailbox>);
+pub(super) struct Failures {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) graph: Arc<Graph>,
+}
 
 impl BlockEvents for Failures {
     fn io_error(&self, event: IoErrorEvent) {
+        // A disk is known by its root: several may be behind one device.
+        let root = event.node;
+        let device = if root.is_empty() { event.device } else { root.clone() };
         if event.action == ErrorAction::Stop {
-            let (device, reason) = (event.device.clone(), event.reason.to_string());
-            self.0.post(Letter::StopForError {
-                device,
+            let reason = event.reason.to_string();
+            self.mailbox.post(Letter::StopForError {
+                device: device.clone(),
                 reason,
                 nospace: event.reason == BlockError::NoSpace,
             });
         }
-        self.0.tell(Event::BlockIoError {
-            device: event.device,
-            node_name: event.node,
+        self.mailbox.tell(Event::BlockIoError {
+            device,
+            node_name: self.graph.node_of_root(&root).unwrap_or_default(),
             operation: match event.operation {
                 IoOperation::Read => Operation::Read,
                 IoOperation::Write => Operation::Write,

@@ -1,19 +1,27 @@
 //! Disks and what else sits on the PCI bus: from the description to devices over the block graph.
 
 mod events;
+mod lease;
+mod nvme;
+mod scsi;
+mod state;
 mod virtio_blk;
 mod virtio_rng;
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use spindle_block::{
     Cx, Root,
-    graph::{Entry, Graph, GraphError, Token, Usage},
+    graph::{Graph, GraphError},
 };
 use spindle_boot::gsi_for;
 use spindle_devices::{
-    Device, Dma, MsiSource, WindowSink, Windows,
+    Dma, MsiSource, WindowSink, Windows,
+    device::Done,
+    nvme::{Nvme, Subsystem},
     pci::{Address, PciFunction, Slot},
+    scsi::LogicalUnit,
+    virtio::VirtioScsi,
 };
 
 use super::{
@@ -26,9 +34,14 @@ use crate::{
     monitor::schema::IoStatus,
     spec::{
         MachineSpec,
-        device::{DeviceSpec, Drive},
+        device::{DeviceSpec, Drive, Place},
     },
 };
+use events::Failures;
+use lease::Lease;
+pub(super) use lease::Medium;
+use scsi::Units;
+use state::States;
 
 /// The first slot for devices: 00 is the host bridge, 01 the ISA bridge of machines with IDE.
 const FIRST_SLOT: u8 = 2;
@@ -37,17 +50,45 @@ const FIRST_SLOT: u8 = 2;
 pub(super) trait DiskDevice: Send + Sync {
     /// Its node has another size: tells the driver.
     fn resized(&self);
+
+    /// Leaves its controller: `done` is called once nothing of it is in flight. A disk that is a whole
+    /// function has nothing to leave.
+    fn leave(&self, done: Done);
 }
 
 /// One disk.
 pub(super) struct Disk {
-    /// The id of its device, and the name of its root.
+    /// The id of its device.
     pub(super) id: String,
     /// The id of the function that it is reached through.
-    function: String,
+    pub(super) function: String,
+    /// What its data is in; `None`: a drive that is empty.
+    pub(super) medium: Option<Medium>,
     pub(super) device: Arc<dyn DiskDevice>,
     pub(super) io_status: IoStatus,
     pub(super) write_cache: bool,
+    /// What moves the tray, if it has one.
+    pub(super) drive: Option<Arc<LogicalUnit>>,
+    /// The node that was opened for its medium alone.
+    pub(super) own_node: Option<String>,
+    /// It is leaving its controller.
+    pub(super) leaving: bool,
+}
+
+impl Disk {
+    /// The name of its root.
+    pub(super) fn root(&self) -> Option<&str> {
+        self.medium.as_ref().map(Medium::root)
+    }
+}
+
+/// A controller to which disks come and from which they go.
+#[derive(Clone)]
+enum Controller {
+    Nvme(Nvme),
+    Scsi(VirtioScsi),
+    /// None do.
+    Closed,
 }
 
 /// A function that a description asked for.
@@ -58,12 +99,14 @@ pub(super) struct Function {
     number: u32,
     /// When its guest was last asked to let go of it.
     pub(super) asked: Option<Instant>,
+    controller: Controller,
 }
 
 /// What became of a description: a function, and the disks that are reached through it.
 struct Made {
     function: Arc<dyn PciFunction>,
     disks: Vec<Disk>,
+    controller: Controller,
 }
 
 /// The block graph with everything on top of it.
@@ -72,6 +115,9 @@ pub(super) struct Disks {
     pub(super) iothreads: Iothreads,
     pub(super) disks: Vec<Disk>,
     functions: Vec<Function>,
+    subsystems: BTreeMap<String, Arc<Subsystem>>,
+    units: Units,
+    states: States,
     ground: Ground,
     /// The number under which the next function declares its windows.
     next_number: u32,
@@ -85,39 +131,47 @@ pub(super) struct Ground {
     pub(super) mailbox: Arc<Mailbox>,
 }
 
-/// Where one device is built.
-struct Site<'a> {
+/// What builders of devices need.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
     graph: &'a Arc<Graph>,
     iothreads: &'a Iothreads,
     ground: &'a Ground,
+    states: &'a States,
+}
+
+/// Where a function is built.
+struct Site<'a> {
+    scope: Scope<'a>,
     slot: Slot,
 }
 
-impl Site<'_> {
-    /// Puts a root called `id` on top of a node; it only reads where the node takes no writes.
-    fn attach(&self, id: &str, drive: Drive<'_>) -> Result<Arc<Root>, BuildError> {
-        let write = !self.graph.is_read_only(drive.node)?;
-        let usage = Usage { write, share_write: drive.share_rw };
-        Ok(self.graph.attach(id, drive.node, usage)?)
-    }
-}
-
-/// Has drains of root `id` pause `device`.
-fn pause_with(graph: &Graph, id: &str, device: Arc<dyn Device>) -> Result<(), BuildError> {
-    graph.add_entry(id, Arc::new(Pauses(device)))?;
-    Ok(())
-}
-
-/// A device as the graph's drains see it.
-struct Pauses(Arc<dyn Device>);
-
-impl Entry for Pauses {
-    fn pause(&self, _root: &str, token: Token) {
-        self.0.pause(Box::new(move || drop(token)));
+impl Scope<'_> {
+    /// Puts a root called `id` on top of a node that holds at least one block of this size.
+    fn attach(&self, id: &str, drive: Drive<'_>, block: u32) -> Result<Arc<Lease>, BuildError> {
+        Self::sized(id, Lease::new(self.graph, id, drive, false)?, block)
     }
 
-    fn resume(&self) {
-        self.0.resume();
+    /// The same for a root that never writes.
+    fn attach_to_read(&self, id: &str, node: &str, block: u32) -> Result<Arc<Lease>, BuildError> {
+        let drive = Drive { node, share_rw: false };
+        Self::sized(id, Lease::new(self.graph, id, drive, true)?, block)
+    }
+
+    fn sized(id: &str, lease: Arc<Lease>, block: u32) -> Result<Arc<Lease>, BuildError> {
+        let size = lease.root().info().size;
+        if size < u64::from(block) {
+            return Err(BuildError::TooSmall { id: id.to_owned(), size, block });
+        }
+        Ok(lease)
+    }
+
+    /// Who hears of failed requests.
+    fn failures(&self) -> Arc<Failures> {
+        Arc::new(Failures {
+            mailbox: Arc::clone(&self.ground.mailbox),
+            graph: Arc::clone(self.graph),
+        })
     }
 }
 
@@ -135,14 +189,23 @@ impl Disks {
             iothreads,
             disks: Vec::new(),
             functions: Vec::new(),
+            subsystems: BTreeMap::new(),
+            units: Units::new(),
+            states: States::default(),
             ground,
             next_number: FUNCTIONS,
         };
         all.open(spec)?;
-        // Places that were asked for come before those that are left.
-        let (fixed, free): (Vec<_>, Vec<_>) =
-            spec.devices.iter().partition(|device| device.addr().is_some());
-        for device in fixed.into_iter().chain(free) {
+        // Places that were asked for come before those that are left, controllers before their disks.
+        let rank = |device: &&DeviceSpec| match device.kind().place() {
+            Place::Nowhere => 0,
+            Place::Pci(Some(_)) => 1,
+            Place::Pci(None) => 2,
+            Place::Bus(_) => 3,
+        };
+        let mut devices: Vec<&DeviceSpec> = spec.devices.iter().collect();
+        devices.sort_by_key(rank);
+        for device in devices {
             all.add(spec, device, board)?;
         }
         Ok(all)
@@ -179,12 +242,15 @@ impl Disks {
         device: &DeviceSpec,
         board: &mut Board,
     ) -> Result<Option<Address>, BuildError> {
-        let result = self.add_function(spec, device, board);
-        if result.is_err() && device.drive().is_some() {
-            // It may have come as far as this.
-            let _ = self.graph.detach(device.id());
+        match device.kind().place() {
+            Place::Nowhere => {
+                let id = device.id();
+                self.subsystems.insert(id.to_owned(), Subsystem::new(id));
+                Ok(None)
+            }
+            Place::Pci(_) => self.add_function(spec, device, board).map(Some),
+            Place::Bus(controller) => self.add_disk(device, controller).map(|()| None),
         }
-        result.map(Some)
     }
 
     fn add_function(
@@ -210,16 +276,63 @@ impl Disks {
             wire: Some((1, wire)),
             multifunction: at.function == 0 && shares_slot(spec, at),
         };
-        let site =
-            Site { graph: &self.graph, iothreads: &self.iothreads, ground: &self.ground, slot };
+        let site = Site { scope: self.scope(), slot };
         let made = match device {
             DeviceSpec::VirtioBlkPci(disk) => virtio_blk::build(disk, site)?,
+            DeviceSpec::VirtioScsiPci(adapter) => scsi::build(adapter, site)?,
+            DeviceSpec::Nvme(nvme) => {
+                let subsystem = nvme.subsys.as_ref().and_then(|id| self.subsystems.get(id));
+                nvme::build(nvme, subsystem.cloned(), site)?
+            }
             DeviceSpec::VirtioRngPci(rng) => virtio_rng::build(rng, site)?,
+            DeviceSpec::NvmeNs(_)
+            | DeviceSpec::NvmeSubsys(_)
+            | DeviceSpec::ScsiHd(_)
+            | DeviceSpec::ScsiCd(_) => return Err(misplaced(device)),
         };
-        board.pci.add(at, made.function)?;
+        if let Err(error) = board.pci.add(at, made.function) {
+            // A subsystem that others use forgets what came with this controller.
+            made.disks.iter().for_each(|disk| disk.device.leave(Box::new(|| ())));
+            return Err(error.into());
+        }
         self.disks.extend(made.disks);
-        self.functions.push(Function { id: device.id().to_owned(), at, number, asked: None });
+        let (id, controller) = (device.id().to_owned(), made.controller);
+        self.functions.push(Function { id, at, number, asked: None, controller });
         Ok(at)
+    }
+
+    fn add_disk(&mut self, device: &DeviceSpec, controller: &str) -> Result<(), BuildError> {
+        let function = self.functions.iter().find(|function| function.id == controller);
+        let function = function.ok_or_else(|| misplaced(device))?;
+        let scope = Scope {
+            graph: &self.graph,
+            iothreads: &self.iothreads,
+            ground: &self.ground,
+            states: &self.states,
+        };
+        let disk = match (device, &function.controller) {
+            (DeviceSpec::NvmeNs(ns), Controller::Nvme(nvme)) => {
+                nvme::add(ns, controller, nvme, &scope)?
+            }
+            (DeviceSpec::ScsiHd(disk), Controller::Scsi(adapter)) => {
+                scsi::add_disk(disk, adapter, &mut self.units, &scope)?
+            }
+            (DeviceSpec::ScsiCd(drive), Controller::Scsi(adapter)) => {
+                scsi::add_drive(drive, adapter, &scope)?
+            }
+            _ => return Err(misplaced(device)),
+        };
+        self.disks.push(disk);
+        Ok(())
+    }
+
+    fn scope(&self) -> Scope<'_> {
+        Scope {
+            graph: &self.graph,
+            iothreads: &self.iothreads,
+            ground: &self.ground,
+            states: &self.states,
+        }
     }
 
     /// The function with this id.
@@ -227,31 +340,66 @@ impl Disks {
         self.functions.iter_mut().find(|function| function.id == id)
     }
 
+    /// The disk with this id.
+    pub(super) fn disk(&self, id: &str) -> Option<&Disk> {
+        self.disks.iter().find(|disk| disk.id == id)
+    }
+
+    /// As [`Disks::disk`].
+    pub(super) fn disk_mut(&mut self, id: &str) -> Option<&mut Disk> {
+        self.disks.iter_mut().find(|disk| disk.id == id)
+    }
+
+    /// A hold on `node` for the drive `id`.
+    pub(super) fn medium(&self, id: &str, node: &str) -> Result<(Arc<Root>, Medium), BuildError> {
+        let misplaced = || BuildError::Misplaced(id.to_owned());
+        let disk = self.disk(id).ok_or_else(misplaced)?;
+        let function = self.functions.iter().find(|function| function.id == disk.function);
+        match function.map(|function| &function.controller) {
+            Some(Controller::Scsi(adapter)) => scsi::medium(id, node, adapter, &self.scope()),
+            _ => Err(misplaced()),
+        }
+    }
+
+    /// The disks that are reached through function `id`.
+    pub(super) fn behind<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Disk> {
+        self.disks.iter().filter(move |disk| disk.function == id)
+    }
+
     /// Names of the roots that function `id` sends requests to.
     pub(super) fn roots_of(&self, id: &str) -> Vec<String> {
-        let its = self.disks.iter().filter(|disk| disk.function == id);
-        its.map(|disk| disk.id.clone()).collect()
+        let mut roots: Vec<_> =
+            self.behind(id).filter_map(|disk| disk.root().map(str::to_owned)).collect();
+        roots.dedup();
+        roots
+    }
+
+    /// Lets go of a disk that has left its controller. Returns the node that nobody needs any more.
+    pub(super) fn remove_disk(&mut self, id: &str) -> Option<String> {
+        let own = self.disk_mut(id)?.own_node.take();
+        self.disks.retain(|disk| disk.id != id);
+        own
     }
 
     /// Lets go of function `id`, which is off the bus and at rest, and of its disks. Returns the ids of
     /// all that are gone, the function's last.
     pub(super) fn remove(&mut self, id: &str) -> Vec<String> {
-        let mut gone = self.roots_of(id);
+        let gone = self.behind(id).map(|disk| disk.id.clone()).filter(|disk| disk != id);
+        let gone = gone.chain([id.to_owned()]).collect();
         self.disks.retain(|disk| disk.function != id);
-        for root in &gone {
-            // At the machine's end it is gone before.
-            let _ = self.graph.detach(root);
-        }
         self.functions.retain(|function| {
             if function.id == id {
                 self.ground.bus.set(function.number, Windows::default());
             }
             function.id != id
         });
-        gone.retain(|disk| disk != id);
-        gone.push(id.to_owned());
         gone
     }
+}
+
+/// Lowering has checked where devices can sit.
+fn misplaced(device: &DeviceSpec) -> BuildError {
+    BuildError::Misplaced(device.id().to_owned())
 }
 
 /// Closes every node, at the machine's end; what fails was logged.
@@ -269,9 +417,9 @@ fn shares_slot(spec: &MachineSpec, at: Address) -> bool {
 }
 
 impl Machine {
-    /// A disk's request failed and its policy is to pause.
-    pub(super) fn note_failure(&mut self, device: &str, nospace: bool) {
-        if let Some(disk) = self.disks.disks.iter_mut().find(|disk| disk.id == device) {
+    /// A request to the root `root` failed and the policy is to pause.
+    pub(super) fn note_failure(&mut self, root: &str, nospace: bool) {
+        for disk in self.disks.disks.iter_mut().filter(|disk| disk.root() == Some(root)) {
             disk.io_status = if nospace { IoStatus::Nospace } else { IoStatus::Failed };
         }
     }

@@ -3,45 +3,51 @@
 use std::sync::Arc;
 
 use spindle_devices::{
-    Device,
+    device::Done,
     virtio::{VirtioBlk, VirtioBlkConfig},
 };
 
-use super::{
-    Disk, DiskDevice, Made, Site,
-    events::{Failures, policy},
-    pause_with,
-};
+use super::{Controller, Disk, DiskDevice, Made, Medium, Site, events::policy};
 use crate::{
     machine::{BuildError, iothreads::Iothreads},
     monitor::schema::IoStatus,
     spec::{VirtioBlkSpec, device::Drive},
 };
 
+/// Disks are in sectors of this many bytes at least.
+const SECTOR: u32 = 512;
+
 impl DiskDevice for VirtioBlk {
     fn resized(&self) {
         VirtioBlk::resized(self);
+    }
+
+    fn leave(&self, done: Done) {
+        done();
     }
 }
 
 /// Builds the disk over its node.
 pub(super) fn build(disk: &VirtioBlkSpec, site: Site<'_>) -> Result<Made, BuildError> {
+    let Site { scope, slot } = site;
     let drive = Drive { node: &disk.drive, share_rw: disk.share_rw };
-    let root = site.attach(&disk.id, drive)?;
-    let failures = Arc::new(Failures(Arc::clone(&site.ground.mailbox)));
-    let config = config(disk, site.iothreads)?;
-    let Site { graph, ground, slot, .. } = site;
-    let device = VirtioBlk::new(config, root, ground.dma.clone(), slot, failures)?;
+    let lease = scope.attach(&disk.id, drive, disk.logical_block_size.max(SECTOR))?;
+    let config = config(disk, scope.iothreads)?;
+    let root = Arc::clone(lease.root());
+    let device = VirtioBlk::new(config, root, scope.ground.dma.clone(), slot, scope.failures())?;
     let function = device.function();
-    pause_with(graph, &disk.id, Arc::clone(&function) as Arc<dyn Device>)?;
     let disk = Disk {
         id: disk.id.clone(),
         function: disk.id.clone(),
+        medium: Some(Medium::new(lease, device.function())?),
         device: Arc::new(device),
         io_status: IoStatus::Ok,
         write_cache: disk.write_cache,
+        drive: None,
+        own_node: None,
+        leaving: false,
     };
-    Ok(Made { function, disks: vec![disk] })
+    Ok(Made { function, disks: vec![disk], controller: Controller::Closed })
 }
 
 fn config(disk: &VirtioBlkSpec, iothreads: &Iothreads) -> Result<VirtioBlkConfig, BuildError> {

@@ -3,7 +3,8 @@ use super::super::names::{did_you_mean, near};
 use super::super::{IothreadSpec, MachineSpec, ObjectSpec, SpecError};
 use super::Kindred;
 
-fn conflict(id: &str, reason: &str) -> Result<(), SpecError> {
+/// An error of a device.
+pub(super) fn conflict(id: &str, reason: &str) -> Result<(), SpecError> {
     Err(SpecError::Conflict(format!("device '{id}': {reason}")))
 }
 

@@ -80,6 +80,19 @@ pub(super) const MERGING: Prop =
     prop("request-merging", Kind::Bool, "requests are not merged").ignored();
 pub(super) const NO_ROM: Prop = prop("romfile", Kind::Enum(&[""]), "there is none").ignored();
 
+pub(super) const BOOTINDEX: Prop =
+    prop("bootindex", Kind::Uint { min: 0, max: i32::MAX as u64 }, "place in the boot order");
+pub(super) const SHARE_RW: Prop =
+    prop("share-rw", Kind::Bool, "others may write to the node").or("off");
+pub(super) const WRITE_CACHE: Prop =
+    prop("write-cache", Kind::OnOffAuto, "start with a write-back cache").or("auto");
+pub(super) const STATE: Prop = prop(
+    "state",
+    Kind::Path,
+    "file for what survives power loss beside the image, or none; \
+          default: IMAGE.state",
+);
+
 pub(super) const VQ_MAPPING: &[Prop] = &[
     prop("iothread", Kind::Id, "iothread object").required(),
     prop("vqs", Kind::Uints { max: 1023 }, "queues it serves"),

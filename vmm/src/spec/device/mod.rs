@@ -2,15 +2,23 @@
 //! its table, its typed form and its checks.
 mod check;
 mod common;
+mod nvme;
+mod scsi;
 mod virtio_blk;
 mod virtio_rng;
+mod virtio_scsi;
 
 use super::props::Table;
 use super::{MachineSpec, SpecError};
 pub use common::{BLOCK_SIZE, ErrorPolicy, PciAddr, QUEUE_SIZE, RERROR, VqMapping, WERROR};
+pub use nvme::{
+    NVME, NVME_NS, NVME_SUBSYS, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
+};
+pub use scsi::{SCSI_CD, SCSI_HD, ScsiCdSpec, ScsiHdSpec, ScsiIdentity, ScsiPlace};
 use serde::{Deserialize, Serialize};
 pub use virtio_blk::{VIRTIO_BLK_PCI, VirtioBlkSpec};
 pub use virtio_rng::{VIRTIO_RNG_PCI, VirtioRngSpec};
+pub use virtio_scsi::{VIRTIO_SCSI_PCI, VirtioScsiSpec};
 
 /// A device, with every property resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,10 +30,37 @@ pub enum DeviceSpec {
     /// A virtio source of random numbers on PCI.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci(VirtioRngSpec),
+    /// An NVM Express controller.
+    #[serde(rename = "nvme")]
+    Nvme(NvmeSpec),
+    /// A namespace.
+    #[serde(rename = "nvme-ns")]
+    NvmeNs(NvmeNsSpec),
+    /// An NVM subsystem.
+    #[serde(rename = "nvme-subsys")]
+    NvmeSubsys(NvmeSubsysSpec),
+    /// A virtio SCSI host bus adapter on PCI.
+    #[serde(rename = "virtio-scsi-pci")]
+    VirtioScsiPci(VirtioScsiSpec),
+    /// A SCSI disk.
+    #[serde(rename = "scsi-hd")]
+    ScsiHd(ScsiHdSpec),
+    /// A SCSI CD/DVD drive.
+    #[serde(rename = "scsi-cd")]
+    ScsiCd(ScsiCdSpec),
 }
 
 /// All device tables.
-pub const DEVICES: &[&Table] = &[&VIRTIO_BLK_PCI, &VIRTIO_RNG_PCI];
+pub const DEVICES: &[&Table] = &[
+    &VIRTIO_BLK_PCI,
+    &VIRTIO_SCSI_PCI,
+    &SCSI_HD,
+    &SCSI_CD,
+    &NVME,
+    &NVME_NS,
+    &NVME_SUBSYS,
+    &VIRTIO_RNG_PCI,
+];
 
 /// Where a device sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +69,8 @@ pub enum Place<'a> {
     Pci(Option<PciAddr>),
     /// On the bus of another device, named by it.
     Bus(&'a str),
+    /// It only is what others refer to.
+    Nowhere,
 }
 
 /// What a disk is made of.
@@ -81,6 +118,12 @@ pub trait Kindred {
     fn queues(&self) -> Option<Queues<'_>>;
     /// As [`Kindred::queues`], to be filled in.
     fn queues_mut(&mut self) -> Option<QueuesMut<'_>>;
+    /// Fills in what depends on the devices of `spec`, which come before it.
+    ///
+    /// # Errors
+    ///
+    /// There is nothing for it to sit on.
+    fn settle(&mut self, spec: &MachineSpec) -> Result<(), SpecError>;
     /// Checks what the table alone cannot.
     ///
     /// # Errors
@@ -96,6 +139,12 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlkPci(d) => d,
             Self::VirtioRngPci(d) => d,
+            Self::Nvme(d) => d,
+            Self::NvmeNs(d) => d,
+            Self::NvmeSubsys(d) => d,
+            Self::VirtioScsiPci(d) => d,
+            Self::ScsiHd(d) => d,
+            Self::ScsiCd(d) => d,
         }
     }
 
@@ -104,6 +153,12 @@ impl DeviceSpec {
         match self {
             Self::VirtioBlkPci(d) => d,
             Self::VirtioRngPci(d) => d,
+            Self::Nvme(d) => d,
+            Self::NvmeNs(d) => d,
+            Self::NvmeSubsys(d) => d,
+            Self::VirtioScsiPci(d) => d,
+            Self::ScsiHd(d) => d,
+            Self::ScsiCd(d) => d,
         }
     }
 
@@ -130,7 +185,7 @@ impl DeviceSpec {
     pub fn addr(&self) -> Option<PciAddr> {
         match self.kind().place() {
             Place::Pci(addr) => addr,
-            Place::Bus(_) => None,
+            Place::Bus(_) | Place::Nowhere => None,
         }
     }
 }

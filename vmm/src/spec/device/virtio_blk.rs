@@ -2,8 +2,9 @@
 use super::super::props::{Kind, Table, prop};
 use super::super::{MachineSpec, SpecError};
 use super::common::{
-    ADDR, BLOCK_SIZE, BUS, ErrorPolicy, ID, IOEVENTFD, MERGING, MODERN, NO_ROM, NO_SCSI,
-    NOT_LEGACY, PciAddr, QUEUE_SIZE, RERROR, SPLIT, U32, VQ_MAPPING, VqMapping, WERROR,
+    ADDR, BLOCK_SIZE, BOOTINDEX, BUS, ErrorPolicy, ID, IOEVENTFD, MERGING, MODERN, NO_ROM, NO_SCSI,
+    NOT_LEGACY, PciAddr, QUEUE_SIZE, RERROR, SHARE_RW, SPLIT, U32, VQ_MAPPING, VqMapping, WERROR,
+    WRITE_CACHE,
 };
 use super::{Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
@@ -119,6 +120,10 @@ impl Kindred for VirtioBlkSpec {
         })
     }
 
+    fn settle(&mut self, _spec: &MachineSpec) -> Result<(), SpecError> {
+        Ok(())
+    }
+
     fn check(&self, spec: &MachineSpec) -> Result<(), SpecError> {
         check::iothreads(spec, self)?;
         check::vectors(&self.id, "vectors", self.vectors, u32::from(self.num_queues) + 1)?;
@@ -147,11 +152,11 @@ pub const VIRTIO_BLK_PCI: Table = Table {
         prop("min_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised minimum").or("0"),
         prop("opt_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised optimum").or("0"),
         prop("discard_granularity", Kind::Size { min: 0, max: 1 << 31 }, "default: the node's"),
-        prop("bootindex", Kind::Uint { min: 0, max: i32::MAX as u64 }, "place in the boot order"),
+        BOOTINDEX,
         prop("werror", WERROR, "on a failed write").or("enospc"),
         prop("rerror", RERROR, "on a failed read").or("report"),
-        prop("share-rw", Kind::Bool, "others may write to the node").or("off"),
-        prop("write-cache", Kind::OnOffAuto, "start with a write-back cache").or("auto"),
+        SHARE_RW,
+        WRITE_CACHE,
         prop("config-wce", Kind::Bool, "the guest may switch the write cache").or("on"),
         prop("discard", Kind::Bool, "offer discard").or("on"),
         prop("write-zeroes", Kind::Bool, "offer write-zeroes").or("on"),

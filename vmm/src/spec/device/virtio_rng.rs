@@ -50,6 +50,10 @@ impl Kindred for VirtioRngSpec {
         None
     }
 
+    fn settle(&mut self, _spec: &MachineSpec) -> Result<(), SpecError> {
+        Ok(())
+    }
+
     fn check(&self, spec: &MachineSpec) -> Result<(), SpecError> {
         match self.rng.as_deref() {
             Some(name) => match spec.object(name) {
