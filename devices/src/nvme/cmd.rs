@@ -29,7 +29,20 @@ pub enum Command {
     Compare(Range),
     /// Reads without a transfer.
     Verify(Range),
-    /// Write zeroes that the host lets be deallocated.
+    /// Makes blocks unreadable until they are written.
+    WriteUncorrectable(Range),
+    /// Copies source ranges, of which the list is transferred, one behind the other.
+    Copy {
+        /// Source ranges, 1 to [`COPY_RANGES_MAX`].
+        ranges: u32,
+        /// First byte of the destination.
+        to: u64,
+        /// Force unit access.
+        fua: bool,
+    },
+    /// Something about reservations; what it is, is in dword 10.
+    Reservation(Reserve),
+    /// Deallocates ranges, of which the list is transferred.
     Dataset {
         /// Ranges, 1 to 256.
         ranges: u32,
@@ -37,6 +50,24 @@ pub enum Command {
         deallocate: bool,
     },
 }
+
+/// A reservation command: its dwords 10 and 11.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// Reservation Register.
+    Register(u32),
+    /// Reservation Acquire.
+    Acquire(u32),
+    /// Reservation Release.
+    Release(u32),
+    /// Reservation Report: dwords less one, extended.
+    Report(u32, bool),
+}
+
+/// Most source ranges of a copy (MSRC is one less).
+pub const COPY_RANGES_MAX: u32 = 128;
+/// Most blocks of a source range, and of a copy (MSSRL, MCL).
+pub const COPY_BLOCKS_MAX: u32 = 0x8000;
 
 /// Command dword 12 (NVM 3.2).
 const FUA: u32 = 1 << 30;
@@ -70,10 +101,72 @@ impl Command {
                 }
                 Ok(Self::Dataset { ranges: (sqe.dword::<10>() & 0xff) + 1, deallocate })
             }
+            nvm::WRITE_UNCORRECTABLE => {
+                writable(limits).and(range(sqe, limits)).map(Self::WriteUncorrectable)
+            }
+            nvm::COPY => {
+                writable(limits)?;
+                let dword = sqe.dword::<12>();
+                let ranges = (dword & 0xff) + 1;
+                // One descriptor format, no protection information.
+                if dword >> 8 & 0xf != 0 {
+                    return Err(Status::INVALID_FIELD);
+                }
+                if ranges > COPY_RANGES_MAX {
+                    return Err(Status::COMMAND_SIZE_LIMIT);
+                }
+                let lba = u64::from(sqe.dword::<10>()) | u64::from(sqe.dword::<11>()) << 32;
+                let to = byte_range(lba, 0, limits)?.offset;
+                Ok(Self::Copy { ranges, to, fua })
+            }
+            nvm::RESERVATION_REGISTER => {
+                Ok(Self::Reservation(Reserve::Register(sqe.dword::<10>())))
+            }
+            nvm::RESERVATION_ACQUIRE => Ok(Self::Reservation(Reserve::Acquire(sqe.dword::<10>()))),
+            nvm::RESERVATION_RELEASE => Ok(Self::Reservation(Reserve::Release(sqe.dword::<10>()))),
+            nvm::RESERVATION_REPORT => {
+                let extended = sqe.dword::<11>() & 1 != 0;
+                let dwords = sqe.dword::<10>();
+                if (u64::from(dwords) + 1) * 4 > limits.transfer_max {
+                    return Err(Status::INVALID_FIELD);
+                }
+                Ok(Self::Reservation(Reserve::Report(dwords, extended)))
+            }
             _ => Err(Status::INVALID_OPCODE),
         }
     }
+
+    /// Bytes that are transferred between host and controller.
+    #[must_use]
+    pub fn transfer_len(&self) -> u64 {
+        match self {
+            Self::Block(op, range) if op.has_data() => range.len,
+            Self::Compare(range) => range.len,
+            Self::Copy { ranges, .. } => u64::from(*ranges) * COPY_RANGE_LEN,
+            Self::Dataset { ranges, .. } => u64::from(*ranges) * 16,
+            Self::Reservation(Reserve::Register(_) | Reserve::Acquire(_)) => 16,
+            Self::Reservation(Reserve::Release(_)) => 8,
+            Self::Reservation(Reserve::Report(dwords, _)) => (u64::from(*dwords) + 1) * 4,
+            Self::Block(..) | Self::Verify(_) | Self::WriteUncorrectable(_) => 0,
+        }
+    }
+
+    /// What reservations keep hosts from: reading (`false`) or writing (`true`) (Base figure 465).
+    #[must_use]
+    pub fn is_guarded(&self) -> Option<bool> {
+        match self {
+            Self::Block(Op::Read, _) | Self::Compare(_) | Self::Verify(_) => Some(false),
+            Self::Block(..)
+            | Self::WriteUncorrectable(_)
+            | Self::Copy { .. }
+            | Self::Dataset { .. } => Some(true),
+            Self::Reservation(_) => None,
+        }
+    }
 }
+
+/// Bytes of a source range of a copy (NVM figure 36).
+pub const COPY_RANGE_LEN: u64 = 32;
 
 fn writable(limits: &Limits) -> Result<(), Status> {
     if limits.read_only { Err(Status::WRITE_PROTECTED) } else { Ok(()) }

@@ -2,11 +2,12 @@
 //! their iothreads.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use super::{
@@ -16,6 +17,8 @@ use super::{
     events::Events,
     io::Mail,
     regs::csts,
+    reservation::{Host, Notice},
+    rings::Arbitration,
     subsystem::Subsystem,
 };
 use crate::{
@@ -25,6 +28,8 @@ use crate::{
 
 /// How many complaints about its driver a controller writes to the log.
 const COMPLAINTS_MAX: u32 = 8;
+/// Most reservation notices that are kept: the oldest are dropped.
+const NOTICES_MAX: usize = 255;
 
 /// Where a completion queue lives, with all submission queues that post to it.
 pub struct Home {
@@ -81,6 +86,17 @@ pub struct Ctl {
     page: AtomicU64,
     /// Entry sizes of I/O queues in CC: submission in the low half.
     entry_sizes: AtomicU32,
+    arbitration: AtomicU32,
+    weighted: AtomicBool,
+    /// Feature 08h, and the vectors that it does not hold for.
+    coalescing: AtomicU32,
+    uncoalesced: Box<[AtomicBool]>,
+    host: Mutex<Host>,
+    /// The host gave its identifier in the long form.
+    host_extended: AtomicBool,
+    /// Notices that the host has not read: what, namespace.
+    notices: Mutex<VecDeque<(Notice, u32)>>,
+    notice_masks: Mutex<BTreeMap<u32, u32>>,
     errors: Mutex<ErrorLog>,
     shadows: Mutex<Option<ShadowPages>>,
     /// The windows are to be declared anew, in the next access of a vCPU.
@@ -132,6 +148,14 @@ impl Ctl {
             mask: AtomicU32::new(0),
             page: AtomicU64::new(4096),
             entry_sizes: AtomicU32::new(0),
+            arbitration: AtomicU32::new(0),
+            weighted: AtomicBool::new(false),
+            coalescing: AtomicU32::new(0),
+            uncoalesced: (0..config.vector_count().max(1)).map(|_| AtomicBool::default()).collect(),
+            host: Mutex::new(Host::Controller(cntlid)),
+            host_extended: AtomicBool::new(false),
+            notices: Mutex::default(),
+            notice_masks: Mutex::default(),
             errors: Mutex::default(),
             shadows: Mutex::new(None),
             windows_stale: AtomicBool::new(false),
@@ -214,6 +238,103 @@ impl Ctl {
 
     pub(super) fn set_entry_sizes(&self, (sq, cq): (u32, u32)) {
         self.entry_sizes.store(sq | cq << 8, SeqCst);
+    }
+
+    /// How submission queues take turns.
+    #[must_use]
+    pub fn arbitration(&self) -> Arbitration {
+        let weighted = self.weighted.load(SeqCst);
+        Arbitration { value: self.arbitration.load(SeqCst), weighted }
+    }
+
+    pub(super) fn set_arbitration(&self, value: u32) {
+        self.arbitration.store(value, SeqCst);
+    }
+
+    pub(super) fn set_weighted(&self, weighted: bool) {
+        self.weighted.store(weighted, SeqCst);
+    }
+
+    /// Feature 08h.
+    #[inline]
+    #[must_use]
+    pub fn coalescing(&self) -> u32 {
+        self.coalescing.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(super) fn set_coalescing(&self, value: u32) {
+        self.coalescing.store(value, SeqCst);
+    }
+
+    /// Feature 09h: whether coalescing is off for a vector, where there is such a vector.
+    #[must_use]
+    pub fn uncoalesced(&self, vector: u16) -> Option<&AtomicBool> {
+        self.uncoalesced.get(usize::from(vector))
+    }
+
+    /// How long, and for how many completions, an interrupt of this vector may be held back.
+    #[must_use]
+    pub fn hold(&self, vector: u16) -> Option<(Duration, u32)> {
+        let value = self.coalescing();
+        let (completions, time) = ((value & 0xff) + 1, value >> 8 & 0xff);
+        let off = self.uncoalesced(vector).is_none_or(|off| off.load(SeqCst));
+        let time = Duration::from_micros(100 * u64::from(time));
+        (!off && !time.is_zero() && completions > 1).then_some((time, completions))
+    }
+
+    /// The host that uses the controller.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the host gave its identifier in the long form, if it gave one.
+    #[must_use]
+    pub fn host_is_extended(&self) -> Option<bool> {
+        matches!(self.host(), Host::Id(_)).then(|| self.host_extended.load(SeqCst))
+    }
+
+    pub(super) fn set_host(&self, host: Host, extended: bool) {
+        self.host_extended.store(extended, SeqCst);
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = host;
+    }
+
+    /// Tells the host something about a reservation (Base 8.19.1.2).
+    pub(super) fn notice(&self, notice: Notice, nsid: u32) {
+        if self.notice_mask(nsid) >> notice as u32 & 1 != 0 {
+            return;
+        }
+        {
+            let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+            if notices.len() >= NOTICES_MAX {
+                notices.pop_front();
+            }
+            notices.push_back((notice, nsid));
+        }
+        self.raise_event(super::spec::event::RESERVATION);
+    }
+
+    /// Feature 82h of a namespace: a bit for each notice that its host does not want.
+    #[must_use]
+    pub fn notice_mask(&self, nsid: u32) -> u32 {
+        let masks = self.notice_masks.lock().unwrap_or_else(PoisonError::into_inner);
+        masks.get(&nsid).copied().unwrap_or(0)
+    }
+
+    pub(super) fn set_notice_mask(&self, nsid: u32, mask: u32) {
+        let mut masks = self.notice_masks.lock().unwrap_or_else(PoisonError::into_inner);
+        masks.insert(nsid, mask);
+    }
+
+    /// The oldest notice, and how many there are behind it; it is gone then if `take`.
+    pub(super) fn oldest_notice(&self, take: bool) -> Option<(Notice, u32, usize)> {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        let (notice, nsid) = *notices.front()?;
+        let behind = notices.len() - 1;
+        if take {
+            notices.pop_front();
+        }
+        Some((notice, nsid, behind))
     }
 
     /// The commands that failed.
@@ -336,6 +457,12 @@ impl Ctl {
     /// As after a reset: no queue half is left.
     pub(super) fn clear(&self) {
         self.doors.iter().for_each(Door::clear);
+        self.set_host(Host::Controller(self.cntlid), false);
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.notice_masks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.set_arbitration(0);
+        self.set_coalescing(0);
+        self.uncoalesced.iter().for_each(|off| off.store(false, SeqCst));
         self.set_shadow_pages(None);
         self.windows_stale.store(false, SeqCst);
         self.events().reset();

@@ -122,8 +122,10 @@ impl Nvme {
     /// told. `done` is called once nothing of it is in flight: from then on its image can be closed.
     pub fn remove_namespace(&self, nsid: u32, done: Done) {
         let controllers = self.subsystem().controllers();
-        drop(self.subsystem().remove(nsid));
         let done = Countdown::new(done);
+        if let Some(namespace) = self.subsystem().remove(nsid) {
+            namespace.when_open(done.clone());
+        }
         controllers.iter().for_each(|ctl| ctl.quiesce(Some(nsid), &done));
     }
 

@@ -34,16 +34,26 @@ impl Alone {
         gate: Gate,
     ) -> Result<Self, Status> {
         namespace.close(gate).map_err(|now| now.status().unwrap_or(Status::INTERRUPTED))?;
-        let (subsystem, namespace) = (Arc::clone(subsystem), Arc::clone(namespace));
-        let alone = Self { subsystem, namespace };
+        let alone = Self::adopt(Arc::clone(subsystem), Arc::clone(namespace));
+        alone.quiet().await;
+        Ok(alone)
+    }
+
+    /// A namespace whose gate the caller has closed; [`Alone::quiet`] is still to come.
+    #[must_use]
+    pub fn adopt(subsystem: Arc<Subsystem>, namespace: Arc<Namespace>) -> Self {
+        Self { subsystem, namespace }
+    }
+
+    /// Waits until nothing of the namespace is in the block layer.
+    pub async fn quiet(&self) {
         let (quiet, wait) = channel();
         let countdown = Countdown::new(Box::new(move || quiet.send(())));
-        for controller in alone.subsystem.controllers() {
-            controller.quiesce(Some(alone.namespace.nsid()), &countdown);
+        for controller in self.subsystem.controllers() {
+            controller.quiesce(Some(self.namespace.nsid()), &countdown);
         }
         drop(countdown);
         wait.await;
-        Ok(alone)
     }
 
     /// Replaces everything in the namespace by zeros that need no space, durably. Gives up between

@@ -2,21 +2,26 @@
 //! controllers of a subsystem may have it.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{
-        AtomicU8,
+        AtomicBool, AtomicU8,
         Ordering::{Relaxed, SeqCst},
     },
 };
 
-use spindle_block::Root;
+use spindle_block::{Range, Root};
 
 use super::{
     config::{NvmeError, NvmeNamespaceConfig},
+    marks::{self, Marks},
     oneshot::channel,
+    reservation::{self, Host, Reservations},
     status::Status,
 };
-use crate::state_file::{DiskState, Section};
+use crate::{
+    device::Countdown,
+    state_file::{DiskState, Section},
+};
 
 /// The logical block sizes that a namespace can be formatted with, as powers of two.
 pub const FORMATS: [u8; 2] = [9, 12];
@@ -56,6 +61,12 @@ pub struct Namespace {
     gate: AtomicU8,
     ids: Identifiers,
     state: Arc<DiskState>,
+    marks: Marks,
+    /// Somebody may be kept from something: commands look at `reservations`.
+    reserved: AtomicBool,
+    reservations: Mutex<Reservations>,
+    /// Who waits for the gate to open before the namespace is closed.
+    waiting: Mutex<Vec<Countdown>>,
     shared: bool,
 }
 
@@ -141,12 +152,17 @@ impl Namespace {
         if size < u64::from(block) {
             return Err(NvmeError::TooSmall { nsid, size, block });
         }
+        let reservations = Reservations::load(config.state.get(reservation::SECTION).as_ref());
         Ok(Arc::new(Self {
             nsid,
             root: Arc::clone(&config.root),
             shift: AtomicU8::new(shift),
             gate: AtomicU8::new(Gate::Open as u8),
             ids: Identifiers::new(config, seed, nsid),
+            marks: Marks::load(config.state.get(marks::SECTION).as_ref()),
+            reserved: AtomicBool::new(!reservations.is_free()),
+            reservations: Mutex::new(reservations),
+            waiting: Mutex::default(),
             state: Arc::clone(&config.state),
             shared: config.shared,
         }))
@@ -206,6 +222,73 @@ impl Namespace {
         self.root.info().size >> self.shift()
     }
 
+    /// Blocks that Write Uncorrectable has made unreadable.
+    #[inline]
+    #[must_use]
+    pub(super) fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    /// Saves the marks.
+    ///
+    /// # Errors
+    /// As [`Namespace::save`].
+    pub(super) async fn save_marks(&self) -> Result<(), Status> {
+        self.save(marks::SECTION, self.marks.section()).await
+    }
+
+    /// Takes the marks from a range that was written.
+    ///
+    /// # Errors
+    /// As [`Namespace::save`].
+    pub(super) async fn unmark(&self, range: Range) -> Result<(), Status> {
+        if self.marks.remove(range) { self.save_marks().await } else { Ok(()) }
+    }
+
+    /// Whether a host may read, or write. One load where nothing is reserved.
+    #[inline]
+    #[must_use]
+    pub(super) fn allows(&self, host: impl FnOnce() -> Host, write: bool) -> bool {
+        !self.reserved.load(Relaxed) || self.reservations().allows(host(), write)
+    }
+
+    /// The reservations, to look at.
+    pub(super) fn reservations(&self) -> MutexGuard<'_, Reservations> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the reservations; returns what is to be saved, if they persist or did.
+    ///
+    /// # Errors
+    /// What `change` says; nothing has changed then.
+    pub(super) fn reserve<T>(
+        &self,
+        change: impl FnOnce(&mut Reservations) -> Result<T, Status>,
+    ) -> Result<(T, bool), Status> {
+        let mut reservations = self.reservations();
+        let mut new = reservations.clone();
+        let value = change(&mut new)?;
+        let save = (new.persist || reservations.persist) && new != *reservations;
+        self.reserved.store(!new.is_free(), SeqCst);
+        *reservations = new;
+        Ok((value, save))
+    }
+
+    /// Saves the reservations, or forgets those that were saved.
+    ///
+    /// # Errors
+    /// As [`Namespace::save`].
+    pub(super) async fn save_reservations(&self) -> Result<(), Status> {
+        let section = {
+            let reservations = self.reservations();
+            reservations.persist.then(|| reservations.section())
+        };
+        match section {
+            Some(section) => self.save(reservation::SECTION, section).await,
+            None => self.save(reservation::SECTION, Section::default()).await,
+        }
+    }
+
     /// Its identifiers.
     #[must_use]
     pub fn ids(&self) -> &Identifiers {
@@ -250,6 +333,16 @@ impl Namespace {
     /// Opens the gate.
     pub(super) fn open(&self) {
         self.gate.store(Gate::Open as u8, SeqCst);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(std::mem::take(&mut *waiting));
+    }
+
+    /// Lets go of `done` once whoever has closed the gate has opened it again.
+    pub(super) fn when_open(&self, done: Countdown) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.gate() != Gate::Open {
+            waiting.push(done);
+        }
     }
 }
 

@@ -142,10 +142,11 @@ impl NvmePci {
     fn enable(&self, enable: Enable) {
         let ctl = &self.ctl;
         ctl.set_page(enable.page);
+        ctl.set_weighted(enable.weighted);
         let ((sq_at, sq_len), (cq_at, cq_len)) = (enable.asq, enable.acq);
         let place = |address, entries| Place { id: 0, address, entries };
         let made = Rings::new(ctl, place(cq_at, cq_len)).and_then(|mut rings| {
-            rings.add(Submission::new(ctl, place(sq_at, sq_len), 1)?);
+            rings.add(Submission::new(ctl, place(sq_at, sq_len), 0)?);
             Ok(rings)
         });
         let Ok(rings) = made else { return ctl.fatal("the admin queues are not RAM") };
@@ -155,7 +156,7 @@ impl NvmePci {
         door.cq_size.store(cq_len, SeqCst);
         door.interrupts.store(true, SeqCst);
         let home = &ctl.homes()[0];
-        let queue = AdminQueue::new(ctl, rings, enable.weighted);
+        let queue = AdminQueue::new(ctl, rings);
         home.place.attach(home.place.epoch(), Box::new(queue));
         ctl.change_status(0, csts::RDY);
     }
@@ -198,6 +199,7 @@ impl NvmePci {
 
     fn finish_reset(&self) {
         // No queue half is left that could interrupt.
+        self.ctl.subsystem().controller_reset(self.ctl.cntlid());
         self.ctl.clear();
         let waiters = {
             let mut life = self.lock();

@@ -25,8 +25,8 @@ pub struct Submission {
     pub outstanding: u32,
     /// The host broke it, or deletes it: nothing more is taken.
     pub closed: bool,
-    /// Entries that it may give in a turn of its class.
-    weight: u32,
+    /// Its class of the weighted scheme: 0 urgent, 1 high, 2 medium, 3 low.
+    priority: u8,
 }
 
 /// A completion queue.
@@ -48,10 +48,56 @@ pub struct Rings {
     sqs: Vec<Option<Submission>>,
     /// Places in the completion queue that commands under way will need.
     reserved: u32,
+    /// Places that the next command needs beyond one: both commands of a fused operation.
+    extra: u32,
     /// Completions that no interrupt was raised for.
-    posted: bool,
-    /// The submission queue whose turn it is, and what is left of its turn.
+    posted: u32,
+    arbiter: Arbiter,
+}
+
+/// The completion queue has no place for the second command of a fused operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoRoom;
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+struct Arbiter {
+    /// Round robin: the queue, and what is left of its turn.
     turn: (usize, u32),
+    /// Weighted: the queue of each class that gave last, and what is left of each class's credits.
+    last: [usize; 4],
+    credits: [u32; 4],
+}
+
+/// Feature 01h, and whether the host chose the weighted scheme (Base 3.4.4, 5.27.1.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arbitration {
+    /// The feature's value.
+    pub value: u32,
+    /// CC.AMS.
+    pub weighted: bool,
+}
+
+impl Arbitration {
+    /// Commands of a burst.
+    #[must_use]
+    pub fn burst(self) -> u32 {
+        match self.value & 7 {
+            7 => u32::MAX,
+            log => 1 << log,
+        }
+    }
+
+    /// Commands that a class gives in a round.
+    #[must_use]
+    pub fn weight(self, class: u8) -> u32 {
+        match class {
+            0 => u32::MAX,
+            1 => (self.value >> 24 & 0xff) + 1,
+            2 => (self.value >> 16 & 0xff) + 1,
+            _ => (self.value >> 8 & 0xff) + 1,
+        }
+    }
 }
 
 /// Where a queue lies.
@@ -75,7 +121,7 @@ impl Submission {
     ///
     /// # Errors
     /// When it is not RAM in one piece.
-    pub fn new(ctl: &Ctl, place: Place, weight: u32) -> Result<Self, NotRam> {
+    pub fn new(ctl: &Ctl, place: Place, priority: u8) -> Result<Self, NotRam> {
         let Place { id, address, entries } = place;
         let span = ctl.dma.span(address, u64::from(entries) * SQE_LEN)?;
         Ok(Self {
@@ -86,7 +132,7 @@ impl Submission {
             shadow: None,
             outstanding: 0,
             closed: false,
-            weight: weight.max(1),
+            priority,
         })
     }
 
@@ -120,8 +166,9 @@ impl Rings {
             cq,
             sqs: Vec::with_capacity(1),
             reserved: 0,
-            posted: false,
-            turn: (0, 0),
+            extra: 0,
+            posted: 0,
+            arbiter: Arbiter::default(),
         })
     }
 
@@ -189,7 +236,7 @@ impl Rings {
     /// Whether the completion queue has a place that nobody has reserved.
     #[inline]
     pub fn has_room(&mut self) -> bool {
-        if self.cq.free() > self.reserved {
+        if self.cq.free() > self.reserved + self.extra {
             return true;
         }
         self.wait_for_room()
@@ -199,7 +246,7 @@ impl Rings {
     #[cold]
     fn wait_for_room(&mut self) -> bool {
         self.look_at_head();
-        if self.cq.free() > self.reserved {
+        if self.cq.free() > self.reserved + self.extra {
             return true;
         }
         self.ctl.door(self.cq.id).stalled.store(true, SeqCst);
@@ -207,7 +254,7 @@ impl Rings {
             shadow.arm(self.cq.head);
         }
         self.look_at_head();
-        let room = self.cq.free() > self.reserved;
+        let room = self.cq.free() > self.reserved + self.extra;
         if room {
             self.ctl.door(self.cq.id).stalled.store(false, SeqCst);
         }
@@ -244,28 +291,115 @@ impl Rings {
         sq.head = if sq.head + 1 == sq.size { 0 } else { sq.head + 1 };
         sq.outstanding += 1;
         self.reserved += 1;
-        self.turn.1 = self.turn.1.saturating_sub(1);
+        self.extra = 0;
         Some((index as u16, sqe))
     }
 
-    /// The submission queue whose turn it is: the one that has it keeps it until its weight is used
-    /// up or it is empty.
+    /// Puts the command back that was taken last from a submission queue: it needs two places, and
+    /// is taken when there are.
+    pub fn put_back(&mut self, index: u16) {
+        let Some(Some(sq)) = self.sqs.get_mut(usize::from(index)) else { return };
+        sq.head = if sq.head == 0 { sq.size - 1 } else { sq.head - 1 };
+        sq.outstanding -= 1;
+        self.reserved -= 1;
+        self.extra = 1;
+    }
+
+    /// Whether the next command needs two places.
+    #[inline]
+    #[must_use]
+    pub fn wants_two(&self) -> bool {
+        self.extra > 0
+    }
+
+    /// The number of the submission queue at an index.
+    #[must_use]
+    pub fn id_of(&self, index: u16) -> u16 {
+        self.sqs.get(usize::from(index)).and_then(Option::as_ref).map_or(0, |sq| sq.id)
+    }
+
+    /// Takes the command behind the one that was taken last from a submission queue: the second of
+    /// a fused operation. `Err` where there is no place for it: the first was put back, and both
+    /// are taken once there is.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn pop_second(&mut self, index: u16) -> Result<Option<Sqe>, NoRoom> {
+        let at = usize::from(index);
+        if !self.usable(at) {
+            return Ok(None);
+        }
+        if !self.has_room() {
+            self.put_back(index);
+            return Err(NoRoom);
+        }
+        let Some(Some(sq)) = self.sqs.get_mut(at) else { return Ok(None) };
+        let sqe = sq.span.read::<Sqe>(u64::from(sq.head) * SQE_LEN);
+        sq.head = if sq.head + 1 == sq.size { 0 } else { sq.head + 1 };
+        sq.outstanding += 1;
+        self.reserved += 1;
+        Ok(Some(sqe))
+    }
+
+    /// The submission queue that gives the next command (Base 3.4.4).
     #[inline]
     fn next(&mut self) -> Option<usize> {
-        let count = self.sqs.len();
-        let (at, left) = self.turn;
+        if self.sqs.len() == 1 {
+            return self.usable(0).then_some(0);
+        }
+        let arbitration = self.ctl.arbitration();
+        if arbitration.weighted {
+            self.next_weighted(arbitration)
+        } else {
+            self.next_in_turn(arbitration)
+        }
+    }
+
+    /// Round robin: a queue gives as many commands as a burst has, then it is the next one's turn.
+    fn next_in_turn(&mut self, arbitration: Arbitration) -> Option<usize> {
+        let (at, left) = self.arbiter.turn;
         if left > 0 && self.usable(at) {
+            self.arbiter.turn.1 -= 1;
             return Some(at);
         }
-        for step in 1..=count {
-            let index = (at + step) % count;
-            if self.usable(index) {
-                let weight = self.sqs[index].as_ref().map_or(1, |sq| sq.weight);
-                self.turn = (index, weight);
-                return Some(index);
+        let index = self.after(at, None)?;
+        self.arbiter.turn = (index, arbitration.burst() - 1);
+        Some(index)
+    }
+
+    /// Weighted: urgent queues first, then the classes by their credits, which come back when no
+    /// class with commands has any left.
+    fn next_weighted(&mut self, arbitration: Arbitration) -> Option<usize> {
+        if let Some(index) = self.after(self.arbiter.last[0], Some(0)) {
+            self.arbiter.last[0] = index;
+            return Some(index);
+        }
+        for _ in 0..2 {
+            for class in 1..=3u8 {
+                let of = usize::from(class);
+                if self.arbiter.credits[of] == 0 {
+                    continue;
+                }
+                if let Some(index) = self.after(self.arbiter.last[of], Some(class)) {
+                    self.arbiter.last[of] = index;
+                    self.arbiter.credits[of] -= 1;
+                    return Some(index);
+                }
             }
+            self.arbiter.credits = [0, 1, 2, 3].map(|class| arbitration.weight(class));
         }
         None
+    }
+
+    /// The first usable submission queue behind `at`, of a class if one is given.
+    fn after(&mut self, at: usize, class: Option<u8>) -> Option<usize> {
+        let count = self.sqs.len();
+        (1..=count).map(|step| (at + step) % count).find(|index| {
+            let of_class = self.sqs[*index]
+                .as_ref()
+                .is_some_and(|sq| class.is_none_or(|class| sq.priority == class));
+            of_class && self.usable(*index)
+        })
     }
 
     /// Whether a submission queue has a command. One whose tail makes no sense is closed.
@@ -300,7 +434,7 @@ impl Rings {
         entry[10..12].copy_from_slice(&sq.id.to_le_bytes());
         entry[12..14].copy_from_slice(&cid.to_le_bytes());
         self.cq.push(&entry, status);
-        self.posted = true;
+        self.posted += 1;
     }
 
     /// Gives a command's place back without an answer: for those that wait without end.
@@ -322,10 +456,24 @@ impl Rings {
         true
     }
 
+    /// Completions that no interrupt was raised for.
+    #[inline]
+    #[must_use]
+    pub fn posted(&self) -> u32 {
+        self.posted
+    }
+
+    /// The vector of the completion queue, if it interrupts.
+    #[must_use]
+    pub fn vector(&self) -> Option<u16> {
+        let door = self.ctl.door(self.cq.id);
+        door.interrupts.load(Relaxed).then(|| door.vector.load(Relaxed))
+    }
+
     /// The pass is over: one interrupt for all completions of it.
     #[inline]
     pub fn flush(&mut self) {
-        if !std::mem::replace(&mut self.posted, false) {
+        if std::mem::take(&mut self.posted) == 0 {
             return;
         }
         let door = self.ctl.door(self.cq.id);

@@ -12,6 +12,7 @@ use super::{
     config::{NAMESPACES_MAX, NvmeError, NvmeNamespaceConfig},
     controller::Ctl,
     namespace::{Namespace, uuid_of},
+    reservation::Notices,
     spec::event,
 };
 
@@ -192,6 +193,27 @@ impl Subsystem {
     #[must_use]
     pub fn controllers(&self) -> Vec<Arc<Ctl>> {
         self.lock().controllers.values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Tells hosts about a reservation, each through every controller that it uses.
+    pub(super) fn tell(&self, nsid: u32, notices: &Notices) {
+        for controller in self.controllers() {
+            for (host, notice) in notices {
+                if controller.host() == *host {
+                    controller.notice(*notice, nsid);
+                }
+            }
+        }
+    }
+
+    /// A controller was reset: what its host has registered without an identifier is gone.
+    pub(super) fn controller_reset(&self, cntlid: u16) {
+        for namespace in self.namespaces(None) {
+            let changed = namespace.reserve(|all| Ok(all.controller_reset(cntlid)));
+            if let Ok((notices, _)) = changed {
+                self.tell(namespace.nsid(), &notices);
+            }
+        }
     }
 
     /// Adds the controller that `make` makes with an ID of its own.

@@ -58,7 +58,15 @@ proptest! {
                 }
                 range
             }
-            Ok(Command::Compare(range) | Command::Verify(range)) => range,
+            Ok(
+                Command::Compare(range)
+                | Command::Verify(range)
+                | Command::WriteUncorrectable(range),
+            ) => range,
+            Ok(command @ (Command::Copy { .. } | Command::Reservation(_))) => {
+                prop_assert!(command.transfer_len() <= limits.transfer_max);
+                return Ok(());
+            }
             Ok(Command::Dataset { ranges, .. }) => {
                 prop_assert!((1..=256).contains(&ranges));
                 return Ok(());

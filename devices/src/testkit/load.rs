@@ -1,5 +1,7 @@
-//! A load on a virtio disk or a SCSI disk, by a guest that costs next to nothing: for counting what
-//! the device's side of a request takes.
+//! A load on a disk, by a guest that costs next to nothing: for counting what the device's
+//! side of a request takes.
+
+mod nvme;
 
 use std::{
     rc::Rc,

@@ -35,7 +35,11 @@ fn identify_controller_says_what_the_controller_is() {
         ("SQES", 512, 1, 0x66),
         ("CQES", 513, 1, 0x44),
         ("NN", 516, 4, 1024),
+        ("ONCS", 520, 2, 0x1ff),
+        ("FUSES", 522, 2, 1),
         ("VWC", 525, 1, 7),
+        ("ACWU", 532, 2, 255),
+        ("OCFS", 534, 2, 1),
         ("MNAN", 540, 4, 1024),
     ];
     for (name, at, width, value) in fields {
@@ -65,6 +69,10 @@ fn identify_namespace_says_what_the_namespace_is() {
         ("NLBAF", 25, 1, 1),
         ("FLBAS", 26, 1, 0),
         ("NMIC", 30, 1, 1),
+        ("RESCAP", 31, 1, 0xff),
+        ("MSSRL", 74, 2, 0x8000),
+        ("MCL", 76, 4, 0x8000),
+        ("MSRC", 80, 1, 127),
         ("NVMCAP", 48, 8, 1 << 20),
         ("NSATTR", 99, 1, 0),
         ("LBAF0", 128, 4, 0x0109_0000),

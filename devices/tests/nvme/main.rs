@@ -2,15 +2,20 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod admin;
+mod arbitration;
+mod coalescing;
 mod doorbells;
 mod errors;
 mod format;
+mod fused;
 mod interrupts;
 mod io;
 mod lifecycle;
+mod media;
 mod namespaces;
 mod queues;
 mod registers;
+mod reservations;
 mod transfers;
 
 use std::{rc::Rc, sync::Arc};

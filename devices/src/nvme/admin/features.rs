@@ -1,11 +1,16 @@
 //! Get Features and Set Features (Base 5.15, 5.27; NVM 4.1.3).
 
-use std::time::Instant;
+use std::{
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Instant,
+};
 
 use super::bytes::Page;
 use crate::nvme::{
     config::NAMESPACES_MAX,
     controller::Ctl,
+    namespace::Namespace,
+    reservation::Host,
     spec::{NSID_ALL, Sqe, feature},
     status::Status,
 };
@@ -40,6 +45,9 @@ pub const FEATURES: &[Known] = &[
     known(feature::ATOMICITY, 0),
     known(feature::ASYNC_EVENTS, 0x1ff),
     known(feature::TIMESTAMP, 0),
+    known(feature::HOST_IDENTIFIER, 0),
+    Known { per_namespace: true, ..known(feature::RESERVATION_MASK, 0) },
+    Known { per_namespace: true, ..known(feature::RESERVATION_PERSISTENCE, 0) },
 ];
 
 /// Bytes that a feature's data structure has.
@@ -47,13 +55,10 @@ pub const TIMESTAMP_LEN: usize = 8;
 
 /// The features' values. Those that belong to a queue or a namespace are theirs.
 pub struct Features {
-    arbitration: u32,
     power: u32,
     /// Over and under temperature thresholds of the composite temperature, in kelvins.
     temperatures: [u16; 2],
     error_recovery: u32,
-    coalescing: u32,
-    vectors: Vec<bool>,
     atomicity: u32,
     /// Milliseconds since 1970, when that was so, and whether the host set it.
     timestamp: (u64, Option<Instant>, bool),
@@ -78,14 +83,11 @@ impl From<u32> for Value {
 impl Features {
     /// As after a reset.
     #[must_use]
-    pub fn new(ctl: &Ctl) -> Self {
+    pub fn new() -> Self {
         Self {
-            arbitration: 0,
             power: 0,
             temperatures: [super::identify::WARNING_TEMPERATURE, 0],
             error_recovery: 0,
-            coalescing: 0,
-            vectors: vec![false; usize::from(ctl.config().vector_count().max(1))],
             atomicity: 0,
             timestamp: (0, None, false),
             queues: None,
@@ -104,7 +106,7 @@ impl Features {
         let known = Self::find(sqe.dword::<10>() as u8)?;
         namespace(ctl, known, sqe.nsid.get())?;
         match sqe.dword::<10>() >> 8 & 7 {
-            0 => self.current(ctl, known.id, sqe.dword::<11>(), now),
+            0 => self.current(ctl, known.id, (sqe.nsid.get(), sqe.dword::<11>()), now),
             // Nothing is saved, so that saved values are the default ones (Base 5.15.1).
             1 | 2 => self.default(ctl, known, sqe.dword::<11>()),
             3 => {
@@ -121,13 +123,23 @@ impl Features {
             feature::TEMPERATURE if dword11 >> 20 & 3 == 1 => Ok(0.into()),
             feature::VECTOR => Ok((dword11 & 0xffff).into()),
             feature::TIMESTAMP => Ok(Value { result: 0, data: Some(vec![0; TIMESTAMP_LEN]) }),
+            feature::HOST_IDENTIFIER => {
+                let len = if dword11 & 1 != 0 { 16 } else { 8 };
+                Ok(Value { result: 0, data: Some(vec![0; len]) })
+            }
             _ => Ok(known.default.into()),
         }
     }
 
-    fn current(&self, ctl: &Ctl, id: u8, dword11: u32, now: Instant) -> Result<Value, Status> {
+    fn current(
+        &self,
+        ctl: &Ctl,
+        id: u8,
+        (nsid, dword11): (u32, u32),
+        now: Instant,
+    ) -> Result<Value, Status> {
         let value = match id {
-            feature::ARBITRATION => self.arbitration,
+            feature::ARBITRATION => ctl.arbitration().value,
             feature::POWER => self.power,
             feature::TEMPERATURE => self.threshold(dword11)?.into(),
             feature::ERROR_RECOVERY => self.error_recovery,
@@ -136,14 +148,31 @@ impl Features {
                 || queue_count(ctl),
                 |(sqs, cqs)| u32::from(sqs - 1) | u32::from(cqs - 1) << 16,
             ),
-            feature::COALESCING => self.coalescing,
+            feature::COALESCING => ctl.coalescing(),
             feature::VECTOR => {
                 let vector = dword11 & 0xffff;
-                let off = self.vectors.get(vector as usize).ok_or(Status::INVALID_FIELD)?;
-                vector | u32::from(*off) << 16
+                let off = ctl.uncoalesced(vector as u16).ok_or(Status::INVALID_FIELD)?;
+                vector | u32::from(off.load(SeqCst)) << 16
             }
             feature::ATOMICITY => self.atomicity,
             feature::ASYNC_EVENTS => ctl.events().enabled,
+            feature::HOST_IDENTIFIER => {
+                let extended = dword11 & 1 != 0;
+                let id = match ctl.host() {
+                    Host::Id(id) => id,
+                    Host::Controller(_) => [0; 16],
+                };
+                if ctl.host_is_extended().is_some_and(|is| is != extended) {
+                    return Err(Status::HOST_ID_INCONSISTENT);
+                }
+                let len = if extended { 16 } else { 8 };
+                return Ok(Value { result: 0, data: Some(id[..len].to_vec()) });
+            }
+            feature::RESERVATION_MASK => ctl.notice_mask(nsid),
+            feature::RESERVATION_PERSISTENCE => {
+                let ns = ctl.subsystem().attached(nsid, ctl.cntlid());
+                u32::from(ns.ok_or(Status::INVALID_NAMESPACE)?.reservations().persist)
+            }
             feature::TIMESTAMP => {
                 let (base, since, set) = self.timestamp;
                 let elapsed = since.map_or(0, |since| now.duration_since(since).as_millis() as u64);
@@ -173,6 +202,8 @@ impl Features {
     pub fn set_len(sqe: &Sqe) -> usize {
         match sqe.dword::<10>() as u8 {
             feature::TIMESTAMP => TIMESTAMP_LEN,
+            feature::HOST_IDENTIFIER if sqe.dword::<11>() & 1 != 0 => 16,
+            feature::HOST_IDENTIFIER => 8,
             _ => 0,
         }
     }
@@ -200,7 +231,7 @@ impl Features {
         }
         let value = sqe.dword::<11>();
         match known.id {
-            feature::ARBITRATION => self.arbitration = value & 0xffff_ff07,
+            feature::ARBITRATION => ctl.set_arbitration(value & 0xffff_ff07),
             // There is one power state, and no workload hint changes anything.
             feature::POWER if value & 0x1f != 0 => return Err(Status::INVALID_FIELD),
             feature::POWER => self.power = value & 0xff,
@@ -209,14 +240,37 @@ impl Features {
             feature::ERROR_RECOVERY => self.error_recovery = value & 0xffff,
             feature::WRITE_CACHE => set_write_cache(ctl, value & 1 != 0),
             feature::QUEUES => return self.set_queues(ctl, value, started),
-            feature::COALESCING => self.coalescing = value & 0xffff,
+            feature::COALESCING => ctl.set_coalescing(value & 0xffff),
             feature::VECTOR => {
-                let vector = (value & 0xffff) as usize;
-                let off = self.vectors.get_mut(vector).ok_or(Status::INVALID_FIELD)?;
-                *off = value & 1 << 16 != 0;
+                let off = ctl.uncoalesced(value as u16).ok_or(Status::INVALID_FIELD)?;
+                off.store(value & 1 << 16 != 0, SeqCst);
             }
             feature::ATOMICITY => self.atomicity = value & 1,
             feature::ASYNC_EVENTS => ctl.events().enabled = value,
+            feature::HOST_IDENTIFIER => {
+                let extended = value & 1 != 0;
+                let mut id = [0; 16];
+                id[..data.len()].copy_from_slice(data);
+                let host = Host::Id(id);
+                let none = id == [0; 16];
+                // Who has registered keeps its name (Base 5.27.1.25).
+                let known = ctl.host();
+                let registered = |ns: &Arc<Namespace>| ns.reservations().knows(known);
+                let busy = ctl.subsystem().namespaces(None).iter().any(registered);
+                if none {
+                    return Err(Status::INVALID_FIELD);
+                }
+                if busy && known != host {
+                    return Err(Status::SEQUENCE);
+                }
+                ctl.set_host(host, extended);
+            }
+            feature::RESERVATION_MASK => {
+                for ns in meant(ctl, nsid) {
+                    ctl.set_notice_mask(ns.nsid(), value & 0xe);
+                }
+            }
+            feature::RESERVATION_PERSISTENCE => set_persistence(ctl, nsid, value & 1 != 0),
             feature::TIMESTAMP => {
                 let bytes = data.first_chunk::<8>().ok_or(Status::INTERNAL)?;
                 let ms = u64::from_le_bytes(*bytes) & 0xffff_ffff_ffff;
@@ -234,24 +288,6 @@ impl Features {
             ctl.raise_event(crate::nvme::spec::event::TEMPERATURE);
         }
         Ok(())
-    }
-
-    /// How many commands a submission queue gives in its turn: those of a class of the weighted
-    /// scheme as many as its weight says, otherwise the arbitration burst (Base 3.4.4).
-    #[must_use]
-    pub fn weight(&self, weighted: bool, priority: u8) -> u32 {
-        let burst = match self.arbitration & 7 {
-            7 => u32::MAX,
-            log => 1 << log,
-        };
-        let class = |low: u32| (self.arbitration >> low & 0xff) + 1;
-        match priority {
-            _ if !weighted => burst,
-            0 => u32::MAX,
-            1 => class(24),
-            2 => class(16),
-            _ => class(8),
-        }
     }
 
     /// Whether the temperature is outside of the thresholds.
@@ -287,6 +323,24 @@ fn namespace(ctl: &Ctl, known: &Known, nsid: u32) -> Result<(), Status> {
     }
     let there = ctl.subsystem().attached(nsid, ctl.cntlid()).is_some();
     if there { Ok(()) } else { Err(Status::INVALID_FIELD) }
+}
+
+/// The namespaces that a command means which may name all.
+pub fn meant(ctl: &Ctl, nsid: u32) -> Vec<Arc<Namespace>> {
+    let all = ctl.subsystem().namespaces(Some(ctl.cntlid()));
+    all.into_iter().filter(|ns| nsid == NSID_ALL || ns.nsid() == nsid).collect()
+}
+
+/// Whether reservations persist; the caller saves them.
+fn set_persistence(ctl: &Ctl, nsid: u32, persist: bool) {
+    for ns in meant(ctl, nsid) {
+        // It cannot fail.
+        ns.reserve(|all| {
+            all.persist = persist;
+            Ok(())
+        })
+        .ok();
+    }
 }
 
 fn queue_count(ctl: &Ctl) -> u32 {

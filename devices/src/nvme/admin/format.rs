@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use spindle_block::Cx;
+use spindle_block::{Cx, Range};
 
 use crate::nvme::{
     config::NAMESPACES_MAX,
@@ -51,6 +51,9 @@ impl Format {
         if namespaces.iter().any(|ns| ns.is_read_only()) {
             return Err(Status::WRITE_PROTECTED);
         }
+        if namespaces.iter().any(|ns| !ns.allows(|| ctl.host(), true)) {
+            return Err(Status::RESERVATION_CONFLICT);
+        }
         if namespaces.iter().any(|ns| ns.root().info().size < 1 << shift) {
             return Err(Status::INVALID_FORMAT);
         }
@@ -66,6 +69,7 @@ impl Format {
         for namespace in self.namespaces {
             let alone = Alone::new(ctl.subsystem(), &namespace, Gate::Format).await?;
             alone.erase(&ctl, &cx).await?;
+            namespace.unmark(Range::new(0, u64::MAX)).await?;
             namespace.reformat(self.shift).await?;
             // Queue halves must know of it before the gate opens.
             ctl.subsystem().changed(namespace.nsid(), None);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::bytes::Page;
 use crate::nvme::{
+    cmd::{COPY_BLOCKS_MAX, COPY_RANGES_MAX},
     config::NAMESPACES_MAX,
     controller::Ctl,
     events::enable,
@@ -32,6 +33,9 @@ const OACS_FORMAT: u16 = 1 << 1;
 const OACS_DOORBELL_BUFFER: u16 = 1 << 8;
 /// Optional NVM commands (ONCS).
 const ONCS_COMPARE: u16 = 1 << 0;
+const ONCS_WRITE_UNCORRECTABLE: u16 = 1 << 1;
+const ONCS_RESERVATIONS: u16 = 1 << 5;
+const ONCS_COPY: u16 = 1 << 8;
 const ONCS_DATASET: u16 = 1 << 2;
 const ONCS_WRITE_ZEROES: u16 = 1 << 3;
 const ONCS_SAVE_SELECT: u16 = 1 << 4;
@@ -135,6 +139,8 @@ fn controller(ctl: &Ctl) -> Vec<u8> {
         .u32(80, VERSION)
         // OAES.
         .u32(92, enable::NAMESPACES)
+        // CTRATT: host identifiers of 128 bits.
+        .u32(96, 1)
         // CNTRLTYPE: I/O controller.
         .u8(111, 1);
     let buffers = if config.shadow_doorbells { OACS_DOORBELL_BUFFER } else { 0 };
@@ -154,14 +160,23 @@ fn controller(ctl: &Ctl) -> Vec<u8> {
         .u16(
             520,
             ONCS_COMPARE
+                | ONCS_WRITE_UNCORRECTABLE
+                | ONCS_RESERVATIONS
+                | ONCS_COPY
                 | ONCS_DATASET
                 | ONCS_WRITE_ZEROES
                 | ONCS_SAVE_SELECT
                 | ONCS_TIMESTAMP
                 | ONCS_VERIFY,
         )
+        // FUSES: compare and write.
+        .u16(522, 1)
         // VWC: present; a flush of all namespaces is understood.
         .u8(525, 1 | 3 << 1)
+        // ACWU: as much as a transfer can have, less one.
+        .u16(532, (config.transfer_max() / 512 - 1).min(0xffff) as u16)
+        // OCFS: copy descriptor format 0.
+        .u16(534, 1)
         // SGLS: no alignment; longer than the data is fine.
         .u32(536, 1 | 1 << 18)
         .u32(540, NAMESPACES_MAX)
@@ -212,6 +227,8 @@ pub fn namespace(ns: &Namespace) -> Vec<u8> {
         .u8(24, 1 << 4)
         .u8(26, format as u8)
         .u8(30, u8::from(ns.is_shared()))
+        // RESCAP: every type, persistence.
+        .u8(31, 0xff)
         // DLFEAT: Write Zeroes may deallocate.
         .u8(33, 1 << 3)
         // NVMCAP.
@@ -222,6 +239,10 @@ pub fn namespace(ns: &Namespace) -> Vec<u8> {
         .u16(68, discard)
         .u16(70, discard)
         .u16(72, write)
+        // MSSRL, MCL, MSRC: what a copy can have.
+        .u16(74, COPY_BLOCKS_MAX as u16)
+        .u32(76, COPY_BLOCKS_MAX)
+        .u8(80, COPY_RANGES_MAX as u8 - 1)
         // NSATTR: write protected.
         .u8(99, u8::from(info.read_only))
         .bytes(104, &ns.ids().nguid)
@@ -234,6 +255,7 @@ pub fn namespace(ns: &Namespace) -> Vec<u8> {
 fn independent(ns: &Namespace) -> Vec<u8> {
     Page::new()
         .u8(1, u8::from(ns.is_shared()))
+        .u8(2, 0xff)
         .u8(13, u8::from(ns.is_read_only()))
         // NSTAT: ready.
         .u8(14, 1)

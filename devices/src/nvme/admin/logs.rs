@@ -81,6 +81,7 @@ pub const LOG_PAGES: &[u8] = &[
     log_page::CHANGED_NAMESPACES,
     log_page::EFFECTS,
     log_page::FEATURES,
+    log_page::RESERVATIONS,
 ];
 
 /// What of the admin queue's state logs show.
@@ -125,6 +126,12 @@ pub const IO_COMMANDS: &[(u8, u32)] = &[
     (nvm::WRITE_ZEROES, SUPPORTED | CHANGES_DATA),
     (nvm::DATASET, SUPPORTED | CHANGES_DATA),
     (nvm::VERIFY, SUPPORTED),
+    (nvm::WRITE_UNCORRECTABLE, SUPPORTED | CHANGES_DATA),
+    (nvm::COPY, SUPPORTED | CHANGES_DATA),
+    (nvm::RESERVATION_REGISTER, SUPPORTED),
+    (nvm::RESERVATION_REPORT, SUPPORTED),
+    (nvm::RESERVATION_ACQUIRE, SUPPORTED),
+    (nvm::RESERVATION_RELEASE, SUPPORTED),
 ];
 
 /// What Get Log Page answers: exactly as many bytes as it asks for.
@@ -201,6 +208,13 @@ fn page(
             for feature in FEATURES {
                 let scope = if feature.per_namespace { 1 << 20 } else { 1 << 21 };
                 page.u32(usize::from(feature.id) * 4, SUPPORTED | scope);
+            }
+            Ok(page.take())
+        }
+        log_page::RESERVATIONS => {
+            let mut page = Page::with_len(64);
+            if let Some((notice, nsid, behind)) = sources.ctl.oldest_notice(!keep) {
+                page.u64(0, 1).u8(8, notice as u8).u8(9, behind as u8).u32(12, nsid);
             }
             Ok(page.take())
         }

@@ -8,5 +8,5 @@ mod logs;
 mod queue;
 mod queues;
 
-pub use logs::ErrorLog;
+pub use logs::{ErrorEntry, ErrorLog};
 pub use queue::AdminQueue;

@@ -13,7 +13,7 @@ use spindle_block::{
 };
 
 use super::{
-    features::{Features, Value},
+    features::{self, Features, Value},
     format::Format,
     identify::{self, EVENT_REQUESTS_Z},
     logs::{self, ErrorEntry, Sources},
@@ -28,7 +28,7 @@ use crate::{
         oneshot::channel,
         rings::{Rings, Submission},
         sg::gather,
-        spec::{NSID_ALL, PAGE, Sqe, admin},
+        spec::{NSID_ALL, PAGE, Sqe, admin, feature},
         status::Status,
     },
 };
@@ -81,7 +81,6 @@ pub struct AdminQueue {
     parked: VecDeque<(u16, u16)>,
     /// An event waits for a place in the completion queue.
     undelivered: bool,
-    weighted: bool,
     started: Option<Instant>,
     now: Option<Instant>,
 }
@@ -89,18 +88,17 @@ pub struct AdminQueue {
 impl AdminQueue {
     /// The admin queue of a controller that was enabled.
     #[must_use]
-    pub fn new(ctl: &Arc<Ctl>, rings: Rings, weighted: bool) -> Self {
+    pub fn new(ctl: &Arc<Ctl>, rings: Rings) -> Self {
         Self {
             ctl: Arc::clone(ctl),
             home: Arc::clone(&ctl.homes()[0]),
             rings,
             epochs: ctl.homes().iter().map(|home| home.place.epoch()).collect(),
-            features: Features::new(ctl),
+            features: Features::new(),
             queues: Queues::new(),
             slots: (0..SLOTS).map(|_| None).collect(),
             parked: VecDeque::new(),
             undelivered: false,
-            weighted,
             started: None,
             now: None,
         }
@@ -163,6 +161,15 @@ impl AdminQueue {
                 let data = self.receive(sqe, Features::set_len(sqe))?;
                 let started = self.queues.any();
                 let value = self.features.set(&self.ctl, sqe, &data, started, now)?;
+                if sqe.dword::<10>() as u8 == feature::RESERVATION_PERSISTENCE {
+                    let namespaces = features::meant(&self.ctl, sqe.nsid.get());
+                    return self.later(port, sq, sqe, Then::Nothing, async move {
+                        for ns in namespaces {
+                            ns.save_reservations().await?;
+                        }
+                        Ok(0)
+                    });
+                }
                 Ok(Reply::Done(value.result))
             }
             admin::CREATE_CQ => self.create_cq(sqe),
@@ -234,9 +241,8 @@ impl AdminQueue {
     fn create_sq(&mut self, sqe: &Sqe) -> Result<Reply, Status> {
         let wanted = self.queues.parse_sq(&self.ctl, sqe, self.bounds())?;
         let (id, cq) = (wanted.place.id, wanted.cq);
-        let weight = self.features.weight(self.weighted, wanted.priority);
-        let submission =
-            Submission::new(&self.ctl, wanted.place, weight).map_err(|_| Status::DATA_TRANSFER)?;
+        let submission = Submission::new(&self.ctl, wanted.place, wanted.priority)
+            .map_err(|_| Status::DATA_TRANSFER)?;
         let door = self.ctl.door(id);
         door.clear_sq();
         door.sq_cq.store(cq, SeqCst);

@@ -1,6 +1,7 @@
 //! I/O queues: from submission queue entries to the block layer, and back to completion queues.
 
 mod queue;
+mod reserve;
 mod table;
 mod tasks;
 
@@ -40,4 +41,6 @@ pub enum Mail {
     },
     /// Commands that waited for a gate go on.
     Reopen,
+    /// The time for which an interrupt may be held back is over.
+    Time,
 }

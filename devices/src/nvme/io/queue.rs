@@ -1,41 +1,43 @@
 //! The queue half of a completion queue and of all submission queues that post to it.
 
+mod coalesce;
+mod fused;
+mod mail;
+mod slow;
+
 use std::{
     collections::VecDeque,
     os::fd::RawFd,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
     time::Instant,
 };
 
 use spindle_block::{
-    BlockError, Cx, Io, IoBuf, Op, Range,
+    BlockError, Io, IoBuf, Op, Range,
     iothread::{Port, Progress, Queue},
     root::Account,
 };
-use zerocopy::FromBytes;
 
-use super::{
-    Mail,
-    table::Table,
-    tasks::{self, Failure},
-};
+use super::table::Table;
 use crate::{
     device::Countdown,
     nvme::{
-        cmd::{Command, byte_range},
+        admin::ErrorEntry,
+        cmd::Command,
         controller::{Ctl, Home},
         namespace::Gate,
         oneshot::Sender,
         rings::Rings,
         sg::gather,
-        spec::{DatasetRange, NSID_ALL, Sqe, nvm},
+        spec::{NSID_ALL, Sqe, nvm},
         status::Status,
     },
     policy::ErrorAction,
 };
+use coalesce::Coalescer;
 
 /// Most commands of one completion queue under way at a time.
 const SLOTS_MAX: u32 = 1024;
@@ -50,6 +52,21 @@ enum State {
     Parked,
     /// It waits for its namespace's gate.
     Held,
+    /// The second command of a fused operation: the first one's slot speaks for both.
+    Second,
+}
+
+/// What a task leaves beside the block layer's result.
+#[derive(Default)]
+struct Outcome {
+    /// Status bits, or 0.
+    status: AtomicU32,
+    /// Dword 0 of the completion.
+    result: AtomicU32,
+    /// The same as `status`, of the second command of a fused operation; 0: as the first.
+    second: AtomicU32,
+    /// Its memory.
+    buf: Mutex<Option<IoBuf>>,
 }
 
 /// A place for one command.
@@ -63,8 +80,12 @@ struct Slot {
     started: Option<Instant>,
     /// The command's memory while it is not in the block layer; its capacity is kept.
     buf: IoBuf,
-    /// What a task ended with, beside the block layer's result: status bits, or 0.
-    outcome: Option<Arc<AtomicU32>>,
+    /// What a task ended with.
+    outcome: Option<Arc<Outcome>>,
+    /// It counts as the namespace's: whoever wants that alone waits for it.
+    counted: bool,
+    /// The second command of a fused operation.
+    second: Option<u16>,
 }
 
 /// See the module.
@@ -88,6 +109,7 @@ pub struct IoQueue {
     quiet: Vec<(Option<u32>, Countdown)>,
     /// The time, looked up once a pass.
     now: Option<Instant>,
+    coalescer: Coalescer,
 }
 
 impl IoQueue {
@@ -108,6 +130,8 @@ impl IoQueue {
                 started: None,
                 buf,
                 outcome: None,
+                counted: false,
+                second: None,
             }
         };
         Self {
@@ -124,6 +148,7 @@ impl IoQueue {
             deleting: Vec::new(),
             quiet: Vec::new(),
             now: None,
+            coalescer: Coalescer::default(),
         }
     }
 
@@ -149,9 +174,6 @@ impl IoQueue {
     /// What the command is, with its memory in the slot.
     #[inline]
     fn prepare(&mut self, index: u16, sqe: &Sqe) -> Result<Command, Status> {
-        if sqe.fuse() != 0 {
-            return Err(Status::INVALID_FIELD);
-        }
         let nsid = sqe.nsid.get();
         if nsid == NSID_ALL && sqe.opcode == nvm::FLUSH {
             return Ok(Command::Block(Op::Flush, Range::default()));
@@ -160,15 +182,16 @@ impl IoQueue {
         let Some(entry) = self.table.get(nsid) else { return Err(unknown(nsid)) };
         let limits = entry.limits(transfer_max);
         let command = Command::parse(sqe, &limits)?;
-        let len = match command {
-            Command::Block(op, range) if op.has_data() => range.len,
-            Command::Compare(range) => range.len,
-            Command::Dataset { ranges, .. } => u64::from(ranges) * size_of::<DatasetRange>() as u64,
-            Command::Block(..) | Command::Verify(_) => 0,
-        };
+        let len = command.transfer_len();
         let slot = &mut self.slots[usize::from(index)];
         gather(&self.ctl.dma, self.ctl.page(), sqe, len, &mut slot.buf)?;
         Ok(command)
+    }
+
+    /// Answers a command that has no slot.
+    fn refuse(&mut self, sq: u16, sqe: &Sqe, status: Status) -> bool {
+        self.rings.post(sq, sqe.cid.get(), status, 0);
+        true
     }
 
     /// Starts a command whose memory is in its slot, for the first time or again.
@@ -180,22 +203,23 @@ impl IoQueue {
             return self.flush_all(port, index);
         }
         let Some(entry) = self.table.get(nsid) else { return self.answer(index, unknown(nsid)) };
-        match entry.namespace.gate() {
-            Gate::Open => {}
-            Gate::Hold => {
-                slot.state = State::Held;
-                self.held.push_back(index);
-                return;
-            }
-            closed => {
-                let status = closed.status().unwrap_or(Status::INTERNAL);
-                return self.answer(index, status);
+        let gate = entry.namespace.gate();
+        if gate != Gate::Open {
+            return self.meet(index, gate);
+        }
+        if let Some(write) = command.is_guarded() {
+            let write = write || slot.second.is_some();
+            if !entry.namespace.allows(|| self.ctl.host(), write) {
+                return self.answer(index, Status::RESERVATION_CONFLICT);
             }
         }
         let now = *self.now.get_or_insert_with(|| port.cx().now());
         slot.started = Some(now);
-        if let Command::Block(op, range) = command {
+        if let Command::Block(op, range) = command
+            && !entry.namespace.marks().any()
+        {
             slot.state = State::InFlight;
+            slot.counted = true;
             let buf = if op.has_data() { std::mem::take(&mut slot.buf) } else { IoBuf::empty() };
             entry.in_flight += 1;
             self.in_flight += 1;
@@ -205,91 +229,16 @@ impl IoQueue {
         self.start_slow(port, index);
     }
 
-    /// Commands of more than one request, or of none.
-    fn start_slow(&mut self, port: &mut Port<'_>, index: u16) {
-        let slot = &self.slots[usize::from(index)];
-        let (nsid, command) = (slot.nsid, slot.command);
-        let Some(entry) = self.table.get(nsid) else { return self.answer(index, unknown(nsid)) };
-        let mut root = entry.root.root().handle();
-        match command {
-            Command::Block(..) => debug_assert!(false, "it is fast"),
-            Command::Verify(range) => {
-                let cx = Cx::clone(port.cx());
-                self.spawn(port, index, move |buf| async move {
-                    let result = tasks::verify(&cx, &mut root, range).await;
-                    (buf, result)
-                });
-            }
-            Command::Compare(range) => {
-                let cx = Cx::clone(port.cx());
-                self.spawn(port, index, move |buf| async move {
-                    let result = tasks::compare(&cx, &mut root, range, &buf).await;
-                    (buf, result)
-                });
-            }
-            Command::Dataset { ranges, deallocate } => {
-                let list = match self.dataset(index, ranges) {
-                    Ok(list) if deallocate => list,
-                    Ok(_) => return self.answer(index, Status::SUCCESS),
-                    Err(status) => return self.answer(index, status),
-                };
-                let cx = Cx::clone(port.cx());
-                self.spawn(port, index, move |buf| async move {
-                    let result = tasks::discard(&cx, &mut root, list).await;
-                    (buf, result)
-                });
+    /// A command meets a closed gate.
+    #[cold]
+    fn meet(&mut self, index: u16, gate: Gate) {
+        match gate.status() {
+            Some(status) => self.answer(index, status),
+            None => {
+                self.slots[usize::from(index)].state = State::Held;
+                self.held.push_back(index);
             }
         }
-    }
-
-    /// The ranges of a Dataset Management command, read once.
-    fn dataset(&mut self, index: u16, count: u32) -> Result<Vec<Range>, Status> {
-        let slot = &self.slots[usize::from(index)];
-        let transfer_max = self.ctl.config().transfer_max();
-        let entry = self.table.get(slot.nsid).ok_or(Status::INVALID_FIELD)?;
-        let limits = entry.limits(transfer_max);
-        let bytes = slot.buf.to_vec();
-        let (chunks, _) = bytes.as_chunks::<{ size_of::<DatasetRange>() }>();
-        let range = |chunk: &[u8; 16]| {
-            let range = DatasetRange::read_from_bytes(chunk).map_err(|_| Status::INTERNAL)?;
-            byte_range(range.lba.get(), range.blocks.get().into(), &limits)
-        };
-        chunks.iter().take(count as usize).map(range).collect()
-    }
-
-    fn flush_all(&mut self, port: &mut Port<'_>, index: u16) {
-        let roots = self.table.all().map(|entry| entry.root.root().handle()).collect();
-        let cx = Cx::clone(port.cx());
-        self.spawn(port, index, move |buf| async move { (buf, tasks::flush(&cx, roots).await) });
-    }
-
-    /// Starts a task for a command; it gets the command's memory and gives it back.
-    fn spawn<F>(&mut self, port: &mut Port<'_>, index: u16, task: impl FnOnce(IoBuf) -> F)
-    where
-        F: Future<Output = (IoBuf, Result<(), Failure>)> + 'static,
-    {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
-        let slot = &mut self.slots[usize::from(index)];
-        slot.state = State::InFlight;
-        slot.started = Some(now);
-        let outcome = Arc::new(AtomicU32::new(0));
-        slot.outcome = Some(Arc::clone(&outcome));
-        if let Some(entry) = self.table.in_use(slot.nsid) {
-            entry.in_flight += 1;
-        }
-        self.in_flight += 1;
-        let task = task(std::mem::take(&mut slot.buf));
-        port.spawn(index.into(), async move {
-            let (buf, result) = task.await;
-            match result {
-                Ok(()) => (buf, Ok(())),
-                Err(Failure::Block(error)) => (buf, Err(error)),
-                Err(Failure::Status(status)) => {
-                    outcome.store(status.bits().into(), SeqCst);
-                    (buf, Ok(()))
-                }
-            }
-        });
     }
 
     /// Data first, then the completion; its interrupt follows in `flush_irq`.
@@ -298,24 +247,32 @@ impl IoQueue {
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Free;
         slot.buf.clear();
-        slot.outcome = None;
-        let (sq, cid) = (slot.sq, slot.cid);
+        let outcome = slot.outcome.take();
+        let result = outcome.as_ref().map_or(0, |outcome| outcome.result.load(SeqCst));
+        let (sq, cid, nsid) = (slot.sq, slot.cid, slot.nsid);
+        let second = slot.second.take();
         self.free.push(index);
-        self.rings.post(sq, cid, status, 0);
+        if !status.is_success() {
+            self.note_error(sq, cid, nsid, status);
+        }
+        self.rings.post(sq, cid, status, result.into());
+        if let Some(second) = second {
+            self.answer_second(second, status, outcome.as_deref());
+        }
         if !self.deleting.is_empty() {
             self.finish_deletes();
         }
     }
 
-    fn finish_deletes(&mut self) {
-        let rings = &mut self.rings;
-        self.deleting.retain_mut(|(id, _)| match rings.find(*id) {
-            Some((index, sq)) if sq.outstanding == 0 => {
-                rings.remove(index);
-                false
-            }
-            Some(_) => true,
-            None => false,
+    #[cold]
+    fn note_error(&mut self, sq: u16, cid: u16, nsid: u32, status: Status) {
+        let sq = self.rings.id_of(sq);
+        self.ctl.errors().add(ErrorEntry {
+            sq,
+            cid,
+            nsid,
+            status: status.bits(),
+            ..Default::default()
         });
     }
 
@@ -367,66 +324,13 @@ impl IoQueue {
             }
             Command::Dataset { .. } => (Account::Unmap, 0),
             Command::Compare(range) | Command::Verify(range) => (Account::Read, range.len),
+            Command::Copy { .. } => (Account::Write, 0),
+            Command::WriteUncorrectable(_) | Command::Reservation(_) => return,
         };
         let took = slot.started.map_or_else(Default::default, |s| now.saturating_duration_since(s));
         if let Some(entry) = self.table.in_use(slot.nsid) {
             entry.root.account(port.cx().lane(), kind, bytes, took, result);
         }
-    }
-
-    fn read_mail(&mut self) {
-        while let Some(mail) = self.home.take() {
-            match mail {
-                Mail::Add(sq) => self.rings.add(sq),
-                Mail::Shadows(pages) => self.rings.use_shadows(pages),
-                Mail::Delete { id, reply } => self.delete(id, reply),
-                Mail::Abort { sq, cid, reply } => {
-                    let aborted = self.abort(sq, cid);
-                    reply.send(aborted);
-                }
-                Mail::Quiesce { nsid, done } => {
-                    self.table.follow(&self.ctl);
-                    self.quiet.push((nsid, done));
-                    self.look_for_quiet();
-                }
-                // They start in the next service: mail is read while the queue is paused, too.
-                Mail::Reopen => self.reopened = true,
-            }
-        }
-    }
-
-    fn look_for_quiet(&mut self) {
-        let table = &self.table;
-        self.quiet.retain(|(nsid, _)| table.in_flight(*nsid) > 0);
-    }
-
-    fn delete(&mut self, id: u16, reply: Sender<()>) {
-        let Some((index, sq)) = self.rings.find(id) else { return };
-        sq.closed = true;
-        self.deleting.push((id, reply));
-        self.abort_waiting(|slot| usize::from(slot.sq) == index, Status::SQ_DELETED);
-        self.finish_deletes();
-    }
-
-    fn abort(&mut self, sq: u16, cid: u16) -> bool {
-        let Some((index, _)) = self.rings.find(sq) else { return false };
-        let wanted = |slot: &Slot| usize::from(slot.sq) == index && slot.cid == cid;
-        self.abort_waiting(wanted, Status::ABORT_REQUESTED)
-    }
-
-    /// Ends commands that only wait for something. Returns whether there were any.
-    fn abort_waiting(&mut self, wanted: impl Fn(&Slot) -> bool, status: Status) -> bool {
-        let waits = |state| matches!(state, State::Parked | State::Held);
-        let found: Vec<u16> = (0..self.slots.len() as u16)
-            .filter(|i| {
-                let slot = &self.slots[usize::from(*i)];
-                waits(slot.state) && wanted(slot)
-            })
-            .collect();
-        self.parked.retain(|index| !found.contains(index));
-        self.held.retain(|index| !found.contains(index));
-        found.iter().for_each(|index| self.answer(*index, status));
-        !found.is_empty()
     }
 
     fn check(&self) {
@@ -450,13 +354,17 @@ fn kind(command: Command) -> Op {
         Command::Block(op, _) => op,
         Command::Compare(_) | Command::Verify(_) => Op::Read,
         Command::Dataset { .. } => Op::Discard,
+        Command::Copy { .. } | Command::WriteUncorrectable(_) | Command::Reservation(_) => {
+            Op::Write { fua: false }
+        }
     }
 }
 
 impl Queue for IoQueue {
     fn service(&mut self, port: &mut Port<'_>, budget: u32) -> Progress {
         if budget == 0 {
-            self.read_mail();
+            self.read_mail(port);
+            self.watch_time(port);
             return Progress::Idle;
         }
         self.table.follow(&self.ctl);
@@ -476,8 +384,14 @@ impl Queue for IoQueue {
                 progress = Progress::Idle;
                 break;
             };
-            self.begin(port, sq, &sqe);
+            if sqe.fuse() == 0 {
+                self.begin(port, sq, &sqe);
+            } else if !self.begin_fused(port, sq, &sqe) {
+                progress = Progress::Idle;
+                break;
+            }
         }
+        self.watch_time(port);
         self.check();
         progress
     }
@@ -494,33 +408,42 @@ impl Queue for IoQueue {
         let slot = &mut self.slots[usize::from(index)];
         debug_assert_eq!(slot.state, State::InFlight, "a completion nobody waits for");
         self.in_flight -= 1;
-        let nsid = slot.nsid;
+        let (nsid, counted) = (slot.nsid, slot.counted);
         if buf.has_keep() {
             slot.buf = buf;
         }
+        self.take_second_back(index);
+        let slot = &mut self.slots[usize::from(index)];
         let status = match result {
             Ok(()) => {
                 if slot.command_reads() {
                     self.ctl.dma.wrote(&slot.buf);
                 }
-                let outcome = slot.outcome.as_ref().map_or(0, |outcome| outcome.load(SeqCst));
-                Some(Status::from_bits(outcome as u16))
+                let bits = slot.outcome.as_ref().map_or(0, |outcome| outcome.status.load(SeqCst));
+                Some(Status::from_bits(bits as u16))
             }
             Err(error) => self.failed(index, error),
         };
         if let Some(status) = status {
             self.answer(index, status);
         }
-        self.table.ended(nsid);
+        if counted {
+            self.table.ended(nsid);
+        }
         if !self.quiet.is_empty() {
             self.look_for_quiet();
         }
+        self.watch_time(port);
         self.check();
     }
 
     fn flush_irq(&mut self) {
         self.now = None;
-        self.rings.flush();
+        if self.rings.posted() > 0 && !self.is_held() {
+            self.coalescer.since = None;
+            self.coalescer.due = false;
+            self.rings.flush();
+        }
     }
 
     fn pending(&mut self) -> bool {
@@ -530,7 +453,8 @@ impl Queue for IoQueue {
         if !self.parked.is_empty() {
             return self.home.place.is_resumed();
         }
-        self.reopened || !self.free.is_empty() && self.rings.pending()
+        let slots = if self.rings.wants_two() { 2 } else { 1 };
+        self.reopened || self.free.len() >= slots && self.rings.pending()
     }
 
     fn notify(&mut self, on: bool) {
