@@ -18,6 +18,7 @@ pub mod pci;
 pub mod platform;
 pub mod register;
 pub mod scsi;
+pub mod state_file;
 pub mod storage;
 pub mod testkit;
 pub mod virtio;
