@@ -9,6 +9,7 @@ use super::{
     inquiry,
     job::Job,
     log, mode, opcodes,
+    reservation::ReserveOutcome,
     sense::Sense,
     spec::{Status, asc, key},
     unit::{LogicalUnit, Nexus, UnitHandle, UnitKind, flag},
@@ -136,7 +137,7 @@ impl UnitHandle {
             Command::Write { lba, blocks, fua } => match self.range(lba, blocks.into()) {
                 Ok(_) if self.read_only() => write_protected(),
                 Ok(range) if flags & flag::ATOMIC == 0 => Step::Io { op: Op::Write { fua }, range },
-                Ok(_) => self.job(command, arrival, 0),
+                Ok(_) => self.job(command, 0),
                 Err(sense) => Step::Answer(sense.into()),
             },
             _ => self
@@ -149,7 +150,7 @@ impl UnitHandle {
     pub fn resume(&mut self, arrival: &Arrival<'_>, phase: u8) -> Step {
         self.refresh();
         match parse(arrival.cdb, self.unit.config.kind) {
-            Ok(command) if phase > 0 => self.job(command, arrival, phase),
+            Ok(command) if phase > 0 => self.job(command, phase),
             Ok(command) => self.execute(command, arrival, self.unit.flags()),
             Err(sense) => Step::Answer(sense.into()),
         }
@@ -168,11 +169,11 @@ impl UnitHandle {
         }
     }
 
-    fn job(&mut self, command: Command, arrival: &Arrival<'_>, phase: u8) -> Step {
+    fn job(&mut self, command: Command, phase: u8) -> Step {
         let Some(root) = self.unit.root() else {
             return Step::Answer(Sense::not_ready(asc::NO_MEDIUM).into());
         };
-        Step::Job(Box::new(Job::new(&self.unit, &root, arrival.nexus, command, phase)))
+        Step::Job(Box::new(Job::new(&self.unit, &root, command, phase)))
     }
 
     fn medium(&mut self) -> mode::Medium {
@@ -259,21 +260,22 @@ impl UnitHandle {
             }
             Command::ReserveOut { action, scope, kind, len } => {
                 let list = parameters(arrival.data, len);
-                let job = unit.reserve(arrival.nexus, (action, scope, kind), &list)?;
-                Ok(job.map_or(Step::Answer(Answer::conflict()), |affected| {
-                    if affected.is_empty() {
-                        return Step::Answer(Answer::good());
+                let root = unit.root().ok_or(Sense::not_ready(asc::NO_MEDIUM))?;
+                let outcome = unit.reserve(arrival.nexus, (action, scope, kind), &list)?;
+                Ok(match outcome {
+                    None => Step::Answer(Answer::conflict()),
+                    Some(outcome) if outcome == ReserveOutcome::default() => {
+                        Step::Answer(Answer::good())
                     }
-                    let mut step = self.job(command, arrival, 0);
-                    if let Step::Job(job) = &mut step {
-                        job.wait_for_end_of(affected);
+                    Some(outcome) => {
+                        let job = Job::after_reserve(&unit, &root, command, outcome);
+                        Step::Job(Box::new(job))
                     }
-                    step
-                }))
+                })
             }
             Command::Verify { lba, blocks, .. } => {
                 self.range(lba, blocks.into())?;
-                Ok(self.job(command, arrival, 0))
+                Ok(self.job(command, 0))
             }
             Command::GetLbaStatus { lba, allocation } => {
                 if lba >= self.blocks() {
@@ -282,7 +284,7 @@ impl UnitHandle {
                 if allocation < 24 {
                     return Err(Sense::cdb_field(10, None));
                 }
-                Ok(self.job(command, arrival, 0))
+                Ok(self.job(command, 0))
             }
             Command::StartStop { condition, load_eject, .. } => {
                 if condition != 0 {
@@ -329,7 +331,7 @@ impl UnitHandle {
         if self.read_only() {
             return Ok(write_protected());
         }
-        Ok(self.job(command, arrival, 0))
+        Ok(self.job(command, 0))
     }
 
     fn start_stop(&mut self, command: Command, arrival: &Arrival<'_>) -> Result<Step, Sense> {
@@ -346,7 +348,7 @@ impl UnitHandle {
             self.unit.change(|state| state.stopped = !start);
             return Ok(Step::Answer(Answer::good()));
         }
-        Ok(self.job(command, arrival, 0))
+        Ok(self.job(command, 0))
     }
 
     /// Commands of CD/DVD drives.

@@ -5,6 +5,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -19,9 +20,10 @@ use super::{
     cmd::{ByteCheck, Command},
     exec::{Answer, parameters},
     format, provisioning,
+    reservation::ReserveOutcome,
     sense::Sense,
     spec::{asc, key},
-    unit::{AtomicGuard, LogicalUnit, Nexus, flag},
+    unit::{AtomicGuard, LogicalUnit, flag},
 };
 use crate::device::Countdown;
 
@@ -60,11 +62,10 @@ impl From<Sense> for Stop {
 pub struct Job {
     pub(super) unit: Arc<LogicalUnit>,
     pub(super) root: RootHandle,
-    nexus: Nexus,
     command: Command,
     phase: u8,
     guard: Option<AtomicGuard>,
-    affected: Vec<Nexus>,
+    reserve: ReserveOutcome,
     aborted: Arc<AtomicBool>,
     pub(super) block: u64,
 }
@@ -84,7 +85,6 @@ impl Job {
     pub(super) fn new(
         unit: &Arc<LogicalUnit>,
         root: &Arc<Root>,
-        nexus: Nexus,
         command: Command,
         phase: u8,
     ) -> Self {
@@ -92,19 +92,23 @@ impl Job {
         Self {
             unit: Arc::clone(unit),
             root: root.handle(),
-            nexus,
             command,
             phase,
             guard: atomic.then(|| unit.begin_atomic()),
-            affected: Vec::new(),
+            reserve: ReserveOutcome::default(),
             aborted: Arc::default(),
             block: unit.config.block_size().into(),
         }
     }
 
-    /// It ends only after no command of these is left.
-    pub(super) fn wait_for_end_of(&mut self, affected: Vec<Nexus>) {
-        self.affected = affected;
+    /// What a PERSISTENT RESERVE OUT has to wait for.
+    pub(super) fn after_reserve(
+        unit: &Arc<LogicalUnit>,
+        root: &Arc<Root>,
+        command: Command,
+        reserve: ReserveOutcome,
+    ) -> Self {
+        Self { reserve, ..Self::new(unit, root, command, 0) }
     }
 
     /// What ends it early.
@@ -178,7 +182,10 @@ impl Job {
                     self.overwrite(cx, request).await?;
                 }
             }
-            Command::ReserveOut { .. } => self.end_others().await,
+            Command::ReserveOut { .. } => {
+                self.end_others().await;
+                self.store_reservations().await?;
+            }
             _ => return Err(Sense::invalid_opcode().into()),
         }
         Ok(Answer::good())
@@ -318,25 +325,42 @@ impl Job {
 
     /// Ends the commands of initiators that were preempted, and waits for it.
     async fn end_others(&mut self) {
+        if self.reserve.ended.is_empty() {
+            return;
+        }
         let over = Arc::new(Over::default());
         let told = Arc::clone(&over);
-        let token = Countdown::new(Box::new(move || told.set()));
-        self.unit.end_commands(&self.affected, &token);
+        let token = Countdown::new(Box::new(move || told.set(Ok(()))));
+        self.unit.end_commands(&self.reserve.ended, &token);
         drop(token);
-        debug_assert!(!self.affected.contains(&self.nexus), "it would wait for itself");
-        over.wait().await;
+        drop(over.wait().await);
+    }
+
+    /// Stores registrations and the reservation, and waits for it.
+    async fn store_reservations(&mut self) -> Result<(), Stop> {
+        if !self.reserve.store {
+            return Ok(());
+        }
+        let over = Arc::new(Over::default());
+        let told = Arc::clone(&over);
+        self.unit.store_reservations(move |result| told.set(result));
+        over.wait().await.map_err(|error| {
+            log::error!("{}: reservations cannot be stored: {error}", self.unit.config.id);
+            self.unit.reservations_not_stored();
+            Stop::Refused(Sense::new(key::HARDWARE_ERROR, asc::INTERNAL_FAILURE))
+        })
     }
 }
 
-/// Tells a task that something is over.
+/// Tells a task that something is over, and how it went.
 #[derive(Default)]
-struct Over(Mutex<(bool, Option<Waker>)>);
+struct Over(Mutex<(Option<io::Result<()>>, Option<Waker>)>);
 
 impl Over {
-    fn set(&self) {
+    fn set(&self, result: io::Result<()>) {
         let waker = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.0 = true;
+            state.0 = Some(result);
             state.1.take()
         };
         if let Some(waker) = waker {
@@ -344,15 +368,15 @@ impl Over {
         }
     }
 
-    async fn wait(&self) {
+    async fn wait(&self) -> io::Result<()> {
         poll_fn(|task| {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.0 {
-                return Poll::Ready(());
+            if let Some(result) = state.0.take() {
+                return Poll::Ready(result);
             }
             state.1 = Some(task.waker().clone());
             Poll::Pending
         })
-        .await;
+        .await
     }
 }

@@ -17,7 +17,6 @@ mod job;
 mod log;
 mod mode;
 mod opcodes;
-mod persist;
 mod provisioning;
 mod reservation;
 mod sense;
@@ -31,7 +30,6 @@ mod tests;
 
 pub use exec::{Answer, Arrival, LunSelect, Step, without_unit};
 pub use job::{AbortFlag, Failure, Job, JobResult};
-pub use persist::{InMemory, Persist};
 pub use sense::{Sense, SenseBytes, Specific};
 pub use status::sense_of;
 pub use tray::TrayError;

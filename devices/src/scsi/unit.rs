@@ -18,12 +18,11 @@ use super::{
     background::Background,
     cmd::{Cdb, Transfer, parse},
     mode::Mode,
-    persist::Persist,
     reservation::Reservations,
     spec::asc,
     tray::Tray,
 };
-use crate::{device::Countdown, storage::ErrorPolicy};
+use crate::{device::Countdown, state_file::DiskState, storage::ErrorPolicy};
 
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +74,7 @@ pub struct UnitConfig {
     /// Is told that the tray was opened (`true`) or closed, by the initiator or from outside.
     pub on_tray: Option<Arc<dyn Fn(bool) + Send + Sync>>,
     /// Where persistent reservations are kept over a power loss; `None`: they are not.
-    pub persist: Option<Arc<dyn Persist>>,
+    pub state: Option<Arc<DiskState>>,
 }
 
 impl UnitConfig {
@@ -105,7 +104,7 @@ impl UnitConfig {
             werror: ErrorPolicy::Enospc,
             rerror: ErrorPolicy::Report,
             on_tray: None,
-            persist: None,
+            state: None,
         }
     }
 
@@ -269,13 +268,15 @@ pub struct LogicalUnit {
     state: Mutex<State>,
     /// Held over the reads and the write of a COMPARE AND WRITE.
     pub(super) atomic: Serial,
+    /// Held while reservations go to the state file: what is stored last is the latest.
+    pub(super) saving: Mutex<()>,
 }
 
 impl LogicalUnit {
     /// A unit over `root`; a drive may have none.
     #[must_use]
     pub fn new(config: UnitConfig, root: Option<Arc<Root>>) -> Arc<Self> {
-        let reservations = Reservations::load(config.persist.clone());
+        let reservations = Reservations::load(config.state.clone());
         let mode = Mode::new(&config, root.as_deref());
         mode.apply(root.as_deref());
         let state = State {
@@ -297,6 +298,7 @@ impl LogicalUnit {
             descriptor_sense: AtomicU32::new(0),
             state: Mutex::new(state),
             atomic: Serial::default(),
+            saving: Mutex::default(),
         })
     }
 

@@ -9,9 +9,11 @@ mod functions;
 mod identity;
 mod lifecycle;
 mod modes;
+mod overwriting;
 mod provisioning;
 mod queues;
 mod reads_writes;
+mod reservations;
 mod setup;
 
 /// What all modules show.
@@ -21,8 +23,10 @@ pub const SHOWS: &[(&str, setup::Shows)] = &[
     ("functions", functions::SHOWS),
     ("identity", identity::SHOWS),
     ("modes", modes::SHOWS),
+    ("overwriting", overwriting::SHOWS),
     ("provisioning", provisioning::SHOWS),
     ("reads_writes", reads_writes::SHOWS),
+    ("reservations", reservations::SHOWS),
 ];
 
 #[test]
