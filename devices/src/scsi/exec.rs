@@ -301,7 +301,7 @@ impl UnitHandle {
             | Command::Unmap { .. }
             | Command::FormatUnit { .. }
             | Command::Sanitize { .. } => self.writer(command, arrival),
-            _ => self.drive(command, arrival),
+            _ => self.drive(command),
         }
     }
 
@@ -349,11 +349,6 @@ impl UnitHandle {
             return Ok(Step::Answer(Answer::good()));
         }
         Ok(self.job(command, 0))
-    }
-
-    /// Commands of CD/DVD drives.
-    fn drive(&mut self, _command: Command, _arrival: &Arrival<'_>) -> Result<Step, Sense> {
-        Err(Sense::invalid_opcode())
     }
 }
 

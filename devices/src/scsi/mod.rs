@@ -15,6 +15,7 @@ mod format;
 mod inquiry;
 mod job;
 mod log;
+mod mmc;
 mod mode;
 mod opcodes;
 mod provisioning;

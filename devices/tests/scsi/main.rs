@@ -4,6 +4,7 @@
 
 mod adapter;
 mod attention;
+mod drives;
 mod errors;
 mod functions;
 mod identity;
@@ -19,6 +20,7 @@ mod setup;
 /// What all modules show.
 pub const SHOWS: &[(&str, setup::Shows)] = &[
     ("attention", attention::SHOWS),
+    ("drives", drives::SHOWS),
     ("errors", errors::SHOWS),
     ("functions", functions::SHOWS),
     ("identity", identity::SHOWS),
