@@ -169,6 +169,16 @@ impl UnitHandle {
         }
     }
 
+    /// The same, of a command that takes long for many.
+    fn bounded_range(&mut self, lba: u64, blocks: u32, arrival: &Arrival<'_>) -> Result<(), Sense> {
+        if blocks > inquiry::TRANSFER_BLOCKS_MAX {
+            // NUMBER OF LOGICAL BLOCKS: at byte 10 of 16, 6 of 12.
+            let sixteen = arrival.cdb[0] >> 5 == 4;
+            return Err(Sense::cdb_field(if sixteen { 10 } else { 6 }, None));
+        }
+        self.range(lba, blocks.into()).map(drop)
+    }
+
     fn job(&mut self, command: Command, phase: u8) -> Step {
         let Some(root) = self.unit.root() else {
             return Step::Answer(Sense::not_ready(asc::NO_MEDIUM).into());
@@ -274,7 +284,7 @@ impl UnitHandle {
                 })
             }
             Command::Verify { lba, blocks, .. } => {
-                self.range(lba, blocks.into())?;
+                self.bounded_range(lba, blocks, arrival)?;
                 Ok(self.job(command, 0))
             }
             Command::GetLbaStatus { lba, allocation } => {
@@ -310,7 +320,7 @@ impl UnitHandle {
     fn writer(&mut self, command: Command, arrival: &Arrival<'_>) -> Result<Step, Sense> {
         match command {
             Command::WriteAndVerify { lba, blocks, .. } => {
-                self.range(lba, blocks.into())?;
+                self.bounded_range(lba, blocks, arrival)?;
             }
             Command::CompareAndWrite { lba, blocks, .. } => {
                 self.range(lba, blocks.into())?;

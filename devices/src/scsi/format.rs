@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{
     background::{Background, Fill, Work},
     sense::Sense,
-    spec::{asc, key},
     unit::LogicalUnit,
 };
 
@@ -31,16 +30,6 @@ pub(super) struct Overwrite {
 impl Overwrite {
     pub fn background(&self, size: u64) -> Background {
         Background::new(self.work, self.fill.clone(), size, self.may_exit)
-    }
-
-    /// How it went.
-    pub fn outcome(&self, unit: &Arc<LogicalUnit>) -> Result<(), Sense> {
-        let state = unit.lock();
-        match &state.background {
-            Some(work) if work.failed => Err(work.sense()),
-            _ if state.format_failed => Err(Sense::new(key::MEDIUM_ERROR, asc::FORMAT_FAILED)),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -25,6 +25,8 @@ const VERSIONS_CD: [u16; 3] = [0x00a0, 0x05c0, 0x04e0];
 const STANDARD_LEN: usize = 96;
 /// Most descriptors of one UNMAP: its parameter list stays below 4 KiB.
 pub(super) const UNMAP_DESCRIPTORS_MAX: u32 = 255;
+/// Most logical blocks that one command transfers or verifies.
+pub(super) const TRANSFER_BLOCKS_MAX: u32 = 1 << 22;
 /// Most logical blocks of one COMPARE AND WRITE.
 pub(super) const COMPARE_BLOCKS_MAX: u8 = 128;
 /// What a byte of identification is that no character fits.
@@ -154,6 +156,7 @@ fn block_limits(config: &UnitConfig, info: Option<&Info>) -> Vec<u8> {
     body[1] = COMPARE_BLOCKS_MAX;
     let optimal_granularity = (config.min_io_size.max(config.physical_size()) / block) as u16;
     body[2..4].copy_from_slice(&optimal_granularity.to_be_bytes());
+    body[4..8].copy_from_slice(&TRANSFER_BLOCKS_MAX.to_be_bytes());
     body[8..12].copy_from_slice(&(config.opt_io_size / block).to_be_bytes());
     body[16..20].copy_from_slice(&config.max_unmap_blocks.to_be_bytes());
     body[20..24].copy_from_slice(&UNMAP_DESCRIPTORS_MAX.to_be_bytes());

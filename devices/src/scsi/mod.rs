@@ -30,7 +30,7 @@ mod unit;
 mod tests;
 
 pub use exec::{Answer, Arrival, LunSelect, Step, without_unit};
-pub use job::{AbortFlag, Failure, Job, JobResult};
+pub use job::{AbortFlag, Failure, Job, JobEnd, JobResult};
 pub use sense::{Sense, SenseBytes, Specific};
 pub use status::sense_of;
 pub use tray::TrayError;

@@ -155,6 +155,15 @@ pub trait Initiator: Send + Sync {
     /// Something about the unit has changed: the code of the unit attention that says so.
     fn changed(&self, nexus: Nexus, code: u16);
 
+    /// Lets go of `token` once no write of `nexus` that was begun before is in flight, but for jobs
+    /// that are not [free writers](super::Job::is_free_writer). It may not wait for a paused
+    /// controller.
+    fn barrier(&self, nexus: Nexus, token: Countdown);
+
+    /// The medium was overwritten, or could not be: [`LogicalUnit::overwritten`] has the answer to
+    /// the command that asked for it.
+    fn overwritten(&self, nexus: Nexus);
+
     /// The medium was changed. Lets go of `token` once nothing that was begun before is in flight,
     /// and nothing holds the medium of the time before.
     fn refresh(&self, nexus: Nexus, token: Countdown);

@@ -16,6 +16,7 @@ mod queues;
 mod reads_writes;
 mod reservations;
 mod setup;
+mod threads;
 
 /// What all modules show.
 pub const SHOWS: &[(&str, setup::Shows)] = &[

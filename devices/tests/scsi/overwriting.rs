@@ -216,6 +216,37 @@ fn a_format_goes_on_in_the_background() {
 }
 
 #[test]
+fn a_format_that_somebody_waits_for_keeps_nobody_from_a_pause() {
+    let mut t = setup(32 << 20, |_| ());
+    let list = [0, 0x88, 0, 0, 0, 1, 0, 1, 6];
+    let lun = ScsiDriver::lun(0, 0);
+    let ticket = t.driver.offer(0, lun, &[4, 0x10, 0, 0, 0, 0], &list, 0);
+    t.driver.rings[0].notify();
+    t.machine.turn();
+    let function = t.adapter.device.function();
+    t.machine.finish(|done| function.pause(done));
+    assert!(image(&t).contains(&0), "it is not over");
+    assert!(t.driver.reply(0, &ticket).is_none());
+    function.resume();
+    t.machine.turn();
+    assert_eq!(t.driver.tmf(7, lun, 0), 10, "it is under way");
+    t.machine.run();
+    assert!(t.driver.reply(0, &ticket).unwrap().is_good());
+    assert!(image(&t).iter().all(|byte| *byte == 6));
+    // Whoever is aborted is answered; what was begun goes on.
+    let list = [0, 0x88, 0, 0, 0, 1, 0, 1, 7];
+    let ticket = t.driver.offer(0, lun, &[4, 0x10, 0, 0, 0, 0], &list, 0);
+    t.driver.rings[0].notify();
+    t.machine.turn();
+    let (_, response) = t.driver.offer_tmf(0, lun, ticket.tag);
+    t.machine.turn();
+    assert_eq!(t.machine.memory.read(response, 1), [0]);
+    assert_eq!(t.driver.reply(0, &ticket).unwrap().response, 2);
+    t.machine.run();
+    assert!(image(&t).iter().all(|byte| *byte == 7));
+}
+
+#[test]
 fn a_sanitize_that_failed_is_left_or_repeated() {
     for (flags, may_exit) in [(0x02, false), (0x22, true)] {
         let machine = Machine::new(fastrand::u64(..));
