@@ -374,7 +374,10 @@ pub(super) fn parameters(data: &IoBuf, len: u32) -> Vec<u8> {
 }
 
 /// The answer to REPORT LUNS (SPC-5, 6.33).
-fn report_luns(select: u8, luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>) -> Result<Vec<u8>, Sense> {
+pub(super) fn report_luns(
+    select: u8,
+    luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>,
+) -> Result<Vec<u8>, Sense> {
     let select = match select {
         0x00 => LunSelect::Ordinary,
         0x01 => LunSelect::WellKnown,
@@ -386,28 +389,6 @@ fn report_luns(select: u8, luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>) -> Result<V
     data.extend([0; 4]);
     list.iter().for_each(|lun| data.extend(lun));
     Ok(data)
-}
-
-/// The answer of a target to a command for a unit that it does not have (SPC-5, 5.5; SAM-5, 4.7).
-#[must_use]
-pub fn without_unit(cdb: &Cdb, luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>) -> (Answer, Transfer) {
-    let none = Sense::illegal(asc::LUN_NOT_SUPPORTED);
-    let command = match parse(cdb, UnitKind::Disk) {
-        Ok(command) => command,
-        Err(_) => return (none.into(), Transfer::None),
-    };
-    let answer = match command {
-        Command::Inquiry { page: None, allocation } => {
-            Answer::reply(inquiry::no_unit(), allocation)
-        }
-        Command::ReportLuns { select, allocation } => report_luns(select, luns)
-            .map_or_else(Answer::from, |data| Answer::reply(data, allocation)),
-        Command::RequestSense { descriptor, allocation } => {
-            Answer::reply(none.encode(descriptor).as_slice().to_vec(), allocation)
-        }
-        _ => return (none.into(), Transfer::None),
-    };
-    (answer, command.transfer(512))
 }
 
 impl LogicalUnit {

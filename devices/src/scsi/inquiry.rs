@@ -68,10 +68,11 @@ pub(super) fn standard(config: &UnitConfig) -> Vec<u8> {
     data
 }
 
-/// Standard INQUIRY data where there is no unit (SPC-5, 6.7.2: peripheral qualifier 011b).
-pub(super) fn no_unit() -> Vec<u8> {
+/// Standard INQUIRY data of the REPORT LUNS well known logical unit, or where there is no unit
+/// (SPC-5, 6.7.2: device type 1Eh; peripheral qualifier 011b).
+pub(super) fn elsewhere(well_known: bool) -> Vec<u8> {
     let mut data = vec![0; 36];
-    data[0] = 0x7f;
+    data[0] = if well_known { 0x1e } else { 0x7f };
     data[2] = 0x07;
     data[3] = 0x12;
     data[4] = 31;

@@ -10,6 +10,7 @@
 
 mod background;
 pub mod cmd;
+mod elsewhere;
 mod exec;
 mod format;
 mod inquiry;
@@ -29,7 +30,8 @@ mod unit;
 #[cfg(test)]
 mod tests;
 
-pub use exec::{Answer, Arrival, LunSelect, Step, without_unit};
+pub use elsewhere::{Elsewhere, answer_elsewhere};
+pub use exec::{Answer, Arrival, LunSelect, Step};
 pub use job::{AbortFlag, Failure, Job, JobEnd, JobResult};
 pub use sense::{Sense, SenseBytes, Specific};
 pub use status::sense_of;

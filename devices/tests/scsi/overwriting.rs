@@ -124,18 +124,28 @@ fn sanitizes_that_make_no_sense_are_refused() {
         (0x03, &[], (5, 0x24, 0), "nothing is encrypted"),
         (0x02, &[0; 4], (5, 0x24, 0), "a list for an erase"),
         (0x42, &[], (5, 0x24, 0), "zones"),
-        (0x01, &[], (5, 0x1a, 0), "no list"),
-        (0x01, &[1, 0, 0, 1], (5, 0x1a, 0), "no pattern"),
+        (0x01, &[], (5, 0x24, 0), "no list"),
+        (0x01, &[1, 0, 0, 1], (5, 0x24, 0), "no pattern"),
+        (0x01, &[1, 1, 0, 1, 1], (5, 0x26, 0), "a reserved byte"),
         (0x01, &[0, 0, 0, 1, 1], (5, 0x26, 0), "no pass"),
         (0x01, &[0x21, 0, 0, 1, 1], (5, 0x26, 0), "a test"),
         (0x01, &[1, 0, 0, 0, 1], (5, 0x26, 0), "an empty pattern"),
         (0x01, &[1, 0, 2, 1, 1], (5, 0x26, 0), "a pattern larger than a block"),
-        (0x01, &[1, 0, 0, 2, 1], (5, 0x1a, 0), "a pattern cut short"),
+        (0x01, &[1, 0, 0, 2, 1], (5, 0x26, 0), "a pattern cut short"),
     ];
     for (action, list, key, what) in cases {
         let reply = t.driver.command(&sanitize(*action, list.len() as u8), list, 0);
         assert_sense(&reply, *key, what);
     }
+    for byte in 2..7 {
+        let mut cdb = sanitize(2, 0);
+        cdb[byte] = 1;
+        assert_sense(&t.driver.command(&cdb, &[], 0), (5, 0x24, 0), "a reserved byte");
+    }
+    let long = [&[1, 0, 2, 0], &[1; 513][..]].concat();
+    let mut cdb = sanitize(1, 0);
+    cdb[7..9].copy_from_slice(&517u16.to_be_bytes());
+    assert_sense(&t.driver.command(&cdb, &long, 0), (5, 0x24, 0), "more than a block");
     assert_eq!(read(&mut t.driver, 5, 8), pattern(1, 4096), "nothing was written");
 }
 

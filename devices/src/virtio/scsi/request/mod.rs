@@ -26,11 +26,10 @@ use super::{
 use crate::{
     device::Countdown,
     scsi::{
-        Answer, Arrival, Failure, Job, JobEnd, Sense, Step,
+        Answer, Arrival, Elsewhere, Failure, Job, JobEnd, LunSelect, Sense, Step, answer_elsewhere,
         cmd::Transfer,
         sense_of,
         spec::{SENSE_MAX, Status},
-        without_unit,
     },
     storage::{ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, is_drivers_fault},
     virtio::{
@@ -142,23 +141,25 @@ impl RequestQueue {
             }
             Found::NoUnit(target) => {
                 let hba = Arc::clone(&self.hba);
-                self.answer_for_target(taken, &|select| hba.luns(target, select));
+                let luns = |select| hba.luns(target, select);
+                self.answer_elsewhere(taken, Elsewhere::NoUnit, &luns);
             }
             Found::ReportLuns => {
                 let hba = Arc::clone(&self.hba);
-                self.answer_for_target(taken, &|_| hba.all_luns());
+                self.answer_elsewhere(taken, Elsewhere::ReportLuns, &|_| hba.all_luns());
             }
             Found::Nobody => self.respond(taken.head, response::BAD_TARGET),
         }
         None
     }
 
-    fn answer_for_target(
+    fn answer_elsewhere(
         &mut self,
         taken: &Taken,
-        luns: &dyn Fn(crate::scsi::LunSelect) -> Vec<[u8; 8]>,
+        whom: Elsewhere,
+        luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>,
     ) {
-        let (answer, transfer) = without_unit(&taken.cdb, luns);
+        let (answer, transfer) = answer_elsewhere(whom, &taken.cdb, luns);
         let overrun = match transfer {
             Transfer::None => false,
             Transfer::In(len) => len > taken.in_len,
