@@ -139,8 +139,8 @@ impl LogicalUnit {
         state.background.as_ref().is_some_and(|work| !work.claimed && !work.failed)
     }
 
-    /// How overwriting the medium went: the answer to the command that asked for it. `None`: it goes
-    /// on.
+    /// How overwriting the medium went: the answer to the command that asked for it. `None`: it
+    /// goes on.
     #[must_use]
     pub fn overwritten(&self) -> Option<Answer> {
         let state = self.lock();

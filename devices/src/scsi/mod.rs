@@ -1,9 +1,10 @@
-//! The SCSI target: what a logical unit answers (SPC-5, SBC-4, MMC-6), whoever carries its commands.
+//! The SCSI target: what a logical unit answers (SPC-5, SBC-4, MMC-6), whoever carries its
+//! commands.
 //!
 //! A transport gives a command descriptor block and memory to [`UnitHandle::begin`]. Reads and
 //! writes come back as one request for the block layer over that memory: nothing is copied. What
-//! answers from the unit's own state is answered at once, and what takes several requests comes back
-//! as a [`Job`] that the transport's iothread runs.
+//! answers from the unit's own state is answered at once, and what takes several requests comes
+//! back as a [`Job`] that the transport's iothread runs.
 //!
 //! [`LogicalUnit`] is what all queues of all controllers share; [`cmd`] parses, without side
 //! effects.

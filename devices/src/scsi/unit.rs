@@ -386,13 +386,20 @@ impl LogicalUnit {
         });
     }
 
-    /// As after power-on, for one initiator: its controller was reset.
+    /// As after power-on, for one initiator: its controller was reset. Once no initiator is left
+    /// that has seen anything since its own reset, the unit too is as after power-on.
     pub fn power_on(&self, nexus: Nexus) {
         self.change(|state| {
             if let Some(state) = state.nexus(nexus) {
                 state.attentions.clear();
                 state.prevent = false;
                 state.add(asc::POWER_ON);
+            }
+            let fresh = |nexus: &NexusState| nexus.attentions.front() == Some(&asc::POWER_ON);
+            if state.nexuses.iter().flatten().all(fresh) {
+                state.stopped = false;
+                state.mode.reset();
+                state.mode.apply(state.root.as_deref());
             }
         });
     }

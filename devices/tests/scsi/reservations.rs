@@ -1,4 +1,5 @@
-//! PERSISTENT RESERVE IN and OUT, by two initiators, a third that may be a stranger, and one that only looks.
+//! PERSISTENT RESERVE IN and OUT, by two initiators, a third that may be a stranger, and one that
+//! only looks.
 
 use std::{rc::Rc, sync::Arc};
 

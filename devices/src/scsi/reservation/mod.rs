@@ -1,8 +1,8 @@
 //! Persistent reservations: PERSISTENT RESERVE IN and OUT (SPC-5, 5.14, 6.15 and 6.16).
 //!
-//! An I_T nexus is known by the name of its initiator port, which is the same after a restart of the
-//! machine. A command changes a copy of the table, as a whole or not at all; with APTPL it is answered
-//! once the table is stored.
+//! An I_T nexus is known by the name of its initiator port, which is the same after a restart of
+//! the machine. A command changes a copy of the table, as a whole or not at all; with APTPL it is
+//! answered once the table is stored.
 
 mod conflict;
 mod out;
@@ -249,7 +249,8 @@ impl LogicalUnit {
         })
     }
 
-    /// Stores the table as it is now. `saved` is called once it is durable, or could not be made so.
+    /// Stores the table as it is now. `saved` is called once it is durable, or could not be made
+    /// so.
     pub(super) fn store_reservations(&self, saved: impl FnOnce(io::Result<()>) + Send + 'static) {
         let _order = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         match self.lock().reservations.to_store() {
