@@ -9,6 +9,7 @@ use std::sync::Arc;
 use spindle_block::{BlockError, Cx, Io, IoBuf, Op, Range};
 
 use super::{
+    exec::Answer,
     sense::Sense,
     spec::{asc, key},
     unit::LogicalUnit,
@@ -138,6 +139,21 @@ impl LogicalUnit {
         state.background.as_ref().is_some_and(|work| !work.claimed && !work.failed)
     }
 
+    /// How overwriting the medium went: the answer to the command that asked for it. `None`: it
+    /// goes on.
+    #[must_use]
+    pub fn overwritten(&self) -> Option<Answer> {
+        let state = self.lock();
+        match &state.background {
+            Some(work) if work.failed => Some(work.sense().into()),
+            Some(_) => None,
+            None if state.format_failed => {
+                Some(Sense::new(key::MEDIUM_ERROR, asc::FORMAT_FAILED).into())
+            }
+            None => Some(Answer::good()),
+        }
+    }
+
     /// Takes on the next step; `None` when there is none or somebody else is at it.
     pub(crate) fn claim_step(self: &Arc<Self>) -> Option<BackgroundStep> {
         let io = self.change(|state| {
@@ -149,6 +165,15 @@ impl LogicalUnit {
     }
 
     fn step_done(&self, len: u64, result: Result<(), BlockError>) {
+        self.advance(len, result);
+        if self.overwritten().is_some() {
+            for (nexus, initiator) in self.initiators() {
+                initiator.overwritten(nexus);
+            }
+        }
+    }
+
+    fn advance(&self, len: u64, result: Result<(), BlockError>) {
         self.change(|state| {
             let Some(work) = &mut state.background else { return };
             work.claimed = false;

@@ -458,6 +458,9 @@ fn disk(cdb: &Cdb, form: Form) -> Result<Command, Sense> {
             if bit(cdb, 1, 6) {
                 return Err(Sense::cdb_field(1, Some(6)));
             }
+            if let Some(byte) = (2..7).find(|byte| cdb[*byte] != 0) {
+                return Err(Sense::cdb_field(byte as u16, None));
+            }
             Ok(Command::Sanitize {
                 action: cdb[1] & 0x1f,
                 immediate: bit(cdb, 1, 7),

@@ -9,6 +9,7 @@ use super::{
     inquiry,
     job::Job,
     log, mode, opcodes,
+    reservation::ReserveOutcome,
     sense::Sense,
     spec::{Status, asc, key},
     unit::{LogicalUnit, Nexus, UnitHandle, UnitKind, flag},
@@ -136,7 +137,7 @@ impl UnitHandle {
             Command::Write { lba, blocks, fua } => match self.range(lba, blocks.into()) {
                 Ok(_) if self.read_only() => write_protected(),
                 Ok(range) if flags & flag::ATOMIC == 0 => Step::Io { op: Op::Write { fua }, range },
-                Ok(_) => self.job(command, arrival, 0),
+                Ok(_) => self.job(command, 0),
                 Err(sense) => Step::Answer(sense.into()),
             },
             _ => self
@@ -149,7 +150,7 @@ impl UnitHandle {
     pub fn resume(&mut self, arrival: &Arrival<'_>, phase: u8) -> Step {
         self.refresh();
         match parse(arrival.cdb, self.unit.config.kind) {
-            Ok(command) if phase > 0 => self.job(command, arrival, phase),
+            Ok(command) if phase > 0 => self.job(command, phase),
             Ok(command) => self.execute(command, arrival, self.unit.flags()),
             Err(sense) => Step::Answer(sense.into()),
         }
@@ -168,11 +169,21 @@ impl UnitHandle {
         }
     }
 
-    fn job(&mut self, command: Command, arrival: &Arrival<'_>, phase: u8) -> Step {
+    /// The same, of a command that takes long for many.
+    fn bounded_range(&mut self, lba: u64, blocks: u32, arrival: &Arrival<'_>) -> Result<(), Sense> {
+        if blocks > inquiry::TRANSFER_BLOCKS_MAX {
+            // NUMBER OF LOGICAL BLOCKS: at byte 10 of 16, 6 of 12.
+            let sixteen = arrival.cdb[0] >> 5 == 4;
+            return Err(Sense::cdb_field(if sixteen { 10 } else { 6 }, None));
+        }
+        self.range(lba, blocks.into()).map(drop)
+    }
+
+    fn job(&mut self, command: Command, phase: u8) -> Step {
         let Some(root) = self.unit.root() else {
             return Step::Answer(Sense::not_ready(asc::NO_MEDIUM).into());
         };
-        Step::Job(Box::new(Job::new(&self.unit, &root, arrival.nexus, command, phase)))
+        Step::Job(Box::new(Job::new(&self.unit, &root, command, phase)))
     }
 
     fn medium(&mut self) -> mode::Medium {
@@ -259,21 +270,22 @@ impl UnitHandle {
             }
             Command::ReserveOut { action, scope, kind, len } => {
                 let list = parameters(arrival.data, len);
-                let job = unit.reserve(arrival.nexus, (action, scope, kind), &list)?;
-                Ok(job.map_or(Step::Answer(Answer::conflict()), |affected| {
-                    if affected.is_empty() {
-                        return Step::Answer(Answer::good());
+                let root = unit.root().ok_or(Sense::not_ready(asc::NO_MEDIUM))?;
+                let outcome = unit.reserve(arrival.nexus, (action, scope, kind), &list)?;
+                Ok(match outcome {
+                    None => Step::Answer(Answer::conflict()),
+                    Some(outcome) if outcome == ReserveOutcome::default() => {
+                        Step::Answer(Answer::good())
                     }
-                    let mut step = self.job(command, arrival, 0);
-                    if let Step::Job(job) = &mut step {
-                        job.wait_for_end_of(affected);
+                    Some(outcome) => {
+                        let job = Job::after_reserve(&unit, &root, command, outcome);
+                        Step::Job(Box::new(job))
                     }
-                    step
-                }))
+                })
             }
             Command::Verify { lba, blocks, .. } => {
-                self.range(lba, blocks.into())?;
-                Ok(self.job(command, arrival, 0))
+                self.bounded_range(lba, blocks, arrival)?;
+                Ok(self.job(command, 0))
             }
             Command::GetLbaStatus { lba, allocation } => {
                 if lba >= self.blocks() {
@@ -282,7 +294,7 @@ impl UnitHandle {
                 if allocation < 24 {
                     return Err(Sense::cdb_field(10, None));
                 }
-                Ok(self.job(command, arrival, 0))
+                Ok(self.job(command, 0))
             }
             Command::StartStop { condition, load_eject, .. } => {
                 if condition != 0 {
@@ -299,7 +311,7 @@ impl UnitHandle {
             | Command::Unmap { .. }
             | Command::FormatUnit { .. }
             | Command::Sanitize { .. } => self.writer(command, arrival),
-            _ => self.drive(command, arrival),
+            _ => self.drive(command),
         }
     }
 
@@ -308,7 +320,7 @@ impl UnitHandle {
     fn writer(&mut self, command: Command, arrival: &Arrival<'_>) -> Result<Step, Sense> {
         match command {
             Command::WriteAndVerify { lba, blocks, .. } => {
-                self.range(lba, blocks.into())?;
+                self.bounded_range(lba, blocks, arrival)?;
             }
             Command::CompareAndWrite { lba, blocks, .. } => {
                 self.range(lba, blocks.into())?;
@@ -329,7 +341,7 @@ impl UnitHandle {
         if self.read_only() {
             return Ok(write_protected());
         }
-        Ok(self.job(command, arrival, 0))
+        Ok(self.job(command, 0))
     }
 
     fn start_stop(&mut self, command: Command, arrival: &Arrival<'_>) -> Result<Step, Sense> {
@@ -346,12 +358,7 @@ impl UnitHandle {
             self.unit.change(|state| state.stopped = !start);
             return Ok(Step::Answer(Answer::good()));
         }
-        Ok(self.job(command, arrival, 0))
-    }
-
-    /// Commands of CD/DVD drives.
-    fn drive(&mut self, _command: Command, _arrival: &Arrival<'_>) -> Result<Step, Sense> {
-        Err(Sense::invalid_opcode())
+        Ok(self.job(command, 0))
     }
 }
 
@@ -367,7 +374,10 @@ pub(super) fn parameters(data: &IoBuf, len: u32) -> Vec<u8> {
 }
 
 /// The answer to REPORT LUNS (SPC-5, 6.33).
-fn report_luns(select: u8, luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>) -> Result<Vec<u8>, Sense> {
+pub(super) fn report_luns(
+    select: u8,
+    luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>,
+) -> Result<Vec<u8>, Sense> {
     let select = match select {
         0x00 => LunSelect::Ordinary,
         0x01 => LunSelect::WellKnown,
@@ -379,28 +389,6 @@ fn report_luns(select: u8, luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>) -> Result<V
     data.extend([0; 4]);
     list.iter().for_each(|lun| data.extend(lun));
     Ok(data)
-}
-
-/// The answer of a target to a command for a unit that it does not have (SPC-5, 5.5; SAM-5, 4.7).
-#[must_use]
-pub fn without_unit(cdb: &Cdb, luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>) -> (Answer, Transfer) {
-    let none = Sense::illegal(asc::LUN_NOT_SUPPORTED);
-    let command = match parse(cdb, UnitKind::Disk) {
-        Ok(command) => command,
-        Err(_) => return (none.into(), Transfer::None),
-    };
-    let answer = match command {
-        Command::Inquiry { page: None, allocation } => {
-            Answer::reply(inquiry::no_unit(), allocation)
-        }
-        Command::ReportLuns { select, allocation } => report_luns(select, luns)
-            .map_or_else(Answer::from, |data| Answer::reply(data, allocation)),
-        Command::RequestSense { descriptor, allocation } => {
-            Answer::reply(none.encode(descriptor).as_slice().to_vec(), allocation)
-        }
-        _ => return (none.into(), Transfer::None),
-    };
-    (answer, command.transfer(512))
 }
 
 impl LogicalUnit {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{
     background::{Background, Fill, Work},
     sense::Sense,
-    spec::{asc, key},
     unit::LogicalUnit,
 };
 
@@ -31,16 +30,6 @@ pub(super) struct Overwrite {
 impl Overwrite {
     pub fn background(&self, size: u64) -> Background {
         Background::new(self.work, self.fill.clone(), size, self.may_exit)
-    }
-
-    /// How it went.
-    pub fn outcome(&self, unit: &Arc<LogicalUnit>) -> Result<(), Sense> {
-        let state = unit.lock();
-        match &state.background {
-            Some(work) if work.failed => Err(work.sense()),
-            _ if state.format_failed => Err(Sense::new(key::MEDIUM_ERROR, asc::FORMAT_FAILED)),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -131,8 +120,12 @@ pub(super) fn sanitize(
 
 /// The parameter list of OVERWRITE (SBC-4, 5.30.2.2).
 fn overwrite_pattern(list: &[u8], block: u64) -> Result<Fill, Sense> {
-    if list.len() < 5 {
-        return Err(Sense::parameter_length());
+    // PARAMETER LIST LENGTH is that of a pattern of one byte to one block.
+    if list.len() < 5 || list.len() as u64 > block + 4 {
+        return Err(Sense::cdb_field(7, None));
+    }
+    if list[1] != 0 {
+        return Err(Sense::parameter(1, None));
     }
     let count = list[0] & 0x1f;
     if count == 0 {
@@ -145,6 +138,6 @@ fn overwrite_pattern(list: &[u8], block: u64) -> Result<Fill, Sense> {
     if len == 0 || len as u64 > block {
         return Err(Sense::parameter(2, None));
     }
-    let pattern = list.get(4..4 + len).ok_or(Sense::parameter_length())?;
+    let pattern = list.get(4..4 + len).ok_or(Sense::parameter(2, None))?;
     Ok(Fill::Pattern { block: repeat(pattern, block), count, invert: list[0] & 0x80 != 0 })
 }

@@ -25,6 +25,8 @@ const VERSIONS_CD: [u16; 3] = [0x00a0, 0x05c0, 0x04e0];
 const STANDARD_LEN: usize = 96;
 /// Most descriptors of one UNMAP: its parameter list stays below 4 KiB.
 pub(super) const UNMAP_DESCRIPTORS_MAX: u32 = 255;
+/// Most logical blocks that one command transfers or verifies.
+pub(super) const TRANSFER_BLOCKS_MAX: u32 = 1 << 22;
 /// Most logical blocks of one COMPARE AND WRITE.
 pub(super) const COMPARE_BLOCKS_MAX: u8 = 128;
 /// What a byte of identification is that no character fits.
@@ -66,10 +68,11 @@ pub(super) fn standard(config: &UnitConfig) -> Vec<u8> {
     data
 }
 
-/// Standard INQUIRY data where there is no unit (SPC-5, 6.7.2: peripheral qualifier 011b).
-pub(super) fn no_unit() -> Vec<u8> {
+/// Standard INQUIRY data of the REPORT LUNS well known logical unit, or where there is no unit
+/// (SPC-5, 6.7.2: device type 1Eh; peripheral qualifier 011b).
+pub(super) fn elsewhere(well_known: bool) -> Vec<u8> {
     let mut data = vec![0; 36];
-    data[0] = 0x7f;
+    data[0] = if well_known { 0x1e } else { 0x7f };
     data[2] = 0x07;
     data[3] = 0x12;
     data[4] = 31;
@@ -154,6 +157,7 @@ fn block_limits(config: &UnitConfig, info: Option<&Info>) -> Vec<u8> {
     body[1] = COMPARE_BLOCKS_MAX;
     let optimal_granularity = (config.min_io_size.max(config.physical_size()) / block) as u16;
     body[2..4].copy_from_slice(&optimal_granularity.to_be_bytes());
+    body[4..8].copy_from_slice(&TRANSFER_BLOCKS_MAX.to_be_bytes());
     body[8..12].copy_from_slice(&(config.opt_io_size / block).to_be_bytes());
     body[16..20].copy_from_slice(&config.max_unmap_blocks.to_be_bytes());
     body[20..24].copy_from_slice(&UNMAP_DESCRIPTORS_MAX.to_be_bytes());

@@ -5,6 +5,7 @@
 
 use std::{
     future::poll_fn,
+    io,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
@@ -17,11 +18,12 @@ use spindle_block::{BlockError, Cx, Io, IoBuf, Op, Range, Root, RootHandle};
 use super::{
     background::pattern,
     cmd::{ByteCheck, Command},
-    exec::{Answer, parameters},
+    exec::{Answer, parameters, writes},
     format, provisioning,
+    reservation::ReserveOutcome,
     sense::Sense,
     spec::{asc, key},
-    unit::{AtomicGuard, LogicalUnit, Nexus, flag},
+    unit::{AtomicGuard, LogicalUnit, flag},
 };
 use crate::device::Countdown;
 
@@ -42,12 +44,24 @@ pub struct Failure {
 }
 
 /// How a job ended.
-pub type JobResult = Result<Answer, Failure>;
+pub type JobResult = Result<JobEnd, Failure>;
+
+/// How a job ended that did not fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    /// The command is answered so.
+    Answer(Answer),
+    /// The command is answered when the medium is overwritten:
+    /// [`LogicalUnit::overwritten`](super::LogicalUnit::overwritten).
+    Overwriting,
+}
 
 /// Why a job goes no further.
 pub(super) enum Stop {
     Failed(Failure),
     Refused(Sense),
+    /// See [`JobEnd::Overwriting`].
+    Overwriting,
 }
 
 impl From<Sense> for Stop {
@@ -60,11 +74,12 @@ impl From<Sense> for Stop {
 pub struct Job {
     pub(super) unit: Arc<LogicalUnit>,
     pub(super) root: RootHandle,
-    nexus: Nexus,
     command: Command,
     phase: u8,
     guard: Option<AtomicGuard>,
-    affected: Vec<Nexus>,
+    /// It waits for its turn among those that must not be mixed with a COMPARE AND WRITE.
+    locks: bool,
+    reserve: ReserveOutcome,
     aborted: Arc<AtomicBool>,
     pub(super) block: u64,
 }
@@ -84,27 +99,39 @@ impl Job {
     pub(super) fn new(
         unit: &Arc<LogicalUnit>,
         root: &Arc<Root>,
-        nexus: Nexus,
         command: Command,
         phase: u8,
     ) -> Self {
         let atomic = matches!(command, Command::CompareAndWrite { .. });
+        let locks = atomic || (writes(&command) && unit.flags() & flag::ATOMIC != 0);
         Self {
             unit: Arc::clone(unit),
             root: root.handle(),
-            nexus,
             command,
             phase,
             guard: atomic.then(|| unit.begin_atomic()),
-            affected: Vec::new(),
+            locks,
+            reserve: ReserveOutcome::default(),
             aborted: Arc::default(),
             block: unit.config.block_size().into(),
         }
     }
 
-    /// It ends only after no command of these is left.
-    pub(super) fn wait_for_end_of(&mut self, affected: Vec<Nexus>) {
-        self.affected = affected;
+    /// What a PERSISTENT RESERVE OUT has to wait for.
+    pub(super) fn after_reserve(
+        unit: &Arc<LogicalUnit>,
+        root: &Arc<Root>,
+        command: Command,
+        reserve: ReserveOutcome,
+    ) -> Self {
+        Self { reserve, ..Self::new(unit, root, command, 0) }
+    }
+
+    /// Whether it changes the medium, and no COMPARE AND WRITE keeps it waiting: those that come
+    /// wait for it.
+    #[must_use]
+    pub fn is_free_writer(&self) -> bool {
+        writes(&self.command) && !self.locks
     }
 
     /// What ends it early.
@@ -117,8 +144,9 @@ impl Job {
     pub async fn run(mut self, cx: Cx, data: IoBuf) -> (IoBuf, JobResult) {
         let result = self.steps(&cx, &data).await;
         let result = match result {
-            Ok(answer) => Ok(answer),
-            Err(Stop::Refused(sense)) => Ok(sense.into()),
+            Ok(answer) => Ok(JobEnd::Answer(answer)),
+            Err(Stop::Refused(sense)) => Ok(JobEnd::Answer(sense.into())),
+            Err(Stop::Overwriting) => Ok(JobEnd::Overwriting),
             Err(Stop::Failed(failure)) => Err(failure),
         };
         drop(self.guard.take());
@@ -126,10 +154,10 @@ impl Job {
     }
 
     async fn steps(&mut self, cx: &Cx, data: &IoBuf) -> Result<Answer, Stop> {
+        let unit = Arc::clone(&self.unit);
+        let _alone = if self.locks { Some(unit.atomic.lock().await) } else { None };
         match self.command {
             Command::Write { lba, blocks, fua } => {
-                let unit = Arc::clone(&self.unit);
-                let _alone = unit.atomic.lock().await;
                 let range = self.range(lba, blocks.into());
                 self.write(cx, range, data.view(0, range.len), fua).await?;
             }
@@ -142,9 +170,9 @@ impl Job {
                 self.verify(cx, range, check, data).await?;
             }
             Command::CompareAndWrite { lba, blocks, fua } => {
-                let unit = Arc::clone(&self.unit);
-                let _alone = unit.atomic.lock().await;
                 let range = self.range(lba, blocks.into());
+                // Writes that were begun before are over, those that come wait for the lock.
+                self.wait_for_writers().await;
                 if self.phase == 0 {
                     self.verify(cx, range, ByteCheck::Data, data).await?;
                 }
@@ -168,17 +196,20 @@ impl Job {
             Command::FormatUnit { long, data: with_data } => {
                 let list = if with_data { parameters(data, format::LIST_MAX) } else { Vec::new() };
                 let request = format::format_unit(&list, long, self.block)?;
-                self.overwrite(cx, request).await?;
+                self.overwrite(&request)?;
             }
             Command::Sanitize { action, immediate, exit, len } => {
                 let list = parameters(data, len);
                 let request =
                     format::sanitize(&self.unit, action, immediate, exit, &list, self.block)?;
                 if let Some(request) = request {
-                    self.overwrite(cx, request).await?;
+                    self.overwrite(&request)?;
                 }
             }
-            Command::ReserveOut { .. } => self.end_others().await,
+            Command::ReserveOut { .. } => {
+                self.end_others().await;
+                self.store_reservations().await?;
+            }
             _ => return Err(Sense::invalid_opcode().into()),
         }
         Ok(Answer::good())
@@ -251,10 +282,6 @@ impl Job {
         unmap: bool,
         data: Option<&IoBuf>,
     ) -> Result<(), Stop> {
-        // Writes that come while a COMPARE AND WRITE is under way wait for it.
-        let unit = Arc::clone(&self.unit);
-        let _alone =
-            if unit.flags() & flag::ATOMIC == 0 { None } else { Some(unit.atomic.lock().await) };
         let block = data.map(|data| data.view(0, self.block).to_vec());
         let zeros = block.as_ref().is_none_or(|block| block.iter().all(|byte| *byte == 0));
         if zeros {
@@ -295,48 +322,63 @@ impl Job {
         Ok(())
     }
 
-    /// Overwrites the medium: here, or in the background.
-    async fn overwrite(&mut self, cx: &Cx, request: format::Overwrite) -> Result<(), Stop> {
+    /// Begins to overwrite the medium.
+    fn overwrite(&mut self, request: &format::Overwrite) -> Result<(), Stop> {
         let background = request.background(self.root.info().size);
         self.unit.start_background(background);
-        if request.immediate {
-            return Ok(());
-        }
-        // Somebody else may do a step meanwhile; it is over when nothing is left to do.
-        loop {
-            if self.aborted.load(SeqCst) {
-                self.unit.change(|state| state.background = None);
-                return Err(self.failure(BlockError::Aborted, false, None));
-            }
-            match self.unit.claim_step() {
-                Some(step) => step.run(Cx::clone(cx)).await,
-                None => break,
-            }
-        }
-        request.outcome(&self.unit).map_err(Stop::from)
+        if request.immediate { Ok(()) } else { Err(Stop::Overwriting) }
     }
 
     /// Ends the commands of initiators that were preempted, and waits for it.
     async fn end_others(&mut self) {
+        if self.reserve.ended.is_empty() {
+            return;
+        }
         let over = Arc::new(Over::default());
         let told = Arc::clone(&over);
-        let token = Countdown::new(Box::new(move || told.set()));
-        self.unit.end_commands(&self.affected, &token);
+        let token = Countdown::new(Box::new(move || told.set(Ok(()))));
+        self.unit.end_commands(&self.reserve.ended, &token);
         drop(token);
-        debug_assert!(!self.affected.contains(&self.nexus), "it would wait for itself");
-        over.wait().await;
+        drop(over.wait().await);
+    }
+
+    /// Waits for all writes that are in flight and free.
+    async fn wait_for_writers(&mut self) {
+        let over = Arc::new(Over::default());
+        let told = Arc::clone(&over);
+        let token = Countdown::new(Box::new(move || told.set(Ok(()))));
+        for (nexus, initiator) in self.unit.initiators() {
+            initiator.barrier(nexus, token.clone());
+        }
+        drop(token);
+        drop(over.wait().await);
+    }
+
+    /// Stores registrations and the reservation, and waits for it.
+    async fn store_reservations(&mut self) -> Result<(), Stop> {
+        if !self.reserve.store {
+            return Ok(());
+        }
+        let over = Arc::new(Over::default());
+        let told = Arc::clone(&over);
+        self.unit.store_reservations(move |result| told.set(result));
+        over.wait().await.map_err(|error| {
+            log::error!("{}: reservations cannot be stored: {error}", self.unit.config.id);
+            self.unit.reservations_not_stored();
+            Stop::Refused(Sense::new(key::HARDWARE_ERROR, asc::INTERNAL_FAILURE))
+        })
     }
 }
 
-/// Tells a task that something is over.
+/// Tells a task that something is over, and how it went.
 #[derive(Default)]
-struct Over(Mutex<(bool, Option<Waker>)>);
+struct Over(Mutex<(Option<io::Result<()>>, Option<Waker>)>);
 
 impl Over {
-    fn set(&self) {
+    fn set(&self, result: io::Result<()>) {
         let waker = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            state.0 = true;
+            state.0 = Some(result);
             state.1.take()
         };
         if let Some(waker) = waker {
@@ -344,15 +386,15 @@ impl Over {
         }
     }
 
-    async fn wait(&self) {
+    async fn wait(&self) -> io::Result<()> {
         poll_fn(|task| {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.0 {
-                return Poll::Ready(());
+            if let Some(result) = state.0.take() {
+                return Poll::Ready(result);
             }
             state.1 = Some(task.waker().clone());
             Poll::Pending
         })
-        .await;
+        .await
     }
 }

@@ -1,23 +1,25 @@
-//! The SCSI target: what a logical unit answers (SPC-5, SBC-4, MMC-6), whoever carries its commands.
+//! The SCSI target: what a logical unit answers (SPC-5, SBC-4, MMC-6), whoever carries its
+//! commands.
 //!
 //! A transport gives a command descriptor block and memory to [`UnitHandle::begin`]. Reads and
 //! writes come back as one request for the block layer over that memory: nothing is copied. What
-//! answers from the unit's own state is answered at once, and what takes several requests comes back
-//! as a [`Job`] that the transport's iothread runs.
+//! answers from the unit's own state is answered at once, and what takes several requests comes
+//! back as a [`Job`] that the transport's iothread runs.
 //!
 //! [`LogicalUnit`] is what all queues of all controllers share; [`cmd`] parses, without side
 //! effects.
 
 mod background;
 pub mod cmd;
+mod elsewhere;
 mod exec;
 mod format;
 mod inquiry;
 mod job;
 mod log;
+mod mmc;
 mod mode;
 mod opcodes;
-mod persist;
 mod provisioning;
 mod reservation;
 mod sense;
@@ -29,9 +31,9 @@ mod unit;
 #[cfg(test)]
 mod tests;
 
-pub use exec::{Answer, Arrival, LunSelect, Step, without_unit};
-pub use job::{AbortFlag, Failure, Job, JobResult};
-pub use persist::{InMemory, Persist};
+pub use elsewhere::{Elsewhere, answer_elsewhere};
+pub use exec::{Answer, Arrival, LunSelect, Step};
+pub use job::{AbortFlag, Failure, Job, JobEnd, JobResult};
 pub use sense::{Sense, SenseBytes, Specific};
 pub use status::sense_of;
 pub use tray::TrayError;

@@ -18,12 +18,11 @@ use super::{
     background::Background,
     cmd::{Cdb, Transfer, parse},
     mode::Mode,
-    persist::Persist,
     reservation::Reservations,
     spec::asc,
     tray::Tray,
 };
-use crate::{device::Countdown, storage::ErrorPolicy};
+use crate::{device::Countdown, state_file::DiskState, storage::ErrorPolicy};
 
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +74,7 @@ pub struct UnitConfig {
     /// Is told that the tray was opened (`true`) or closed, by the initiator or from outside.
     pub on_tray: Option<Arc<dyn Fn(bool) + Send + Sync>>,
     /// Where persistent reservations are kept over a power loss; `None`: they are not.
-    pub persist: Option<Arc<dyn Persist>>,
+    pub state: Option<Arc<DiskState>>,
 }
 
 impl UnitConfig {
@@ -105,7 +104,7 @@ impl UnitConfig {
             werror: ErrorPolicy::Enospc,
             rerror: ErrorPolicy::Report,
             on_tray: None,
-            persist: None,
+            state: None,
         }
     }
 
@@ -155,6 +154,15 @@ pub trait Initiator: Send + Sync {
 
     /// Something about the unit has changed: the code of the unit attention that says so.
     fn changed(&self, nexus: Nexus, code: u16);
+
+    /// Lets go of `token` once no write of `nexus` that was begun before is in flight, but for jobs
+    /// that are not [free writers](super::Job::is_free_writer). It may not wait for a paused
+    /// controller.
+    fn barrier(&self, nexus: Nexus, token: Countdown);
+
+    /// The medium was overwritten, or could not be: [`LogicalUnit::overwritten`] has the answer to
+    /// the command that asked for it.
+    fn overwritten(&self, nexus: Nexus);
 
     /// The medium was changed. Lets go of `token` once nothing that was begun before is in flight,
     /// and nothing holds the medium of the time before.
@@ -269,13 +277,15 @@ pub struct LogicalUnit {
     state: Mutex<State>,
     /// Held over the reads and the write of a COMPARE AND WRITE.
     pub(super) atomic: Serial,
+    /// Held while reservations go to the state file: what is stored last is the latest.
+    pub(super) saving: Mutex<()>,
 }
 
 impl LogicalUnit {
     /// A unit over `root`; a drive may have none.
     #[must_use]
     pub fn new(config: UnitConfig, root: Option<Arc<Root>>) -> Arc<Self> {
-        let reservations = Reservations::load(config.persist.clone());
+        let reservations = Reservations::load(config.state.clone());
         let mode = Mode::new(&config, root.as_deref());
         mode.apply(root.as_deref());
         let state = State {
@@ -297,6 +307,7 @@ impl LogicalUnit {
             descriptor_sense: AtomicU32::new(0),
             state: Mutex::new(state),
             atomic: Serial::default(),
+            saving: Mutex::default(),
         })
     }
 
@@ -375,13 +386,20 @@ impl LogicalUnit {
         });
     }
 
-    /// As after power-on, for one initiator: its controller was reset.
+    /// As after power-on, for one initiator: its controller was reset. Once no initiator is left
+    /// that has seen anything since its own reset, the unit too is as after power-on.
     pub fn power_on(&self, nexus: Nexus) {
         self.change(|state| {
             if let Some(state) = state.nexus(nexus) {
                 state.attentions.clear();
                 state.prevent = false;
                 state.add(asc::POWER_ON);
+            }
+            let fresh = |nexus: &NexusState| nexus.attentions.front() == Some(&asc::POWER_ON);
+            if state.nexuses.iter().flatten().all(fresh) {
+                state.stopped = false;
+                state.mode.reset();
+                state.mode.apply(state.root.as_deref());
             }
         });
     }

@@ -130,6 +130,17 @@ fn units_have_their_addresses() {
         well_known.data[..24],
         [0, 0, 0, 40, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 255, 0, 0, 0, 0]
     );
+    let inquiry = [0x12, 0, 0, 0, 36, 0];
+    let well_known = |driver: &mut ScsiDriver, cdb: &[u8], len| {
+        driver.send([0xc1, 1, 0, 0, 0, 0, 0, 0], cdb, &[], len)
+    };
+    assert_eq!(well_known(&mut t.driver, &inquiry, 36).data[0], 0x1e);
+    assert!(well_known(&mut t.driver, &[0; 6], 0).is_good());
+    assert_eq!(well_known(&mut t.driver, &[3, 0, 0, 0, 18, 0], 18).data[2], 0);
+    let reply = well_known(&mut t.driver, &[0x12, 1, 0x83, 0, 36, 0], 36);
+    assert_sense(&reply, (5, 0x24, 0), "vital product data");
+    let reply = well_known(&mut t.driver, &ten(0x28, 0, 0, 1), 512);
+    assert_sense(&reply, (5, 0x20, 0), "a read");
     for select in [1, 3] {
         let mut cdb = report;
         cdb[2] = select;

@@ -1,8 +1,11 @@
 //! Unit attentions, in the order and to those that SPC and SAM say.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
-use spindle_devices::testkit::{Machine, driver::ScsiDriver};
+use spindle_devices::{
+    scsi::LogicalUnit,
+    testkit::{Machine, driver::ScsiDriver},
+};
 
 use super::setup::{ALL, Shows, assert_sense, settle, setup};
 
@@ -16,8 +19,7 @@ pub const SHOWS: Shows = &[
 
 const READY: [u8; 6] = [0; 6];
 
-fn two() -> (Rc<Machine>, ScsiDriver, ScsiDriver, std::sync::Arc<spindle_devices::scsi::LogicalUnit>)
-{
+fn two() -> (Rc<Machine>, ScsiDriver, ScsiDriver, Arc<LogicalUnit>) {
     let machine = Machine::new(fastrand::u64(..));
     let adapters = [machine.add_scsi("hba0", |_| ()), machine.add_scsi("hba1", |_| ())];
     let (unit, _) = machine.scsi_disk("disk0", 1 << 20, |_| ());

@@ -86,7 +86,7 @@ fn pages_of_block_devices_have_their_golden_bytes() {
         config.rotation_rate = 7200;
     });
     let mut page = |page| t.driver.command(&inquiry(page, 64), &[], 64).data;
-    let mut expected = vec![0, 0xb0, 0, 60, 1, 128, 0, 8, 0, 0, 0, 0, 0, 0, 0, 128, 0, 0, 0, 0];
+    let mut expected = vec![0, 0xb0, 0, 60, 1, 128, 0, 8, 0, 0x40, 0, 0, 0, 0, 0, 128, 0, 0, 0, 0];
     expected.extend([0, 0, 0x10, 0, 0, 0, 0, 255, 0, 0, 0, 16, 0x80, 0, 0, 0]);
     expected.extend([0, 0, 0, 0, 0, 0, 0x10, 0]);
     expected.resize(64, 0);

@@ -4,25 +4,32 @@
 
 mod adapter;
 mod attention;
+mod drives;
 mod errors;
 mod functions;
 mod identity;
 mod lifecycle;
 mod modes;
+mod overwriting;
 mod provisioning;
 mod queues;
 mod reads_writes;
+mod reservations;
 mod setup;
+mod threads;
 
 /// What all modules show.
 pub const SHOWS: &[(&str, setup::Shows)] = &[
     ("attention", attention::SHOWS),
+    ("drives", drives::SHOWS),
     ("errors", errors::SHOWS),
     ("functions", functions::SHOWS),
     ("identity", identity::SHOWS),
     ("modes", modes::SHOWS),
+    ("overwriting", overwriting::SHOWS),
     ("provisioning", provisioning::SHOWS),
     ("reads_writes", reads_writes::SHOWS),
+    ("reservations", reservations::SHOWS),
 ];
 
 #[test]

@@ -169,3 +169,38 @@ fn removal_may_be_prevented() {
         assert!(t.driver.command(&[0x1e, 0, 0, 0, prevent, 0], &[], 0).is_good());
     }
 }
+
+#[test]
+fn a_reset_of_every_adapter_is_a_power_on() {
+    use spindle_devices::testkit::driver::ScsiDriver;
+    let mut t = setup(1 << 20, |_| ());
+    let second = t.machine.add_scsi("hba1", |_| ());
+    second.device.add_lun(0, 0, std::sync::Arc::clone(&t.unit)).unwrap();
+    t.machine.assign();
+    let start = |at| {
+        let mut driver = ScsiDriver::new(&t.machine, at, super::setup::ALL, 1, 64);
+        super::setup::settle(&mut driver, 0, 0);
+        driver
+    };
+    let (mut a, mut b) = (start(t.adapter.at), start(second.at));
+    let mut off = CACHING;
+    off[2] = 0;
+    let list = [&[0, 0, 0, 0], &off[..]].concat();
+    assert!(a.command(&select(&list), &list, 0).is_good());
+    assert!(a.command(&[0x1b, 0, 0, 0, 0, 0], &[], 0).is_good());
+    let cache = |driver: &mut ScsiDriver| {
+        while driver.command(&[0; 6], &[], 0).key().0 == 6 {}
+        driver.command(&sense6(8, 0), &[], 255).data[14]
+    };
+    assert_eq!(cache(&mut b), 0);
+    // One of two: the other still works with the unit.
+    let mut a = ScsiDriver::new(&t.machine, t.adapter.at, super::setup::ALL, 1, 64);
+    assert_eq!(cache(&mut a), 0);
+    assert_sense(&b.command(&[0; 6], &[], 0), (2, 4, 2), "stopped");
+    // Both.
+    a.function.reset();
+    b.function.reset();
+    let mut b = start(second.at);
+    assert_eq!(cache(&mut b), 4);
+    t.driver = b;
+}

@@ -181,6 +181,10 @@ fn verify_compares_as_asked() {
     assert_sense(&reply, (0xe, 0x1d, 0), "a block beyond the first mebibyte");
     assert_eq!(reply.sense[3..7], (2092u32 * 512).to_be_bytes());
     assert!(t.driver.command(&ten(0x2f, 6, 8, 0), &[], 0).is_good(), "nothing to verify");
+    let many = (1 << 22) + 1;
+    let reply = t.driver.command(&sixteen(0x8f, 0, 0, many), &[], 0);
+    assert_sense(&reply, (5, 0x24, 0), "too many");
+    assert_sense(&t.driver.command(&twelve(0xaf, 0, 0, many), &[], 0), (5, 0x24, 0), "too many");
 }
 
 #[test]
@@ -255,4 +259,56 @@ fn of_many_that_compare_and_write_the_same_block_one_wins() {
     let winner = t.machine.memory.read(good[0].data + 512, 1)[0];
     assert_eq!(read(&mut t.driver, 8, 1), [winner; 512]);
     assert_eq!(read(&mut t.driver, 9, 1), [9; 512]);
+}
+
+#[test]
+fn a_compare_and_write_is_not_mixed_with_writes_of_others() {
+    use spindle_devices::testkit::{Machine, driver::ScsiDriver};
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for _ in 0..60 {
+        let machine = Machine::new(random.u64(..));
+        let handles = machine.iothreads.iter().map(|cx| cx.handle()).collect();
+        let adapter = machine.add_scsi("hba0", |config| config.iothreads = handles);
+        let (unit, _) = machine.scsi_disk("disk0", 1 << 20, |_| ());
+        adapter.device.add_lun(0, 0, unit).unwrap();
+        machine.assign();
+        let machine = std::rc::Rc::new(machine);
+        let mut driver = ScsiDriver::new(&machine, adapter.at, super::setup::ALL, 2, 32);
+        super::setup::settle(&mut driver, 0, 0);
+        let lun = ScsiDriver::lun(0, 0);
+        // Zeros become ones, unless others write first: then nothing may be lost.
+        let mut cdb = sixteen(0x89, 0, 0, 0);
+        cdb[13] = 1;
+        let data = [vec![0; 512], vec![1; 512]].concat();
+        let writers: &[(&[u8], &[u8])] = &[
+            (&ten(0x2a, 0, 0, 1), &[2; 512]),
+            (&ten(0x2e, 0, 0, 1), &[2; 512]),
+            (&ten(0x41, 0, 0, 1), &[2; 512]),
+        ];
+        let (write, written) = writers[random.usize(..3)];
+        let mut swap = None;
+        let first = random.bool();
+        for turn in [first, !first] {
+            if turn {
+                swap = Some(driver.offer(0, lun, &cdb, &data, 0));
+                driver.rings[0].notify();
+            } else {
+                driver.offer(1, lun, write, written, 0);
+                driver.rings[1].notify();
+            }
+            for _ in 0..random.u8(..3) {
+                machine.turn();
+            }
+            for _ in 0..random.u8(..3) {
+                machine.world.step();
+            }
+        }
+        machine.run();
+        let won = driver.look(&swap.unwrap(), 0).is_good();
+        while driver.rings[0].take().is_some() {}
+        // Whoever came first, the write is what is left: after the swap, or because it failed.
+        assert_eq!(read(&mut driver, 0, 1), [2; 512], "won: {won}");
+    }
 }

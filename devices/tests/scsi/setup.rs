@@ -101,7 +101,7 @@ pub fn read(driver: &mut ScsiDriver, lba: u32, blocks: u16) -> Vec<u8> {
 
 /// Asserts CHECK CONDITION with this key, code and qualifier.
 pub fn assert_sense(reply: &ScsiReply, key: (u8, u8, u8), what: &str) {
-    assert_eq!((reply.response, reply.status), (0, 2), "{what}: {reply:?}");
-    assert_eq!(reply.key(), key, "{what}: {reply:?}");
+    assert_eq!((reply.response, reply.status), (0, 2), "{what}: {:x?}", reply.sense);
+    assert_eq!(reply.key(), key, "{what}: {:x?}", reply.sense);
     assert_eq!(reply.written, 108, "{what}");
 }

@@ -1,22 +1,25 @@
 //! Persistent reservations: PERSISTENT RESERVE IN and OUT (SPC-5, 5.14, 6.15 and 6.16).
 //!
-//! An I_T nexus is known by the name of its initiator port, which is the same after a restart of the
-//! machine. A command changes a copy; with APTPL the copy is stored first, then it counts.
+//! An I_T nexus is known by the name of its initiator port, which is the same after a restart of
+//! the machine. A command changes a copy of the table, as a whole or not at all; with APTPL it is
+//! answered once the table is stored.
 
 mod conflict;
 mod out;
 mod saved;
 
-use std::sync::Arc;
+use std::{
+    io,
+    sync::{Arc, PoisonError},
+};
 
 use super::{
     inquiry::local_name,
-    persist::Persist,
     sense::Sense,
     spec::asc,
-    status::sense_of,
     unit::{LogicalUnit, Nexus},
 };
+use crate::state_file::{DiskState, Section};
 
 /// Reservation types (SPC-5, 6.15.3.4).
 pub(super) mod kind {
@@ -80,9 +83,22 @@ struct Table {
 
 /// See the module.
 pub(super) struct Reservations {
-    persist: Option<Arc<dyn Persist>>,
+    state: Option<Arc<DiskState>>,
     table: Table,
 }
+
+/// What a PERSISTENT RESERVE OUT has to wait for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ReserveOutcome {
+    /// Initiators whose commands are to be ended first.
+    pub ended: Vec<Nexus>,
+    /// The table is to be stored first.
+    pub store: bool,
+}
+
+/// The section of the state file, and the version of its layout.
+const SECTION: &str = "scsi-reservations";
+const SECTION_VERSION: u16 = 1;
 
 /// Whom a change of the table concerns: name of the port, code of the unit attention.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -161,10 +177,11 @@ fn transport_id(port: &str) -> [u8; 24] {
 
 impl Reservations {
     /// Those that were stored, if any.
-    pub fn load(persist: Option<Arc<dyn Persist>>) -> Self {
-        let stored = persist.as_ref().and_then(|persist| persist.load());
-        let table = stored.and_then(|bytes| saved::decode(&bytes)).unwrap_or_default();
-        Self { persist, table }
+    pub fn load(state: Option<Arc<DiskState>>) -> Self {
+        let stored = state.as_ref().and_then(|state| state.get(SECTION));
+        let known = stored.filter(|section| section.version == SECTION_VERSION);
+        let table = known.and_then(|section| saved::decode(&section.bytes)).unwrap_or_default();
+        Self { state, table }
     }
 
     /// Whether there is a reservation.
@@ -185,42 +202,40 @@ impl Reservations {
 
     /// REPORT CAPABILITIES (SPC-5, 6.15.4).
     fn capabilities(&self) -> Vec<u8> {
-        let can_persist = u8::from(self.persist.is_some());
+        let can_persist = u8::from(self.state.is_some());
         let persists = u8::from(self.table.through_power_loss);
         // TMV: the mask of types is valid: all six.
         vec![0, 8, can_persist, 0x80 | persists, 0xea, 0x01, 0, 0]
     }
 
-    /// Makes `table` the one that counts, stored if it has to be.
-    fn commit(&mut self, table: Table) -> Result<(), Sense> {
-        let stored = table.through_power_loss || self.table.through_power_loss;
-        if stored && let Some(persist) = &self.persist {
-            let kept = if table.through_power_loss { table.clone() } else { Table::default() };
-            persist.store(&saved::encode(&kept)).map_err(|error| sense_of(error, false, None))?;
-        }
-        self.table = table;
-        Ok(())
+    /// What is to be stored, and where.
+    fn to_store(&self) -> Option<(Arc<DiskState>, Section)> {
+        let state = Arc::clone(self.state.as_ref()?);
+        let kept = if self.table.through_power_loss { &self.table } else { &Table::default() };
+        Some((state, Section { version: SECTION_VERSION, bytes: saved::encode(kept) }))
     }
 }
 
 impl LogicalUnit {
     /// PERSISTENT RESERVE OUT: service action, scope and type, and the parameter list. `None` is a
-    /// conflict; otherwise, whose commands are to be ended before it is answered.
+    /// conflict; otherwise, what has to happen before it is answered.
     pub(super) fn reserve(
         &self,
         nexus: Nexus,
         (action, scope, kind): (u8, u8, u8),
         list: &[u8],
-    ) -> Result<Option<Vec<Nexus>>, Sense> {
+    ) -> Result<Option<ReserveOutcome>, Sense> {
         self.change(|state| {
             let port = state.port(nexus);
             let known: Vec<String> =
                 state.nexuses.iter().flatten().map(|n| n.port.clone()).collect();
-            let can_persist = state.reservations.persist.is_some();
+            let can_persist = state.reservations.state.is_some();
             let request = out::Request::parse(action, scope, kind, list, can_persist)?;
             let mut table = state.reservations.table.clone();
             let Some(outcome) = request.apply(&mut table, &port, &known)? else { return Ok(None) };
-            state.reservations.commit(table)?;
+            let store = table != state.reservations.table
+                && (table.through_power_loss || state.reservations.table.through_power_loss);
+            state.reservations.table = table;
             for (whom, code) in &outcome.notices.0 {
                 state.attention(*code, |other, port| port == whom && other != nexus);
             }
@@ -230,8 +245,23 @@ impl LogicalUnit {
                 let index = Nexus(i as u32);
                 (index != nexus && named(&other.as_ref()?.port)).then_some(index)
             });
-            Ok(Some(ended.collect()))
+            Ok(Some(ReserveOutcome { ended: ended.collect(), store }))
         })
+    }
+
+    /// Stores the table as it is now. `saved` is called once it is durable, or could not be made
+    /// so.
+    pub(super) fn store_reservations(&self, saved: impl FnOnce(io::Result<()>) + Send + 'static) {
+        let _order = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.lock().reservations.to_store() {
+            Some((state, section)) => state.put(SECTION, section, Box::new(saved)),
+            None => saved(Ok(())),
+        }
+    }
+
+    /// The table could not be stored: it does not survive a power loss, and says so.
+    pub(super) fn reservations_not_stored(&self) {
+        self.change(|state| state.reservations.table.through_power_loss = false);
     }
 }
 

@@ -235,6 +235,8 @@ impl ScsiDriver {
     /// When it does not end.
     pub fn tmf(&mut self, function: u32, lun: [u8; 8], tag: u64) -> u8 {
         let (head, at) = self.offer_tmf(function, lun, tag);
+        // The device sees it before anything that is under way ends.
+        self.function.machine.turn();
         self.function.machine.run();
         assert_eq!(self.control.take(), Some((head, 1)));
         self.function.machine.memory.read(at, 1)[0]

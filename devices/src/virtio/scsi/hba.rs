@@ -49,6 +49,10 @@ pub(super) enum Action {
     Forget,
     /// Their unit has another medium.
     Refresh,
+    /// Those that write are waited for.
+    Barrier,
+    /// Those that wait for the medium to be overwritten look again.
+    Wake,
 }
 
 /// A message for a request queue.
@@ -344,6 +348,18 @@ impl Initiator for Port {
         if code == asc::MEDIUM_CHANGED && wanted & notification::MEDIA_CHANGE != 0 {
             hba.tell(u64::MAX, event::ASYNC_NOTIFY, at, notification::MEDIA_CHANGE);
         }
+    }
+
+    fn barrier(&self, _nexus: Nexus, token: Countdown) {
+        let Some(hba) = self.hba.upgrade() else { return };
+        let selector = Selector { target: self.target, lun: Some(self.lun), tag: None };
+        hba.broadcast(selector, &Action::Barrier, &token, true);
+    }
+
+    fn overwritten(&self, _nexus: Nexus) {
+        let Some(hba) = self.hba.upgrade() else { return };
+        let selector = Selector { target: self.target, lun: Some(self.lun), tag: None };
+        hba.broadcast(selector, &Action::Wake, &Countdown::new(Box::new(|| ())), false);
     }
 
     fn refresh(&self, _nexus: Nexus, token: Countdown) {

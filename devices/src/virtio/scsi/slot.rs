@@ -20,12 +20,16 @@ pub(super) enum State {
     InFlight,
     /// It waits for the machine to go on: it failed, or it came while others waited.
     Parked,
+    /// It is done once the medium is overwritten.
+    Overwriting,
 }
 
 /// A job under way: how it ends, and how it is ended.
 pub(super) struct Running {
     pub result: Arc<Mutex<Option<JobResult>>>,
     pub abort: AbortFlag,
+    /// See [`Job::is_free_writer`](crate::scsi::Job::is_free_writer).
+    pub free_writer: bool,
 }
 
 impl Running {
@@ -56,6 +60,8 @@ pub(super) struct Slot {
     pub job: Option<Running>,
     /// The response that it gets, whatever comes of it.
     pub ended: Option<u8>,
+    /// Its unit is gone: it does not wait for the machine to go on.
+    pub leaving: bool,
     /// Those who wait for its end.
     pub waiting: Vec<Countdown>,
     /// The response's memory.
@@ -86,10 +92,17 @@ impl Slot {
             started: None,
             job: None,
             ended: None,
+            leaving: false,
             waiting: Vec::new(),
             response: buffer(),
             data: buffer(),
         }
+    }
+
+    /// Whether it is changing the medium, and nothing keeps it from it.
+    pub fn is_free_writer(&self) -> bool {
+        self.state == State::InFlight
+            && self.job.as_ref().map_or(self.op.writes(), |job| job.free_writer)
     }
 
     pub fn total(&self) -> u64 {

@@ -59,8 +59,15 @@ impl RequestQueue {
                     count.fetch_add(1, SeqCst);
                     continue;
                 }
-                (Action::End(code), State::Parked) => Some(*code),
-                (Action::Forget, State::Parked) => Some(response::BAD_TARGET),
+                (Action::End(code), State::Parked | State::Overwriting) => Some(*code),
+                (Action::Forget, State::Parked | State::Overwriting) => Some(response::BAD_TARGET),
+                // Nothing of it is in flight.
+                (Action::Wake, _) | (_, State::Parked | State::Overwriting) => continue,
+                (Action::Barrier, _) if !slot.is_free_writer() => continue,
+                (Action::Forget, State::InFlight) => {
+                    slot.leaving = true;
+                    None
+                }
                 (Action::End(code), _) => {
                     slot.ended.get_or_insert(*code);
                     if let Some(job) = &slot.job {
@@ -73,6 +80,7 @@ impl RequestQueue {
             match end_parked {
                 Some(code) => {
                     self.parked.retain(|parked| *parked != head);
+                    self.overwriting.retain(|waiting| *waiting != head);
                     self.respond(head, code);
                     self.release(head);
                 }

@@ -26,11 +26,10 @@ use super::{
 use crate::{
     device::Countdown,
     scsi::{
-        Answer, Arrival, Failure, Job, Sense, Step,
+        Answer, Arrival, Elsewhere, Failure, Job, JobEnd, LunSelect, Sense, Step, answer_elsewhere,
         cmd::Transfer,
         sense_of,
         spec::{SENSE_MAX, Status},
-        without_unit,
     },
     storage::{ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, is_drivers_fault},
     virtio::{
@@ -57,6 +56,8 @@ pub(super) struct RequestQueue {
     in_flight: u32,
     /// Heads of parked requests, in the order they failed.
     parked: Vec<u16>,
+    /// Heads of requests that wait for the medium to be overwritten.
+    overwriting: Vec<u16>,
     /// Those who wait for answers that the driver is about to see.
     released: Vec<Countdown>,
     /// A step of a format or sanitize is under way here.
@@ -89,6 +90,7 @@ impl RequestQueue {
             locals: Locals::new(),
             slots,
             in_flight: 0,
+            overwriting: Vec::new(),
             released: Vec::new(),
             stepping: false,
             look_for_steps: true,
@@ -121,6 +123,7 @@ impl RequestQueue {
         slot.out_len = taken.out_len;
         slot.in_len = taken.in_len;
         slot.phase = None;
+        slot.leaving = false;
         if taken.wild || (taken.out_len > 0 && taken.in_len > 0) {
             self.respond(taken.head, response::FAILURE);
             return None;
@@ -138,23 +141,25 @@ impl RequestQueue {
             }
             Found::NoUnit(target) => {
                 let hba = Arc::clone(&self.hba);
-                self.answer_for_target(taken, &|select| hba.luns(target, select));
+                let luns = |select| hba.luns(target, select);
+                self.answer_elsewhere(taken, Elsewhere::NoUnit, &luns);
             }
             Found::ReportLuns => {
                 let hba = Arc::clone(&self.hba);
-                self.answer_for_target(taken, &|_| hba.all_luns());
+                self.answer_elsewhere(taken, Elsewhere::ReportLuns, &|_| hba.all_luns());
             }
             Found::Nobody => self.respond(taken.head, response::BAD_TARGET),
         }
         None
     }
 
-    fn answer_for_target(
+    fn answer_elsewhere(
         &mut self,
         taken: &Taken,
-        luns: &dyn Fn(crate::scsi::LunSelect) -> Vec<[u8; 8]>,
+        whom: Elsewhere,
+        luns: &dyn Fn(LunSelect) -> Vec<[u8; 8]>,
     ) {
-        let (answer, transfer) = without_unit(&taken.cdb, luns);
+        let (answer, transfer) = answer_elsewhere(whom, &taken.cdb, luns);
         let overrun = match transfer {
             Transfer::None => false,
             Transfer::In(len) => len > taken.in_len,
@@ -229,7 +234,11 @@ impl RequestQueue {
         slot.started = Some(now);
         slot.op = if slot.in_len > 0 { Op::Read } else { Op::Write { fua: false } };
         slot.range = Range::default();
-        slot.job = Some(Running { result: Arc::clone(&result), abort: job.abort_flag() });
+        slot.job = Some(Running {
+            result: Arc::clone(&result),
+            abort: job.abort_flag(),
+            free_writer: job.is_free_writer(),
+        });
         self.in_flight += 1;
         let data = std::mem::take(&mut slot.data);
         let cx = spindle_block::Cx::clone(port.cx());
@@ -327,12 +336,17 @@ impl RequestQueue {
         let config = local.seat.unit.config();
         let policy: ErrorPolicy = if read { config.rerror } else { config.werror };
         let drivers_fault = is_drivers_fault(error);
-        let action = if drivers_fault { ErrorAction::Report } else { policy.action(error) };
+        let mut action = if drivers_fault { ErrorAction::Report } else { policy.action(error) };
+        if action == ErrorAction::Stop && slot.leaving {
+            action = ErrorAction::Report;
+        }
         let device = config.id.clone();
         if action == ErrorAction::Stop {
             slot.state = State::Parked;
             slot.phase = Some(phase);
             self.parked.push(head);
+            // It is not in flight, which is all that they wait for.
+            self.released.append(&mut slot.waiting);
         }
         if !drivers_fault {
             let node = local.handle.root().map(|root| root.root().name().to_owned());
@@ -373,6 +387,19 @@ impl RequestQueue {
         let took = slot.started.map_or_else(Default::default, |s| now.saturating_duration_since(s));
         if let Some(root) = self.locals.get(slot.unit).and_then(|local| local.handle.root()) {
             root.account(port.cx().lane(), kind, slot.range.len, took, result);
+        }
+    }
+
+    /// Answers those that waited for the medium to be overwritten.
+    fn answer_overwritten(&mut self) {
+        for _ in 0..self.overwriting.len() {
+            let head = self.overwriting.remove(0);
+            let slot = &self.slots[usize::from(head)];
+            let unit = self.locals.get(slot.unit).map(|local| Arc::clone(&local.seat.unit));
+            match unit.and_then(|unit| unit.overwritten()) {
+                Some(answer) => self.finish(head, &answer),
+                None => self.overwriting.push(head),
+            }
         }
     }
 
@@ -429,6 +456,7 @@ impl Queue for RequestQueue {
         {
             return self.die(why);
         }
+        self.answer_overwritten();
         if self.look_for_steps && !self.stepping {
             self.step(port);
         }
@@ -479,9 +507,9 @@ impl Queue for RequestQueue {
         let outcome = match job {
             Some(job) => {
                 self.look_for_steps = true;
-                job.take().unwrap_or(Ok(Answer::good()))
+                job.take().unwrap_or(Ok(JobEnd::Answer(Answer::good())))
             }
-            None => self.end_io(head, result),
+            None => self.end_io(head, result).map(JobEnd::Answer),
         };
         let failed = outcome.as_ref().err().map(|failure| failure.error);
         self.account(port, head, failed.map_or(Ok(()), Err));
@@ -492,7 +520,12 @@ impl Queue for RequestQueue {
             return;
         }
         let result = match outcome {
-            Ok(answer) => Some(Ok(answer)),
+            Ok(JobEnd::Answer(answer)) => Some(Ok(answer)),
+            Ok(JobEnd::Overwriting) => {
+                self.slots[usize::from(head)].state = State::Overwriting;
+                self.overwriting.push(head);
+                None
+            }
             Err(failure) => self.failed(head, failure),
         };
         match result {
