@@ -14,7 +14,6 @@ use spindle_devices::{
 
 use super::{
     Controller, Disk, DiskDevice, Made, Medium, Scope, Site, events::policy, lease::Lease,
-    state::Kept,
 };
 use crate::{
     machine::BuildError,
@@ -112,7 +111,7 @@ pub(super) fn add_disk(
             let drive = Drive { node: &disk.drive, share_rw: disk.share_rw };
             let lease = scope.attach(&disk.id, drive, block)?;
             let state = scope.states.of(scope.graph, drive.node, disk.state.as_deref())?;
-            config.persist = Some(Arc::new(Kept(state)));
+            config.state = Some(state);
             let unit = LogicalUnit::new(config, Some(Arc::clone(lease.root())));
             if disk.share_rw {
                 let both = (Arc::downgrade(&unit), Arc::downgrade(&lease));

@@ -4,14 +4,11 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use spindle_block::{BlockError, graph::Graph};
-use spindle_devices::{
-    scsi::Persist,
-    state_file::{DiskState, FileStore, Section},
-};
+use spindle_block::graph::Graph;
+use spindle_devices::state_file::{DiskState, FileStore};
 
 use crate::machine::BuildError;
 
@@ -70,49 +67,23 @@ fn beside(image: &Path) -> Option<PathBuf> {
     Some(name.into())
 }
 
-/// A SCSI unit's part of a state.
-pub(super) struct Kept(pub(super) Arc<DiskState>);
-
-const SECTION: &str = "scsi/unit";
-const VERSION: u16 = 1;
-
-impl Persist for Kept {
-    fn load(&self) -> Option<Vec<u8>> {
-        self.0.get(SECTION).filter(|section| section.version == VERSION).map(|s| s.bytes)
-    }
-
-    fn store(&self, bytes: &[u8]) -> Result<(), BlockError> {
-        let section = Section { version: VERSION, bytes: bytes.to_vec() };
-        let (told, saved) = mpsc::sync_channel(1);
-        self.0.put(SECTION, section, Box::new(move |result| drop(told.send(result))));
-        match saved.recv() {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                log::warn!("cannot save the state of a disk: {error}");
-                Err(BlockError::Medium)
-            }
-            Err(_) => Err(BlockError::Gone),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use spindle_devices::state_file::Section;
 
     #[test]
-    fn what_a_unit_keeps_is_there_for_the_next_one() {
+    fn a_file_has_one_state_for_as_long_as_somebody_uses_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.raw.state");
         let states = States::default();
         let first = states.open(path.clone()).unwrap();
-        assert!(Arc::ptr_eq(&first, &states.open(path.clone()).unwrap()), "one state for a file");
-        let kept = Kept(first);
-        assert_eq!(kept.load(), None);
+        assert!(Arc::ptr_eq(&first, &states.open(path.clone()).unwrap()));
         assert!(!path.exists(), "it is made when there is something to keep");
-        kept.store(b"reservations").unwrap();
-        drop(kept);
-        assert_eq!(Kept(states.open(path.clone()).unwrap()).load().unwrap(), b"reservations");
+        let section = Section { version: 1, bytes: vec![7] };
+        first.put("test", section.clone(), Box::new(|saved| saved.unwrap()));
+        drop(first);
+        assert_eq!(states.open(path.clone()).unwrap().get("test"), Some(section));
         std::fs::write(&path, b"not a state").unwrap();
         let error = States::default().open(path).err().unwrap().to_string();
         assert!(error.contains("a.raw.state"), "{error}");
