@@ -161,6 +161,9 @@ impl Machine {
         let (mailbox, name) = (Arc::clone(&self.mailbox), id.clone());
         let left = Countdown::new(Box::new(move || {
             mailbox.call(Box::new(move |machine| {
+                if machine.is_running() {
+                    machine.accelerator.forget();
+                }
                 let own = machine.disks.behind(&name).filter_map(|disk| disk.own_node.clone());
                 let own: Vec<String> = own.collect();
                 let gone = machine.disks.remove(&name);

@@ -14,7 +14,7 @@ const DATA: u64 = 0x12_0000;
 const ENTRIES: u64 = 16;
 
 /// A disk that was brought up with one queue of 16 entries.
-struct Disk {
+pub struct Disk {
     function: Function,
     common: u64,
     isr: u64,
@@ -24,7 +24,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn new(q: &mut Qtest, slot: u64) -> Self {
+    pub fn new(q: &mut Qtest, slot: u64) -> Self {
         Self::with(q, slot, |_, _| ())
     }
 
@@ -74,7 +74,7 @@ impl Disk {
     }
 
     /// Makes a request available and rings; it is not waited for.
-    fn start(&mut self, q: &mut Qtest, kind: u32, sector: u64, len: u32) {
+    pub fn start(&mut self, q: &mut Qtest, kind: u32, sector: u64, len: u32) {
         q.store(HEADER, 4, kind.into());
         q.store(HEADER + 4, 4, 0);
         q.store(HEADER + 8, 8, sector);
@@ -103,20 +103,20 @@ impl Disk {
         q.load(HEADER + 16, 1)
     }
 
-    fn write(&mut self, q: &mut Qtest, sector: u64, bytes: &[u8]) {
+    pub fn write(&mut self, q: &mut Qtest, sector: u64, bytes: &[u8]) {
         q.write(DATA, bytes);
         self.start(q, 1, sector, bytes.len() as u32);
         assert_eq!(self.wait(q), 0);
     }
 
-    fn read(&mut self, q: &mut Qtest, sector: u64, len: u32) -> Vec<u8> {
+    pub fn read(&mut self, q: &mut Qtest, sector: u64, len: u32) -> Vec<u8> {
         self.start(q, 0, sector, len);
         assert_eq!(self.wait(q), 0);
         q.read(DATA, len as usize)
     }
 }
 
-fn pattern(seed: u8, len: usize) -> Vec<u8> {
+pub fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len).map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed)).collect()
 }
 

@@ -5,5 +5,7 @@
 mod client;
 mod disk;
 mod fw_cfg;
+mod hotplug;
 mod platform;
 mod protocol;
+mod qmp;

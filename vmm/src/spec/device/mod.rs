@@ -12,7 +12,7 @@ use super::props::Table;
 use super::{MachineSpec, SpecError};
 pub use common::{BLOCK_SIZE, ErrorPolicy, PciAddr, QUEUE_SIZE, RERROR, VqMapping, WERROR};
 pub use nvme::{
-    NVME, NVME_NS, NVME_SUBSYS, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
+    NVME, NVME_NS, NVME_SUBSYS, NotHex, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
 };
 pub use scsi::{SCSI_CD, SCSI_HD, ScsiCdSpec, ScsiHdSpec, ScsiIdentity, ScsiPlace};
 use serde::{Deserialize, Serialize};

@@ -127,12 +127,16 @@ pub fn pci_id(text: &str) -> Option<(u16, u16)> {
     Some((hex(vendor)?, hex(device)?))
 }
 
+/// Text that is not as many hexadecimal digits as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotHex;
+
 /// The bytes of a UUID or of another number in hexadecimal; dashes may be anywhere. `None`: `auto`.
 ///
 /// # Errors
 ///
 /// Text that is neither.
-pub fn hex_bytes<const N: usize>(text: &str) -> Result<Option<[u8; N]>, ()> {
+pub fn hex_bytes<const N: usize>(text: &str) -> Result<Option<[u8; N]>, NotHex> {
     if text == "auto" {
         return Ok(None);
     }
@@ -141,9 +145,9 @@ pub fn hex_bytes<const N: usize>(text: &str) -> Result<Option<[u8; N]>, ()> {
         .filter(|c| *c != '-')
         .map(|c| c.to_digit(16))
         .collect::<Option<_>>()
-        .ok_or(())?;
+        .ok_or(NotHex)?;
     if digits.len() != 2 * N {
-        return Err(());
+        return Err(NotHex);
     }
     let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
