@@ -1,4 +1,18 @@
-//! The one error of the data path.
+//! The one error of the data path, and how errors are told.
+
+use std::error::Error;
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
 
 /// Why a request failed, in terms that every controller can turn into its own protocol's status.
 ///

@@ -10,7 +10,7 @@ use std::{
     iter::FusedIterator,
     ptr::NonNull,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, AtomicU32, Ordering},
     },
 };
@@ -48,10 +48,45 @@ struct Region {
     host: NonNull<u8>,
 }
 
+/// Stretches of RAM that devices cannot reach at the moment, for tests: an access that touches one
+/// finds no RAM there. They come and go while devices run; a ring that a device has looked up stays
+/// reachable until it looks it up again.
+#[derive(Debug, Default)]
+pub struct FailedRam(Mutex<Vec<(u64, u64)>>);
+
+impl FailedRam {
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fails `len` bytes at `address`.
+    pub fn fail(&self, address: u64, len: u64) {
+        if len > 0 {
+            self.lock().push((address, address.saturating_add(len)));
+        }
+    }
+
+    /// All of it can be reached again.
+    pub fn heal(&self) {
+        self.lock().clear();
+    }
+
+    /// How many of `room` bytes at `address` can be reached; `None`: not even the first.
+    fn reachable(&self, address: u64, room: u64) -> Option<u64> {
+        let failed = self.lock();
+        if failed.iter().any(|(start, end)| (*start..*end).contains(&address)) {
+            return None;
+        }
+        let next = failed.iter().filter_map(|(start, _)| start.checked_sub(address)).min();
+        Some(next.map_or(room, |next| next.min(room)))
+    }
+}
+
 struct Inner {
     /// Sorted by address.
     regions: Box<[Region]>,
     dirty: Option<Arc<dyn DirtySink>>,
+    failed: Option<Arc<FailedRam>>,
     /// Holds the mappings that `regions` points into.
     _ram: GuestRam,
 }
@@ -78,6 +113,24 @@ impl Dma {
     /// A view of all of `ram`. `dirty` is told of every change made through it, if given.
     #[must_use]
     pub fn new(ram: GuestRam, dirty: Option<Arc<dyn DirtySink>>) -> Self {
+        Self::with(ram, dirty, None)
+    }
+
+    /// A view of `ram` without what is in `failed` at the time of each access.
+    #[must_use]
+    pub fn failing(
+        ram: GuestRam,
+        dirty: Option<Arc<dyn DirtySink>>,
+        failed: Arc<FailedRam>,
+    ) -> Self {
+        Self::with(ram, dirty, Some(failed))
+    }
+
+    fn with(
+        ram: GuestRam,
+        dirty: Option<Arc<dyn DirtySink>>,
+        failed: Option<Arc<FailedRam>>,
+    ) -> Self {
         let regions = ram
             .iter()
             .filter_map(|region| {
@@ -86,7 +139,7 @@ impl Dma {
                 Some(Region { start: region.start_addr().raw_value(), len: region.len(), host })
             })
             .collect();
-        Self(Arc::new(Inner { regions, dirty, _ram: ram }))
+        Self(Arc::new(Inner { regions, dirty, failed, _ram: ram }))
     }
 
     /// What keeps the memory mapped, for [`IoBuf::set_keep`]; clone it once a queue, not once a
@@ -99,6 +152,15 @@ impl Dma {
     /// The host address of `address`, and how many bytes follow it in the same region.
     #[inline]
     fn find(&self, address: u64) -> Option<(NonNull<u8>, u64)> {
+        let (host, room) = self.find_region(address)?;
+        match &self.0.failed {
+            None => Some((host, room)),
+            Some(failed) => Some((host, failed.reachable(address, room)?)),
+        }
+    }
+
+    #[inline]
+    fn find_region(&self, address: u64) -> Option<(NonNull<u8>, u64)> {
         self.0.regions.iter().find_map(|region| {
             let at = address.wrapping_sub(region.start);
             if at >= region.len {

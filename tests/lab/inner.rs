@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use spindle_block::error::with_causes;
 use spindle_tests::lab::guest::{GuestError, Vmm};
-use spindle_tests::lab::{RAM_DISK, explain, inside, source_root};
+use spindle_tests::lab::{RAM_DISK, inside, source_root};
 
 use crate::cases::{Case, Context};
 
@@ -60,7 +61,7 @@ fn attempt(case: &Case, vmm: &Vmm, tally: &mut Tally) -> bool {
                 println!("lab-flake: {}, attempt {attempt}: {error}", case.name);
             }
             Err(error) => {
-                println!("{}: {}", case.name, explain(&error));
+                println!("{}: {}", case.name, with_causes(&error));
                 return false;
             }
         }

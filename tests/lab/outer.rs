@@ -6,9 +6,10 @@ use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
+use spindle_block::error::with_causes;
 use spindle_tests::lab::image::Image;
 use spindle_tests::lab::kvm::{self, Kvm};
-use spindle_tests::lab::{Command, Lab, LabError, Options, explain};
+use spindle_tests::lab::{Command, Lab, LabError, Options};
 
 use crate::cases::{Case, Group};
 
@@ -55,7 +56,7 @@ pub fn run(groups: &[Group], wanted: impl Fn(&Case) -> bool) -> ExitCode {
     // Built here, once, and not while a lab waits.
     for name in ["guest", "debian"] {
         if let Err(error) = Image::build(name) {
-            println!("image {name}: {}", explain(&error));
+            println!("image {name}: {}", with_causes(&error));
         }
     }
     for group in groups {
@@ -89,7 +90,7 @@ fn run_group(names: &[&str], local: bool, report: &mut Report) -> u32 {
                 println!("lab-flake: the lab was lost: {error}");
             }
             Err(error) => {
-                println!("{}", explain(&error));
+                println!("{}", with_causes(&error));
                 break;
             }
             Ok(0) => break,

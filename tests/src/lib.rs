@@ -2,5 +2,6 @@
 
 pub mod bench;
 pub mod counting_alloc;
+pub mod coverage;
 pub mod lab;
 pub mod load;

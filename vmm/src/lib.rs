@@ -14,14 +14,3 @@ pub mod serial;
 pub mod spec;
 pub mod tools;
 pub mod vcpu;
-
-/// An error and its causes in one line.
-pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{
     BlockError,
     nodes::{
-        fault::FaultError,
+        fault::{FaultError, config::ReadError},
         file::{FileError, error::shown},
         raw::WindowError,
     },
@@ -131,6 +131,17 @@ pub enum GraphError {
         name: String,
         /// What is wrong.
         error: FaultError,
+    },
+    /// A file with rules for a fault node.
+    #[error("node '{name}': config '{}'", shown(path))]
+    FaultConfig {
+        /// The node.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        error: ReadError,
     },
     /// The size could not be changed.
     #[error("cannot resize node '{name}' to {size} bytes: {error}")]

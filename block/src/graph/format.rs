@@ -1,12 +1,12 @@
 //! The format that has backing files: qcow2.
 
-use std::{error::Error, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Qcow2Options,
     chain::{Named, Overlay},
 };
-use crate::{Cx, LocalBoxFuture, Node, qcow2};
+use crate::{Cx, LocalBoxFuture, Node, error::with_causes, qcow2};
 
 /// qcow2 images.
 pub(super) struct Qcow2Format;
@@ -19,7 +19,7 @@ impl Overlay for Qcow2Format {
     ) -> LocalBoxFuture<'static, Result<Named, String>> {
         let (cx, file) = (Cx::clone(cx), Arc::clone(file));
         Box::pin(async move {
-            let header = qcow2::read_header(&cx, &file).await.map_err(|e| sentence(&e))?;
+            let header = qcow2::read_header(&cx, &file).await.map_err(|e| with_causes(&e))?;
             Ok(Named { format: header.backing_format(), file: header.backing_file })
         })
     }
@@ -40,19 +40,7 @@ impl Overlay for Qcow2Format {
         };
         Box::pin(async move {
             let image = qcow2::open(&cx, file, backing, options).await;
-            image.map(|image| image as Arc<dyn Node>).map_err(|e| sentence(&e))
+            image.map(|image| image as Arc<dyn Node>).map_err(|e| with_causes(&e))
         })
     }
-}
-
-/// An error with its causes.
-fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

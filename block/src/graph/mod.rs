@@ -151,7 +151,7 @@ impl Inner {
         // Children are opened before their parents, so that this ends.
         let mut name = name;
         loop {
-            match self.members.get(name)?.children.iter().find(|c| c.role == "file") {
+            match self.members.get(name)?.children.iter().find(|c| c.role != "backing") {
                 Some(child) => name = &child.name,
                 None => return Some(name.to_owned()),
             }

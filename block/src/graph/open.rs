@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Cx, Node,
     nodes::{
-        fault::FaultNode,
+        fault::{FaultNode, config},
         file::{Driver, FileError, FileNode, FileOptions, Reason, probe},
         null::NullNode,
         raw::RawNode,
@@ -124,6 +124,18 @@ impl Graph {
                 let fault = Some(Arc::clone(&node));
                 Ok(Opened { fault, ..Opened::plain(node) })
             }
+            DriverOptions::Blkdebug { image, config: path, rules } => {
+                let mut rules = rules.clone();
+                if let Some(path) = path {
+                    config::read(path, &mut rules).map_err(|error| {
+                        let (name, path) = (name.to_owned(), path.clone());
+                        GraphError::FaultConfig { name, path, error }
+                    })?;
+                }
+                let node = FaultNode::blkdebug(self.node(image)?, rules);
+                let fault = Some(Arc::clone(&node));
+                Ok(Opened { fault, ..Opened::plain(node) })
+            }
             DriverOptions::Qcow2(qcow2) => {
                 self.open_overlay(cx, &*self.overlay, qcow2, options).await
             }
@@ -203,7 +215,10 @@ pub(super) fn file_options(file: &HostFile, driver: Driver, options: &NodeOption
 /// The children that `options` name, if this node may use them so. A node that may be read-only is,
 /// where its child is.
 fn claims(inner: &Inner, name: &str, options: &mut NodeOptions) -> Result<Vec<Child>, GraphError> {
+    let role =
+        if matches!(options.driver, DriverOptions::Blkdebug { .. }) { "image" } else { "file" };
     let (file, filter, backing) = match &options.driver {
+        DriverOptions::Blkdebug { image, .. } => (image.clone(), true, None),
         DriverOptions::Raw { file, .. } => (file.clone(), false, None),
         DriverOptions::Fault { file, .. } => (file.clone(), true, None),
         DriverOptions::Qcow2(qcow2) => {
@@ -224,7 +239,7 @@ fn claims(inner: &Inner, name: &str, options: &mut NodeOptions) -> Result<Vec<Ch
         options.read_only = true;
     }
     let usage = if options.read_only { Usage::READ } else { Usage::WRITE };
-    let mut children = vec![Child { role: "file", name: file, usage }];
+    let mut children = vec![Child { role, name: file, usage }];
     children.extend(backing.map(|name| Child { role: "backing", name, usage: Usage::READ }));
     let wanted = format!("node '{name}'");
     for child in &children {

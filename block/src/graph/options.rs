@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-pub use crate::nodes::{fault::FaultRule, file::Locking, null::NullOptions};
+pub use crate::nodes::{
+    fault::{Blkdebug, FaultRule},
+    file::Locking,
+    null::NullOptions,
+};
 use crate::root::{DetectZeroes, Policy};
 
 /// A node of the graph. Children are named: a graph is opened from the files up.
@@ -101,6 +105,15 @@ pub enum DriverOptions {
         /// The rules it starts with.
         rules: Vec<FaultRule>,
     },
+    /// `blkdebug`
+    Blkdebug {
+        /// The node below.
+        image: String,
+        /// A file with further rules.
+        config: Option<PathBuf>,
+        /// Rules and limits.
+        rules: Blkdebug,
+    },
 }
 
 impl DriverOptions {
@@ -114,6 +127,7 @@ impl DriverOptions {
             Self::Qcow2(_) => "qcow2",
             Self::Null(_) => "null-co",
             Self::Fault { .. } => "fault",
+            Self::Blkdebug { .. } => "blkdebug",
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     BlockError, Io, IoBuf, RootHandle,
     iothread::{Handle, Port, Progress, Queue, QueueSlot},
     nodes::{
-        fault::{Action, FaultRule},
+        fault::{Action, Blkdebug, FaultRule},
         null::NullOptions,
         testing::{on_ring, read, write},
     },
@@ -196,6 +196,42 @@ fn the_policy_of_a_root_is_that_of_its_node() {
         let policy = graph.attach("d", "n", Usage::WRITE).expect("attach").policy();
         assert!(policy.ignore_flush && policy.ignore_discard && !policy.read_only);
         assert_eq!(policy.detect_zeroes, crate::root::DetectZeroes::Unmap);
+    });
+}
+
+#[test]
+fn blkdebug_takes_rules_from_options_and_from_a_file() {
+    let (graph, image) = (Graph::new(), image(1 << 20));
+    let path = image.path().to_owned();
+    let rules = tempfile::NamedTempFile::new().expect("a temporary file");
+    let text = "[inject-error]\nevent = \"none\"\niotype = \"flush\"\nerrno = \"28\"\n";
+    std::fs::write(rules.path(), text).expect("written");
+    on_ring(async move |cx| {
+        graph.open(&cx, host("f", &path)).await.expect("open");
+        let options = |name: &str, config: &Path| {
+            let driver = DriverOptions::Blkdebug {
+                image: "f".to_owned(),
+                config: Some(config.to_owned()),
+                rules: Blkdebug::default(),
+            };
+            NodeOptions::new(name, driver)
+        };
+        let error = graph.open(&cx, options("x", Path::new("/none"))).await.expect_err("no file");
+        assert_eq!(error.to_string(), "node 'x': config '/none'");
+        let error = graph.open(&cx, options("x", &path)).await.expect_err("no text");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(cause.starts_with("it is no text") || cause.starts_with("line 1"), "{cause}");
+        graph.open(&cx, options("x", rules.path())).await.expect("open");
+        let root = graph.attach("disk0", "x", Usage::WRITE).expect("attach");
+        let (_, result) = root.handle().io(&cx, Io::flush()).await;
+        assert_eq!(result, Err(BlockError::NoSpace));
+        let status = graph.query_node("x").expect("there");
+        assert_eq!((status.driver, status.file.as_deref()), ("blkdebug", Some(&*path)));
+        assert_eq!(status.children, [("image", "f".to_owned())]);
+        let rule = FaultRule { count: Some(1), ..FaultRule::new(Action::Error(BlockError::Gone)) };
+        graph.fault("x").expect("rules of both kinds").add(rule).expect("added");
+        drop(root);
+        graph.close_all(&cx).await.expect("close");
     });
 }
 

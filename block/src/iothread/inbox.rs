@@ -107,9 +107,9 @@ impl<T> Inbox<T> {
     }
 }
 
-// RUSTFLAGS="--cfg loom" cargo test -p spindle-block --lib inbox
+// make test runs this: tests/loom.
 #[cfg(all(test, loom))]
-mod tests {
+mod models {
     use super::*;
     use loom::{sync::Arc, thread};
 

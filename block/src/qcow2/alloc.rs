@@ -181,11 +181,20 @@ impl Allocator {
     }
 
     /// Loads a refcount slice and, cheaply, its neighbours. The caller holds `slow`.
+    ///
+    /// A neighbour that is in memory already is left alone, even when a write-back lets it go
+    /// meanwhile: what was read of it may be older than what was written then. One that is not in
+    /// memory cannot change before this is done, for only whoever holds `slow` brings it there.
     async fn load(&self, cx: &Cx, host: &Host, slice: u64) -> Result<(), BlockError> {
         let bytes_each = self.layout.slice_bytes();
         let per_block = self.layout.slices_per_table();
         let count = (SCAN_BYTES / bytes_each).clamp(1, per_block - slice % per_block);
-        let offset = lock(&self.state).refs.slice_offset(slice)?;
+        let (offset, absent) = {
+            let refs = &lock(&self.state).refs;
+            let absent: Vec<u64> =
+                (slice..slice + count).filter(|number| !refs.is_loaded(*number)).collect();
+            (refs.slice_offset(slice)?, absent)
+        };
         let bytes = if offset == 0 {
             vec![0; bytes_each as usize]
         } else {
@@ -193,7 +202,9 @@ impl Allocator {
         };
         let mut state = lock(&self.state);
         for (number, bytes) in (slice..).zip(bytes.chunks(bytes_each as usize)) {
-            state.refs.insert(number, bytes);
+            if absent.contains(&number) {
+                state.refs.insert(number, bytes);
+            }
         }
         Ok(())
     }
@@ -253,11 +264,21 @@ impl Allocator {
             let range = Range::new(block << self.layout.cluster_bits, self.layout.cluster());
             host.zero(cx, range, false).await?;
         }
-        let mut state = lock(&self.state);
-        state.refs.add_block(cluster, block)?;
-        state.refs.set(block, 1);
-        state.metadata.insert(block);
-        Ok(())
+        loop {
+            {
+                let mut state = lock(&self.state);
+                let own = state.refs.slice_of(block);
+                // A write-back may have let go of the slice that counts the block.
+                if !state.refs.covers(block) || state.refs.is_loaded(own) {
+                    state.refs.add_block(cluster, block)?;
+                    state.refs.set(block, 1);
+                    state.metadata.insert(block);
+                    return Ok(());
+                }
+            }
+            let own = lock(&self.state).refs.slice_of(block);
+            self.load(cx, host, own).await?;
+        }
     }
 
     async fn grow(&self, cx: &Cx, host: &Host, len: u64) -> Result<(), BlockError> {
@@ -471,3 +492,6 @@ impl State {
         self.free.insert(start, (len, zeroed));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,19 @@
 //!
 //! A slice is absent → loading → clean ⇄ dirty → writing → clean. Only clean ones are evicted.
 
+#[cfg(loom)]
+use loom::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
+#[cfg(not(loom))]
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+};
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
-    },
+    sync::OnceLock,
     task::{Context, Waker},
 };
 
@@ -23,13 +30,13 @@ use super::{
 };
 
 /// Slices in a chunk of the lookup table.
-const CHUNK_BITS: u32 = 13;
+const CHUNK_BITS: u32 = if cfg!(loom) { 1 } else { 13 };
 /// Slots that are allocated at once.
-const SLOT_CHUNK_BITS: u32 = 4;
+const SLOT_CHUNK_BITS: u32 = if cfg!(loom) { 0 } else { 4 };
 /// Slots beyond the capacity, for loads that find every other slot busy.
 const OVERFLOW: usize = 1024;
 /// The fewest slots of a cache.
-const SLOTS_MIN: usize = 16;
+const SLOTS_MIN: usize = if cfg!(loom) { 1 } else { 16 };
 /// Bits of a tag that count incarnations; the rest is the slice's number.
 const GENERATION_BITS: u32 = 24;
 const NO_TAG: u64 = u64::MAX;
@@ -406,5 +413,86 @@ impl Drop for Loading<'_> {
             state.loading.remove(&self.slice).unwrap_or_default()
         };
         waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+// make test runs these: tests/loom.
+#[cfg(all(test, loom))]
+mod models {
+    use loom::{sync::Arc, thread};
+
+    use super::*;
+
+    /// Two entries in a slice, and room for one slice.
+    fn cache() -> SliceCache {
+        SliceCache::new(Layout { cluster_bits: 4, version: 3 }, 0, 2)
+    }
+
+    fn load(cache: &SliceCache, slice: u64, entries: [u64; 2]) {
+        loop {
+            match cache.step(slice, &mut Context::from_waker(Waker::noop())) {
+                Step::Load(place) => return place.finish(&entries, false),
+                // The reader looks at the only slot again and again.
+                Step::Pressure => thread::yield_now(),
+                _ => panic!("slice {slice} is not to be loaded"),
+            }
+        }
+    }
+
+    /// What a reader takes for the entries of a slice, and whether they are durable.
+    fn look(cache: &SliceCache, slice: u64) -> Option<([u64; 2], bool)> {
+        let view = cache.find(slice)?;
+        let entries = [view.load(0), view.load(1)];
+        view.holds().then(|| (entries, view.settled()))
+    }
+
+    #[test]
+    fn entries_of_another_slice_are_never_taken() {
+        loom::model(|| {
+            let cache = Arc::new(cache());
+            load(&cache, 0, [10, 11]);
+            let reader = {
+                let cache = Arc::clone(&cache);
+                thread::spawn(move || {
+                    for (slice, entries) in [(0, [10, 11]), (1, [20, 21])] {
+                        if let Some((found, settled)) = look(&cache, slice) {
+                            assert_eq!((found, settled), (entries, true), "slice {slice}");
+                        }
+                    }
+                })
+            };
+            // It takes the place of slice 0.
+            load(&cache, 1, [20, 21]);
+            reader.join().expect("reader");
+            assert!(look(&cache, 0).is_none());
+            assert_eq!(look(&cache, 1), Some(([20, 21], true)));
+        });
+    }
+
+    #[test]
+    fn an_entry_that_is_not_durable_is_never_taken_for_one_that_is() {
+        loom::model(|| {
+            let cache = Arc::new(cache());
+            load(&cache, 0, [10, 11]);
+            let reader = {
+                let cache = Arc::clone(&cache);
+                thread::spawn(move || {
+                    let (found, settled) = look(&cache, 0).expect("nobody evicts it");
+                    assert!(found == [10, 11] || !settled, "{found:?} counts as durable");
+                })
+            };
+            let writer = {
+                let cache = Arc::clone(&cache);
+                thread::spawn(move || cache.publish(0, &[(1, 31)]).expect("it is there"))
+            };
+            // A write-back that may or may not have seen the new entry, and ends well.
+            let copies = cache.begin_write();
+            let slots: Vec<u32> = copies.iter().map(|copy| copy.slot).collect();
+            let seen = copies.iter().any(|copy| copy.bytes[8..] == 31u64.to_be_bytes());
+            reader.join().expect("reader");
+            cache.end_write(&slots, true);
+            writer.join().expect("writer");
+            assert_eq!(look(&cache, 0), Some(([10, 31], seen)));
+        });
     }
 }

@@ -40,15 +40,19 @@ impl Host {
         Range::new(start, range.end().next_multiple_of(self.align) - start)
     }
 
-    /// Reads bytes for our own use.
-    pub async fn read(&self, cx: &Cx, offset: u64, len: usize) -> Result<Vec<u8>, BlockError> {
-        let range = Range::new(offset, len as u64);
+    /// Reads the whole blocks that hold `range`. Returns them and where they start.
+    async fn read_blocks(&self, cx: &Cx, range: Range) -> Result<(u64, IoBuf), BlockError> {
         let wide = self.widen(range);
         let buf = IoBuf::zeroed(wide.len as usize);
         let (buf, result) = self.io(cx, Op::Read, wide.offset, buf, Pin::NONE).await;
-        result?;
+        result.map(|()| (wide.offset, buf))
+    }
+
+    /// Reads bytes for our own use.
+    pub async fn read(&self, cx: &Cx, offset: u64, len: usize) -> Result<Vec<u8>, BlockError> {
+        let (start, blocks) = self.read_blocks(cx, Range::new(offset, len as u64)).await?;
         let mut bytes = vec![0; len];
-        buf.read_at(offset - wide.offset, &mut bytes);
+        blocks.read_at(offset - start, &mut bytes);
         Ok(bytes)
     }
 
@@ -84,12 +88,9 @@ impl Host {
             return self.io(cx, Op::Write { fua: false }, offset, buf, pin).await.1;
         }
         let _one_at_a_time = self.bounce.take(1).await;
-        let wide = self.widen(range);
-        let old = IoBuf::zeroed(wide.len as usize);
-        let (mut whole, result) = self.io(cx, Op::Read, wide.offset, old, Pin::NONE).await;
-        result?;
-        whole.copy_from(offset - wide.offset, &buf, 0, range.len);
-        self.io(cx, Op::Write { fua: false }, wide.offset, whole, pin).await.1
+        let (start, mut whole) = self.read_blocks(cx, range).await?;
+        whole.copy_from(offset - start, &buf, 0, range.len);
+        self.io(cx, Op::Write { fua: false }, start, whole, pin).await.1
     }
 
     /// Writes bytes of our own.

@@ -22,6 +22,8 @@ pub enum Rule {
     ClusterLock,
     /// A recycled cluster whose old contents are unknown is filled whole.
     FillRecycled,
+    /// A new L2 table is whole before its L1 entry changes, whatever its cluster held before.
+    FillTables,
     /// A flush ends with a sync of the file.
     FlushSyncs,
     /// Clusters with a refcount above one are copied, not written in place.
@@ -36,7 +38,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule, for tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SyncBeforeL2,
         Self::SyncBeforeReftable,
         Self::RefcountsBeforeL2,
@@ -46,6 +48,7 @@ impl Rule {
         Self::DirtyBitFirst,
         Self::ClusterLock,
         Self::FillRecycled,
+        Self::FillTables,
         Self::FlushSyncs,
         Self::CopyShared,
         Self::SnapshotOrder,

@@ -7,7 +7,7 @@ use super::layout::{Layout, REFTABLE_BYTES_MAX};
 use crate::BlockError;
 
 /// Slices kept after a write-back; more are dropped while they are clean (16 bytes to 4 KiB each).
-const KEPT_SLICES: usize = 1024;
+pub(super) const KEPT_SLICES: usize = 1024;
 
 #[derive(Debug)]
 struct RefSlice {
@@ -109,7 +109,8 @@ impl Refcounts {
         true
     }
 
-    /// Adds a block, all zeros in the file, that counts `cluster`.
+    /// Adds a block, all zeros in the file, that counts `cluster`. What counts the block itself is in
+    /// memory, unless it is this block.
     pub fn add_block(&mut self, cluster: u64, block: u64) -> Result<(), BlockError> {
         let index = (cluster / self.layout.refs_per_block()) as usize;
         if index as u64 * 8 >= REFTABLE_BYTES_MAX {

@@ -1,8 +1,12 @@
 //! Locks that tasks wait for. All state sits behind mutexes held for nanoseconds; tasks of several
 //! iothreads may wait for one another.
 
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Poll, Waker},
 };
 

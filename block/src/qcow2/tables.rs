@@ -6,6 +6,7 @@ use super::{
     Qcow2, be,
     cache::{NotPublished, Step},
     layout::{COMPRESSED, COPIED, Entry},
+    mutation::{Rule, holds},
 };
 use crate::{BlockError, Cx, Range};
 
@@ -155,7 +156,7 @@ impl Qcow2 {
             let bytes = self.host.read(cx, old, cluster as usize).await?;
             return self.host.write_bytes(cx, new, &bytes).await;
         }
-        if zeroed {
+        if zeroed || !holds(Rule::FillTables) {
             return Ok(());
         }
         self.host.zero(cx, Range::new(new, cluster), false).await

@@ -391,11 +391,15 @@ fn every_doorbell_wakes_a_sleeping_iothread_though_nobody_reads_it() {
             let answered = answers.recv_timeout(Duration::from_secs(10));
             assert_eq!(answered, Ok(n), "{kind:?}: a doorbell was not heard");
         }
-        // Signalled and never read, the descriptor must not keep the iothread awake.
-        let before = handle.call(|cx| cx.ring_stats().system_calls).expect("calls");
-        std::thread::sleep(Duration::from_millis(100));
-        let after = handle.call(|cx| cx.ring_stats().system_calls).expect("calls");
-        assert!(after - before < 20, "{kind:?}: {} calls while idle", after - before);
+        // Signalled and never read, the descriptor must not keep the iothread awake. Other tests of
+        // this process may: every iothread hears of every file that closes.
+        let calls = || handle.call(|cx| cx.ring_stats().system_calls).expect("calls");
+        let is_calm = || {
+            let before = calls();
+            std::thread::sleep(Duration::from_millis(100));
+            calls() - before < 20
+        };
+        assert!((0..100).any(|_| is_calm()), "{kind:?}: it never sleeps");
         handle.call(move |cx| drop(cx.detach(slot))).expect("detached");
         assert!(detached.load(SeqCst), "{kind:?}");
         ring_bell(&bell);

@@ -399,83 +399,6 @@ impl Drop for UringEngine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{IoBuf, Iothread, Pin, file::Backend, iothread::Clock};
-
-    fn temp_file() -> Arc<File> {
-        let file = tempfile::tempfile().expect("a temporary file");
-        File::register("test.raw".as_ref(), Backend::Host(file.into())).expect("a number")
-    }
-
-    #[test]
-    fn reads_back_what_it_wrote_and_zeros_beyond_the_end() {
-        let ring = UringEngine::new(Options::default()).expect("io_uring");
-        let cx = Iothread::new("test", Box::new(ring), Clock::Real).expect("iothread");
-        let file = temp_file();
-        let id = file.id();
-        let task_cx = crate::Cx::clone(&cx);
-        cx.block_on(async move {
-            let cx = &task_cx;
-            let data = IoBuf::from_slice(&[7; 6000]);
-            let op = FileOp::Write { fua: true };
-            let (_, result) = cx.file_op(op, id, (100, 6000), data, Pin::NONE).await;
-            result.expect("write");
-            // Four segments, the last of them beyond the end.
-            let whole = IoBuf::from_slice(&[0xff; 8192]);
-            let mut scattered = IoBuf::with_capacity(4);
-            for at in [0u64, 2048, 4096, 6144] {
-                let base = whole.view(at, 2000).iovecs()[0].iov_base.cast();
-                // SAFETY: `whole` lives until the end of this test.
-                unsafe { scattered.push(base, 2000) };
-            }
-            let (buf, result) = cx.file_op(FileOp::Read, id, (0, 8000), scattered, Pin::NONE).await;
-            result.expect("read");
-            let mut expected = vec![0; 8000];
-            expected[100..6100].fill(7);
-            assert_eq!(buf.to_vec(), expected);
-            drop(whole);
-            for (op, range) in [
-                (FileOp::PunchHole, (0, 4096)),
-                (FileOp::Sync, (0, 0)),
-                (FileOp::SetLen, (5000, 0)),
-            ] {
-                cx.file_op(op, id, range, IoBuf::empty(), Pin::NONE)
-                    .await
-                    .1
-                    .expect("file operation");
-            }
-            let (buf, result) =
-                cx.file_op(FileOp::Read, id, (4000, 2000), IoBuf::zeroed(2000), Pin::NONE).await;
-            result.expect("read");
-            let mut expected = vec![0; 2000];
-            expected[96..1000].fill(7);
-            assert_eq!(buf.to_vec(), expected);
-        });
-        assert_eq!(cx.tasks(), 0);
-    }
-
-    #[test]
-    fn a_dropped_wait_leaves_the_request_to_the_ring() {
-        let ring = UringEngine::new(Options::default()).expect("io_uring");
-        let cx = Iothread::new("test", Box::new(ring), Clock::Real).expect("iothread");
-        let id = temp_file();
-        let wait = cx.file_op(
-            FileOp::Write { fua: false },
-            id.id(),
-            (0, 4096),
-            IoBuf::from_slice(&[1; 4096]),
-            Pin::NONE,
-        );
-        drop(wait);
-        let (task_cx, file) = (crate::Cx::clone(&cx), id.id());
-        cx.block_on(async move {
-            let buf = IoBuf::zeroed(4096);
-            task_cx.file_op(FileOp::Read, file, (0, 4096), buf, Pin::NONE).await.1.expect("read");
-        });
-        while cx.ring_in_flight() > 0 {
-            cx.turn();
-            cx.kick();
-        }
-    }
 
     #[test]
     fn the_kernel_refuses_what_the_ring_does_not_use() {
@@ -485,23 +408,5 @@ mod tests {
         engine.enter(1, None);
         let cqe = engine.ring.completion().next().expect("a completion");
         assert_eq!(cqe.result(), -libc::EACCES);
-    }
-
-    #[test]
-    fn messages_from_other_threads_wake_a_sleeping_iothread() {
-        let (tx, rx) = std::sync::mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let ring = UringEngine::new(Options::default()).expect("io_uring");
-            let cx = Iothread::new("test", Box::new(ring), Clock::Real).expect("iothread");
-            tx.send(cx.handle()).expect("receiver");
-            cx.run();
-        });
-        let handle = rx.recv().expect("handle");
-        for n in 0..1000u32 {
-            assert_eq!(handle.call(move |_| n + 1), Some(n + 1));
-        }
-        handle.post(|cx| cx.stop());
-        thread.join().expect("iothread");
-        assert_eq!(handle.call(|_| ()), None);
     }
 }

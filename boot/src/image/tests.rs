@@ -338,3 +338,55 @@ proptest! {
         boot_hostile(&image, protocol)?;
     }
 }
+
+/// A bzImage and an ELF file whose image and work space are `mib` MiB, from 16 MiB on.
+fn kernels_of(mib: u64) -> [Vec<u8>; 2] {
+    let mut bzimage = SynthBzImage::default();
+    bzimage.header.init_size = (mib * MIB) as u32;
+    let mut elf = SynthElf::default();
+    elf.segments[1].memory_size = (mib * MIB - 0x20_0000).into();
+    [bzimage.build(), elf.build()]
+}
+
+#[test]
+fn the_smallest_machine_takes_a_kernel_by_every_protocol() {
+    use BootProtocol::{Auto, Linux64, Pvh};
+    // Up to the last byte but the initrd's page.
+    let [bzimage, elf] = kernels_of(47);
+    let cases = [
+        (&bzimage, Auto, Protocol::Linux64, 0x100_0200),
+        (&bzimage, Linux64, Protocol::Linux64, 0x100_0200),
+        (&elf, Pvh, Protocol::Pvh, ELF_PVH_ENTRY),
+        (&elf, Linux64, Protocol::Linux64, ELF_ENTRY),
+    ];
+    for (image, protocol, expected, entry) in cases {
+        let (map, memory) = machine(64);
+        let (kernel, initrd) = (file(image), file(&pattern(0x1000, 2)));
+        let initrd = Some(initrd.path().into());
+        let config = BootConfig { protocol, initrd, ..config(&kernel) };
+        let start = load(&memory, &map, &config).unwrap_or_else(|e| panic!("{protocol:?}: {e}"));
+        assert_eq!((start.protocol, start.registers.rip), (expected, entry), "{protocol:?}");
+        assert_eq!(start.kernel, AddressRange::new(16 * MIB, 63 * MIB), "{protocol:?}");
+        let placed = start.initrd.unwrap();
+        assert!(placed.start >= start.kernel.end && placed.end <= 64 * MIB, "{placed:x?}");
+        assert_eq!(bytes(&memory, placed.start, 0x1000), pattern(0x1000, 2));
+        assert_eq!(bytes(&memory, start.rsdp, 8), b"RSD PTR ");
+    }
+}
+
+#[test]
+fn a_kernel_too_large_for_the_machine_is_refused_in_one_sentence() {
+    // 74 MiB is what Debian's kernel asks for.
+    for (image, needed) in kernels_of(58).into_iter().map(|image| (image, 74)) {
+        let kernel = file(&image);
+        let said = refused(&config(&kernel), 64);
+        let expected = format!(
+            "kernel '{}' does not fit: it needs memory up to {needed} MiB, the machine's low memory \
+             ends at 64 MiB; give the machine more memory",
+            kernel.path().display()
+        );
+        assert_eq!(said, expected);
+        let (map, memory) = machine(80);
+        assert!(load(&memory, &map, &config(&kernel)).is_ok(), "80 MiB are enough");
+    }
+}

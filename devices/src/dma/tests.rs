@@ -134,3 +134,33 @@ fn a_structure_does_not_reach_beyond_a_span() {
     let (dma, _) = dma();
     let _ = dma.span(0x1000, 16).unwrap().read::<[u8; 8]>(12);
 }
+
+#[test]
+fn failed_ram_is_none_until_it_is_healed() {
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
+    let failed = Arc::new(FailedRam::default());
+    let dma = Dma::failing(ram, None, Arc::clone(&failed));
+    failed.fail(0x1000, 0x100);
+    failed.fail(0x1800, 1);
+    for (address, len, works) in [
+        (0, 0x1000, true),
+        (0, 0x1001, false),
+        (0xfff, 2, false),
+        (0x1000, 1, false),
+        (0x10ff, 1, false),
+        (0x1100, 0x700, true),
+        (0x1100, 0x701, false),
+        (0x1801, 0x100, true),
+    ] {
+        let mut bytes = vec![0; len];
+        assert_eq!(dma.read_bytes(address, &mut bytes).is_ok(), works, "{address:#x}+{len:#x}");
+        assert_eq!(dma.write_bytes(address, &bytes).is_ok(), works, "{address:#x}+{len:#x}");
+        assert_eq!(dma.check(address, len as u64).is_ok(), works, "{address:#x}+{len:#x}");
+        assert_eq!(dma.span(address, len as u64).is_ok(), works, "{address:#x}+{len:#x}");
+        let mut buf = IoBuf::with_capacity(1);
+        buf.set_keep(dma.keep());
+        assert_eq!(dma.push(&mut buf, address, len as u64).is_ok(), works);
+    }
+    failed.heal();
+    assert_eq!(dma.check(0, 0x1_0000), Ok(()));
+}

@@ -27,7 +27,7 @@ pub const ID: u16 = 0x0001;
 pub const UUID: u16 = 0x0002;
 /// Key of the RAM's size in bytes, 64 bits.
 pub const RAM_SIZE: u16 = 0x0003;
-/// Key of "there is no display", 16 bits.
+/// Key of "put the firmware's messages on the serial port" (`-nographic`), 16 bits.
 pub const NO_GRAPHIC: u16 = 0x0004;
 /// Key of the number of CPUs, 16 bits.
 pub const CPUS: u16 = 0x0005;
@@ -105,7 +105,8 @@ impl Item {
 
 struct State {
     items: Vec<Item>,
-    selected: u16,
+    /// What the selected item held when it was selected; nothing where there is none.
+    selected: Arc<[u8]>,
     offset: usize,
     /// What was written to the upper half of the DMA address register.
     address_high: u32,
@@ -133,7 +134,8 @@ impl FwCfg {
         for item in items {
             put(&mut all, item);
         }
-        let state = State { items: all, selected: SIGNATURE, offset: 0, address_high: 0 };
+        let mut state = State { items: all, selected: Arc::default(), offset: 0, address_high: 0 };
+        state.select(SIGNATURE);
         Self { state: Mutex::new(state), memory }
     }
 
@@ -145,7 +147,8 @@ impl FwCfg {
     /// A reset of the machine: the signature is selected.
     pub fn reset(&self) {
         let mut state = self.lock();
-        (state.selected, state.offset, state.address_high) = (SIGNATURE, 0, 0);
+        state.select(SIGNATURE);
+        state.address_high = 0;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -170,7 +173,7 @@ impl FwCfg {
             if control & CONTROL_SELECT != 0 {
                 state.select((control >> 16) as u16);
             }
-            let data = state.data();
+            let data = Arc::clone(&state.selected);
             let offset = state.offset;
             let moves = control & (CONTROL_READ | CONTROL_SKIP | CONTROL_WRITE) != 0;
             if moves && control & (CONTROL_READ | CONTROL_WRITE) != CONTROL_WRITE {
@@ -218,7 +221,8 @@ fn put(items: &mut Vec<Item>, mut item: Item) {
 
 impl State {
     fn select(&mut self, key: u16) {
-        (self.selected, self.offset) = (key & !WRITE_CHANNEL, 0);
+        self.selected = self.data(key & !WRITE_CHANNEL);
+        self.offset = 0;
     }
 
     /// The files, each with its key.
@@ -230,9 +234,8 @@ impl State {
         (FILE_FIRST..WRITE_CHANNEL).zip(files).map(|(key, (name, data))| (key, name, data))
     }
 
-    /// What the selected item holds; nothing where there is none.
-    fn data(&self) -> Arc<[u8]> {
-        let key = self.selected;
+    /// What an item holds.
+    fn data(&self, key: u16) -> Arc<[u8]> {
         if key == FILE_DIRECTORY {
             return self.directory().into();
         }
@@ -259,7 +262,7 @@ impl State {
     }
 
     fn next_byte(&mut self) -> u8 {
-        let byte = self.data().get(self.offset).copied();
+        let byte = self.selected.get(self.offset).copied();
         self.offset += usize::from(byte.is_some());
         byte.unwrap_or(0)
     }

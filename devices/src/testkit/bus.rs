@@ -54,6 +54,12 @@ impl Bus {
         Arc::default()
     }
 
+    /// Forgets everything: windows keep devices, and devices keep the bus.
+    pub(super) fn clear(&self) {
+        let map = std::mem::take(&mut *self.lock());
+        drop(map);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Map> {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -98,6 +98,12 @@ pub struct Machine {
     next_device: Cell<u32>,
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.bus.clear();
+    }
+}
+
 /// Where configuration space lies in memory.
 pub const ECAM: u64 = 0xb000_0000;
 /// Numbers under which the machine's own windows are declared.

@@ -5,13 +5,17 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::Log;
-use crate::{Dma, GuestRam, dma::DirtySink};
+use crate::{
+    Dma, GuestRam,
+    dma::{DirtySink, FailedRam},
+};
 
 /// Guest RAM: 16 MiB from 0 on, less a hole for devices, and 4 MiB above 4 GiB.
 #[derive(Clone)]
 pub struct Memory {
     ram: GuestRam,
     dma: Dma,
+    failed: Arc<FailedRam>,
     next: Rc<Cell<u64>>,
 }
 
@@ -47,14 +51,26 @@ impl Memory {
             (GuestAddress(Self::HIGH_START), Self::HIGH as usize),
         ];
         let ram = GuestMemoryMmap::from_ranges(&ranges).expect("20 MiB of memory");
-        let dma = Dma::new(ram.clone(), log.map(|log| log as Arc<dyn DirtySink>));
-        Self { ram, dma, next: Rc::new(Cell::new(0x1_0000)) }
+        let failed = Arc::new(FailedRam::default());
+        let log = log.map(|log| log as Arc<dyn DirtySink>);
+        let dma = Dma::failing(ram.clone(), log, Arc::clone(&failed));
+        Self { ram, dma, failed, next: Rc::new(Cell::new(0x1_0000)) }
     }
 
     /// The devices' view of it.
     #[must_use]
     pub fn dma(&self) -> &Dma {
         &self.dma
+    }
+
+    /// Hides `len` bytes at `at` from devices: they find no RAM there. The guest still does.
+    pub fn fail(&self, at: u64, len: u64) {
+        self.failed.fail(at, len);
+    }
+
+    /// Undoes every [`Memory::fail`].
+    pub fn heal(&self) {
+        self.failed.heal();
     }
 
     /// The memory itself.

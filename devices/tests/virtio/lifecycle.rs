@@ -247,3 +247,12 @@ fn notifications_are_not_asked_for_while_serving() {
         assert!(asked.get() <= 20);
     }
 }
+
+#[test]
+fn nothing_outlives_the_machine() {
+    let (mut driver, disk) = driver(1 << 20, |_| ());
+    assert_eq!(driver.write(0, &pattern(1, 512)).status, 0);
+    let file = std::sync::Arc::downgrade(disk.file.as_ref().unwrap());
+    drop((driver, disk));
+    assert!(file.upgrade().is_none(), "somebody still has the disk's file");
+}

@@ -14,12 +14,102 @@ use crate::lab::{
     job::Job,
 };
 
-/// Requests that fio keeps in flight, and which way they go.
-const WORKLOADS: [(&str, &str, u32); 3] = [
-    ("random read QD1", "randread", 1),
-    ("random read QD32", "randread", 32),
-    ("random write QD32", "randwrite", 32),
+/// What fio does: a name, which way, with which blocks, and how many requests it keeps in flight.
+struct Workload {
+    name: &'static str,
+    rw: &'static str,
+    block: &'static str,
+    depth: u32,
+}
+
+const fn workload(
+    name: &'static str,
+    rw: &'static str,
+    block: &'static str,
+    depth: u32,
+) -> Workload {
+    Workload { name, rw, block, depth }
+}
+
+const WORKLOADS: &[Workload] = &[
+    workload("4K random read QD1", "randread", "4k", 1),
+    workload("4K random read QD32", "randread", "4k", 32),
+    workload("4K random write QD32", "randwrite", "4k", 32),
+    workload("128K sequential read QD4", "read", "128k", 4),
 ];
+/// Which of them the two queues are compared by.
+const TWO_QUEUES: usize = 1;
+
+/// A storage controller of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Controller {
+    /// virtio-blk.
+    VirtioBlk,
+    /// NVMe, with shadow doorbells.
+    Nvme,
+    /// virtio-scsi with one disk.
+    VirtioScsi,
+}
+
+impl Controller {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::VirtioBlk, Self::Nvme, Self::VirtioScsi];
+
+    /// Its name, as `--disk controller=` takes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VirtioBlk => "virtio-blk",
+            Self::Nvme => "nvme",
+            Self::VirtioScsi => "virtio-scsi",
+        }
+    }
+
+    /// The factor over the peer that is aimed at.
+    fn goal(self) -> f64 {
+        match self {
+            Self::VirtioBlk | Self::VirtioScsi => 1.2,
+            Self::Nvme => 1.3,
+        }
+    }
+
+    /// The guest's name of the disk.
+    fn disk(self) -> &'static str {
+        match self {
+            Self::VirtioBlk => "/dev/vda",
+            Self::Nvme => "/dev/nvme0n1",
+            Self::VirtioScsi => "/dev/sda",
+        }
+    }
+
+    /// The guest's drivers.
+    fn modules(self) -> &'static str {
+        match self {
+            Self::VirtioBlk => "virtio_pci,virtio_blk",
+            Self::Nvme => "nvme",
+            Self::VirtioScsi => "virtio_pci,virtio_scsi,sd_mod",
+        }
+    }
+
+    /// The devices over node `d0`, served by iothread `io0` where the peer's device knows iothreads.
+    fn devices(self, vmm: &Vmm, queues: u32) -> Vec<String> {
+        match (self, vmm) {
+            (Self::VirtioBlk, _) => {
+                vec![format!("virtio-blk-pci,drive=d0,iothread=io0,num-queues={queues}")]
+            }
+            (Self::Nvme, Vmm::Spindle(_)) => {
+                vec![format!("nvme,drive=d0,serial=bench,iothread=io0,max_ioqpairs={queues}")]
+            }
+            (Self::Nvme, Vmm::Qemu) => {
+                vec![format!("nvme,drive=d0,serial=bench,max_ioqpairs={queues}")]
+            }
+            (Self::VirtioScsi, _) => vec![
+                format!("virtio-scsi-pci,id=s0,iothread=io0,num_queues={queues}"),
+                "scsi-hd,bus=s0.0,drive=d0".into(),
+            ],
+        }
+    }
+}
 
 /// Where the guest's disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,26 +126,42 @@ struct Sample {
     exits_per_io: f64,
 }
 
-/// All figures of this part. `dir` is on the disk that images are measured on.
+/// All figures of `controller`. `dir` is on the disk that images are measured on.
 ///
 /// # Errors
 /// The first measurement that could not be made.
-pub fn run(dir: &Path, rounds: usize, mut progress: impl FnMut(&str)) -> Result<Vec<Row>, String> {
+pub fn run(
+    dir: &Path,
+    controller: Controller,
+    rounds: usize,
+    mut progress: impl FnMut(&str),
+) -> Result<Vec<Row>, String> {
     let raw = dir.join("bench.raw");
     let qcow2 = dir.join("bench.qcow2");
     make_images(&raw, &qcow2)?;
     let mut rows = Vec::new();
     let media = [(Medium::Null, PathBuf::new()), (Medium::Raw, raw), (Medium::Qcow2, qcow2)];
+    let name = controller.name();
     let mut null = None;
     for (medium, path) in &media {
-        progress(&format!("virtio-blk on {medium:?}"));
-        let figures = compare(*medium, path, rounds, dir)?;
+        progress(&format!("{name} on {medium:?}"));
+        let setup = Setup { controller, medium: *medium, path, queues: 1 };
+        let figures = compare(&setup, rounds, dir)?;
         let null = null.get_or_insert_with(|| figures.clone());
-        rows.extend(judge(*medium, &figures, null));
+        rows.extend(judge(&setup, &figures, null));
     }
     progress("two queues against one");
-    rows.push(two_queues(&media[1].1, rounds, dir)?);
+    rows.push(two_queues(controller, &media[1].1, rounds, dir)?);
     Ok(rows)
+}
+
+/// A guest's disk.
+#[derive(Clone, Copy, Debug)]
+struct Setup<'a> {
+    controller: Controller,
+    medium: Medium,
+    path: &'a Path,
+    queues: u32,
 }
 
 fn make_images(raw: &Path, qcow2: &Path) -> Result<(), String> {
@@ -73,61 +179,38 @@ fn make_images(raw: &Path, qcow2: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The words that give a guest one data disk behind virtio-blk with one iothread.
-fn disk_words(vmm: &Vmm, medium: Medium, path: &Path, queues: u32) -> Vec<String> {
-    let path = path.display();
-    match (vmm, medium) {
-        (Vmm::Spindle(_), Medium::Null) => vec![
-            "--blockdev".into(),
-            "driver=null-co,node-name=d0,size=256M".into(),
-            "--object".into(),
-            "iothread,id=io0".into(),
-            "--device".into(),
-            format!("virtio-blk-pci,drive=d0,iothread=io0,num-queues={queues}"),
-        ],
-        (Vmm::Spindle(_), _) => {
-            let format = if medium == Medium::Raw { "raw" } else { "qcow2" };
-            vec![
-                "--disk".into(),
-                format!("{path},format={format},cache=none,aio=io_uring,queues={queues}"),
-            ]
+/// The words that give a guest one data disk, with one iothread.
+fn disk_words(vmm: &Vmm, setup: &Setup<'_>) -> Vec<String> {
+    let path = setup.path.display();
+    let node = match setup.medium {
+        Medium::Null => "driver=null-co,node-name=d0,size=268435456".to_owned(),
+        Medium::Raw | Medium::Qcow2 => {
+            let format = if setup.medium == Medium::Raw { "raw" } else { "qcow2" };
+            format!(
+                "driver={format},node-name=d0,cache.direct=on,discard=unmap,file.driver=file,\
+                 file.filename={path},file.aio=io_uring,file.cache.direct=on,file.discard=unmap"
+            )
         }
-        (Vmm::Qemu, Medium::Null) => vec![
-            "-object".into(),
-            "iothread,id=io0".into(),
-            "-blockdev".into(),
-            "driver=null-co,node-name=d0,size=268435456".into(),
-            "-device".into(),
-            format!("virtio-blk-pci,drive=d0,iothread=io0,num-queues={queues}"),
-        ],
-        (Vmm::Qemu, _) => {
-            let format = if medium == Medium::Raw { "raw" } else { "qcow2" };
-            vec![
-                "-object".into(),
-                "iothread,id=io0".into(),
-                "-blockdev".into(),
-                format!(
-                    "driver={format},node-name=d0,cache.direct=on,discard=unmap,\
-                     file.driver=file,file.filename={path},file.aio=io_uring,\
-                     file.cache.direct=on,file.discard=unmap"
-                ),
-                "-device".into(),
-                format!("virtio-blk-pci,drive=d0,iothread=io0,num-queues={queues}"),
-            ]
-        }
+    };
+    let mut words: Vec<String> =
+        ["-object", "iothread,id=io0", "-blockdev", &node].map(str::to_owned).to_vec();
+    for device in setup.controller.devices(vmm, setup.queues) {
+        words.extend(["-device".to_owned(), device]);
     }
+    words
 }
 
-fn job() -> Job {
+fn job(controller: Controller) -> Job {
     let mut script = String::from("#!/bin/sh\ncd /tmp\n");
-    for (name, rw, depth) in WORKLOADS {
+    for Workload { name, rw, block, depth } in WORKLOADS {
         // Terse version 3: field 8 is read IOPS, field 49 write IOPS.
-        let field = if rw == "randread" { 8 } else { 49 };
+        let field = if rw.ends_with("read") { 8 } else { 49 };
+        let disk = controller.disk();
         script.push_str(&format!(
             "echo \"<<bench: begin {name}>>\"\n\
-             v=$(fio --name=x --filename=/dev/vda --rw={rw} --bs=4k --direct=1 --iodepth={depth} \
-             --ioengine=io_uring --norandommap --time_based --ramp_time=1 --runtime=3 \
-             --output-format=terse | cut -d';' -f{field})\n\
+             v=$(fio --name=x --filename={disk} --rw={rw} --bs={block} --direct=1 \
+             --iodepth={depth} --ioengine=io_uring --norandommap --time_based --ramp_time=1 \
+             --runtime=3 --output-format=terse | cut -d';' -f{field})\n\
              echo \"<<bench: end {name} = $v>>\"\n"
         ));
     }
@@ -135,19 +218,15 @@ fn job() -> Job {
 }
 
 /// One guest, all workloads.
-fn measure(
-    vmm: &Vmm,
-    medium: Medium,
-    path: &Path,
-    (cpus, queues): (u32, u32),
-    work: &Path,
-) -> Result<Vec<Sample>, String> {
-    let mut guest = Guest::initramfs(vmm.clone(), job()).map_err(|e| e.to_string())?.cpus(cpus);
-    guest.extra = disk_words(vmm, medium, path, queues);
+fn measure(vmm: &Vmm, setup: &Setup<'_>, work: &Path) -> Result<Vec<Sample>, String> {
+    let job = job(setup.controller);
+    let mut guest = Guest::initramfs(vmm.clone(), job).map_err(|e| e.to_string())?.cpus(2);
+    guest.append = format!("spindle.modules={}", setup.controller.modules());
+    guest.extra = disk_words(vmm, setup);
     let mut running = guest.start(work).map_err(|e| e.to_string())?;
     let mut samples = Vec::new();
-    for (name, _, _) in WORKLOADS {
-        let lost = |e: crate::lab::guest::GuestError| format!("{vmm:?}, {medium:?}, {name}: {e}");
+    for Workload { name, .. } in WORKLOADS {
+        let lost = |e: crate::lab::guest::GuestError| format!("{vmm:?}, {setup:?}, {name}: {e}");
         running.wait_for(&format!("<<bench: begin {name}>>")).map_err(lost)?;
         running.run_on(Duration::from_millis(1500)).map_err(lost)?;
         let before = Exits::of(running.id())?;
@@ -177,16 +256,10 @@ fn figure(running: &Running, name: &str) -> Result<f64, String> {
 }
 
 /// Runs one guest, again if the lab lost it.
-fn measure_patiently(
-    vmm: &Vmm,
-    medium: Medium,
-    path: &Path,
-    shape: (u32, u32),
-    work: &Path,
-) -> Result<Vec<Sample>, String> {
+fn measure_patiently(vmm: &Vmm, setup: &Setup<'_>, work: &Path) -> Result<Vec<Sample>, String> {
     let mut last = String::new();
     for _ in 0..3 {
-        match measure(vmm, medium, path, shape, work) {
+        match measure(vmm, setup, work) {
             Ok(samples) => return Ok(samples),
             Err(error) => {
                 eprintln!("lab-flake: {error}");
@@ -205,18 +278,13 @@ struct Figures {
 }
 
 /// Guests of both in turn, and the medians of each workload.
-fn compare(
-    medium: Medium,
-    path: &Path,
-    rounds: usize,
-    work: &Path,
-) -> Result<Vec<Figures>, String> {
+fn compare(setup: &Setup<'_>, rounds: usize, work: &Path) -> Result<Vec<Figures>, String> {
     let mut all: [Vec<Vec<Sample>>; 2] = [Vec::new(), Vec::new()];
     for round in 0..rounds {
         for turn in 0..2 {
             let who = (round + turn) % 2;
             let vmm = if who == 0 { Vmm::spindle() } else { Vmm::Qemu };
-            all[who].push(measure_patiently(&vmm, medium, path, (2, 1), work)?);
+            all[who].push(measure_patiently(&vmm, setup, work)?);
         }
     }
     let mid = |n: usize, f: fn(&Sample) -> f64| {
@@ -229,19 +297,22 @@ fn compare(
 
 /// The rows of a medium. `null` has the figures of the disk that takes no time, and is not judged
 /// itself.
-fn judge(medium: Medium, figures: &[Figures], null: &[Figures]) -> Vec<Row> {
+fn judge(setup: &Setup<'_>, figures: &[Figures], null: &[Figures]) -> Vec<Row> {
+    let (controller, medium) = (setup.controller, setup.medium);
     let mut rows = Vec::new();
-    for ((figures, null), (name, _, _)) in figures.iter().zip(null).zip(WORKLOADS) {
-        let goal = Goal::RatioAtLeastOrNull { goal: 1.2, null: null.iops[0] / null.iops[1] };
+    for ((figures, null), Workload { name, .. }) in figures.iter().zip(null).zip(WORKLOADS) {
+        let name = format!("{} on {medium:?}, {name}", controller.name());
+        let null = null.iops[0] / null.iops[1];
+        let goal = Goal::RatioAtLeastOrNull { goal: controller.goal(), null };
         rows.push(Row {
-            name: format!("virtio-blk on {medium:?}, {name}"),
+            name: name.clone(),
             ours: figures.iops[0],
             peer: Some(figures.iops[1]),
             unit: "IOPS".into(),
             goal: if medium == Medium::Null { Goal::None } else { goal },
         });
         rows.push(Row {
-            name: format!("virtio-blk on {medium:?}, {name}, exits per I/O"),
+            name: format!("{name}, exits per I/O"),
             ours: figures.exits_per_io[0],
             peer: Some(figures.exits_per_io[1]),
             unit: "exits".into(),
@@ -251,15 +322,21 @@ fn judge(medium: Medium, figures: &[Figures], null: &[Figures]) -> Vec<Row> {
     rows
 }
 
-fn two_queues(path: &Path, rounds: usize, work: &Path) -> Result<Row, String> {
+fn two_queues(
+    controller: Controller,
+    path: &Path,
+    rounds: usize,
+    work: &Path,
+) -> Result<Row, String> {
     let (mut two, mut one) = (Vec::new(), Vec::new());
+    let setup = |queues| Setup { controller, medium: Medium::Raw, path, queues };
     for _ in 0..rounds {
         let vmm = Vmm::spindle();
-        two.push(measure_patiently(&vmm, Medium::Raw, path, (2, 2), work)?[1].iops);
-        one.push(measure_patiently(&vmm, Medium::Raw, path, (2, 1), work)?[1].iops);
+        two.push(measure_patiently(&vmm, &setup(2), work)?[TWO_QUEUES].iops);
+        one.push(measure_patiently(&vmm, &setup(1), work)?[TWO_QUEUES].iops);
     }
     Ok(Row {
-        name: "virtio-blk, random read QD32, two queues against one".into(),
+        name: format!("{}, 4K random read QD32, two queues against one", controller.name()),
         ours: median(two),
         peer: Some(median(one)),
         unit: "IOPS".into(),

@@ -7,14 +7,18 @@ use std::{
 };
 
 use spindle_tests::{
-    bench::{Row, boot, guest, in_process, table},
+    bench::{
+        Row, boot,
+        guest::{self, Controller},
+        in_process, table,
+    },
     lab::{Command, Lab, Options, RAM_DISK, inside, kvm},
 };
 
 const USAGE: &str = "\
-usage: bench [in-process] [guest] [boot] [rounds=N] [dir=DIR] [json=FILE]
+usage: bench [in-process] [virtio-blk] [nvme] [virtio-scsi] [boot] [rounds=N] [dir=DIR] [json=FILE]
 
-Without a part, all of them. Figures with a guest are taken on this machine's KVM where a stock
+Without a part, all of them. The parts named after controllers measure them from inside a guest. Figures with a guest are taken on this machine's KVM where a stock
 kernel runs on it, else in the lab.";
 
 struct Request {
@@ -24,6 +28,12 @@ struct Request {
     json: Option<PathBuf>,
 }
 
+/// The parts, in the order in which they run.
+fn parts() -> impl Iterator<Item = &'static str> {
+    let controllers = Controller::ALL.into_iter().map(Controller::name);
+    ["in-process"].into_iter().chain(controllers).chain(["boot"])
+}
+
 fn parse() -> Option<Request> {
     let mut request = Request { parts: Vec::new(), rounds: 5, dir: None, json: None };
     for word in std::env::args().skip(1) {
@@ -31,14 +41,12 @@ fn parse() -> Option<Request> {
             Some(("rounds", n)) => request.rounds = n.parse().ok().filter(|n| *n > 0)?,
             Some(("dir", dir)) => request.dir = Some(dir.into()),
             Some(("json", file)) => request.json = Some(file.into()),
-            None if ["in-process", "guest", "boot"].contains(&word.as_str()) => {
-                request.parts.push(word);
-            }
+            None if parts().any(|part| part == word) => request.parts.push(word),
             _ => return None,
         }
     }
     if request.parts.is_empty() {
-        request.parts = ["in-process", "guest", "boot"].map(str::to_owned).to_vec();
+        request.parts = parts().map(str::to_owned).collect();
     }
     Some(request)
 }
@@ -73,9 +81,9 @@ fn run(request: &Request) -> Result<Vec<Row>, String> {
             let scratch =
                 tempfile::tempdir().map_err(|e| format!("no temporary directory: {e}"))?;
             let dir = if inside() { Path::new(RAM_DISK) } else { scratch.path() };
-            match part.as_str() {
-                "guest" => guest::run(dir, request.rounds, progress)?,
-                _ => boot::run(dir, request.rounds, progress)?,
+            match Controller::ALL.into_iter().find(|controller| controller.name() == part) {
+                Some(controller) => guest::run(dir, controller, request.rounds, progress)?,
+                None => boot::run(dir, request.rounds, progress)?,
             }
         } else {
             eprintln!("bench: {part}: no usable KVM here, so in the lab");

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode};
 use std::time::Duration;
 
+use spindle_block::error::with_causes;
 use spindle_tests::lab::guest::{Disk, Ended, Guest, GuestError, Running, Vmm};
 use spindle_tests::lab::image::Image;
 use spindle_tests::lab::job::Job;
 use spindle_tests::lab::kvm::{self, Kvm};
-use spindle_tests::lab::{Command, Lab, LabError, Options, RAM_DISK, explain, inside, source_root};
+use spindle_tests::lab::{Command, Lab, LabError, Options, RAM_DISK, inside, source_root};
 
 /// In the guest: one measurement a line, `result NAME IOPS KiB/s MICROSECONDS`, then the verification. The
 /// fields are those of fio's terse output, version 3 (fio's HOWTO, "Terse output").
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
         Err(error) => {
-            eprintln!("demo: {}", explain(&error));
+            eprintln!("demo: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }

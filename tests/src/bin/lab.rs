@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use spindle_block::error::with_causes;
 use spindle_tests::lab::job::Job;
-use spindle_tests::lab::{Command, Lab, LabError, Options, explain};
+use spindle_tests::lab::{Command, Lab, LabError, Options};
 
 const USAGE: &str = "\
 usage: lab [--timeout SECONDS] [--memory MIB] [--share DIR] -- COMMAND [ARGUMENT...]
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(125)),
         Err(error) => {
-            eprintln!("lab: {}", explain(&error));
+            eprintln!("lab: {}", with_causes(&error));
             ExitCode::from(125)
         }
     }

@@ -11,6 +11,7 @@ mod tests;
 use crate::doctor;
 use crate::spec::{MachineSpec, SpecError};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use spindle_block::error::with_causes;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write;
@@ -104,7 +105,7 @@ pub fn main(programs: &Programs) -> ExitCode {
         Ok(Outcome::Exit(status)) => ExitCode::from(status),
         Ok(Outcome::Print { text, status }) => print(&text, status),
         Err(stop) => {
-            eprintln!("spindle: {}", chain(&*stop.failure));
+            eprintln!("spindle: {}", with_causes(&*stop.failure));
             ExitCode::from(stop.status)
         }
     }
@@ -139,17 +140,6 @@ fn doctor(args: &DoctorArgs) -> Result<Outcome, Stop> {
     let report = doctor::examine();
     let text = if args.json { report.json().map_err(Stop::input)? + "\n" } else { report.text() };
     Ok(Outcome::Print { text, status: if report.usable { 0 } else { EXIT_INPUT } })
-}
-
-/// An error and its causes in one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// Writes to standard output; a reader that has gone away is no failure of ours.

@@ -19,7 +19,7 @@ fn spindle_with(args: &[&str], programs: &Programs) -> Result<String, (u8, Strin
         Ok(Outcome::Print { text, status: 0 }) => Ok(text),
         Ok(Outcome::Print { text, status }) => Err((status, text)),
         Ok(Outcome::Exit(status)) => Err((status, String::new())),
-        Err(stop) => Err((stop.status, chain(&*stop.failure))),
+        Err(stop) => Err((stop.status, with_causes(&*stop.failure))),
     }
 }
 
@@ -74,6 +74,10 @@ fn a_printed_specification_is_a_configuration() {
     let more = spec(&["--config", &config, "--cpus", "cpus=1", "-m", "2G"]);
     assert_eq!((more.cpus, more.memory), (1, 2 << 30));
     assert_eq!(more.devices, first.devices);
+    let driven = spec(&["-accel", "qtest", "-qtest", "unix:/tmp/q,server=on", "-qtest-log", "l"]);
+    assert_eq!((driven.accel, driven.kernel.is_some()), (crate::spec::AccelSpec::Qtest, false));
+    let config = file(dir.path(), "qtest.json", driven.to_json().unwrap().as_bytes());
+    assert_eq!(spec(&["--config", &config]), driven);
 }
 
 #[test]

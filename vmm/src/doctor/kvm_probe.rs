@@ -1,38 +1,14 @@
 //! KVM: is it there, may we use it, does it offer what is needed, and does a guest run?
 use super::guest::{self, Outcome, Stage};
 use super::{Check, Status};
+use crate::kvm::{CAPABILITIES, Capability};
 use kvm_bindings::KVM_API_VERSION;
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
 use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Below this many million instructions per second a guest kernel takes minutes to boot.
 const SPEED_MIN: f64 = 20.0;
-
-/// Capabilities and whether machines cannot do without.
-const CAPABILITIES: &[(Cap, &str, bool)] = &[
-    (Cap::Irqchip, "irqchip", true),
-    (Cap::UserMemory, "user-memory", true),
-    (Cap::SetTssAddr, "set-tss-addr", true),
-    (Cap::ExtCpuid, "ext-cpuid", true),
-    (Cap::MpState, "mp-state", true),
-    (Cap::VcpuEvents, "vcpu-events", true),
-    (Cap::Xcrs, "xcrs", true),
-    (Cap::Pit2, "pit2", true),
-    (Cap::IrqRouting, "irq-routing", true),
-    (Cap::Irqfd, "irqfd", true),
-    (Cap::IrqfdResample, "irqfd-resample", true),
-    (Cap::Ioeventfd, "ioeventfd", true),
-    (Cap::IoeventfdNoLength, "ioeventfd-no-length", true),
-    (Cap::ImmediateExit, "immediate-exit", true),
-    (Cap::SignalMsi, "signal-msi", false),
-    (Cap::CoalescedMmio, "coalesced-mmio", false),
-    (Cap::CoalescedPio, "coalesced-pio", false),
-    (Cap::ReadonlyMem, "readonly-mem", false),
-    (Cap::TscDeadlineTimer, "tsc-deadline-timer", false),
-    (Cap::X2ApicApi, "x2apic-api", false),
-    (Cap::AdjustClock, "adjust-clock", false),
-];
 
 /// The checks `kvm` and `guest`.
 pub(super) fn checks() -> [Check; 2] {
@@ -111,7 +87,7 @@ fn capabilities(kvm: &Kvm) -> Check {
     let mut facts = Map::new();
     let mut missing = Vec::new();
     let mut lacking = Vec::new();
-    for (cap, name, needed) in CAPABILITIES {
+    for Capability { cap, name, needed, .. } in CAPABILITIES {
         let there = kvm.check_extension(*cap);
         facts.insert((*name).to_owned(), Value::Bool(there));
         match (there, needed) {

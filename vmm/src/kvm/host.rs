@@ -5,21 +5,50 @@ use kvm_ioctls::{Cap, Kvm};
 
 use super::KvmError;
 
-/// What no machine can do without, and how a person would call it.
-const NEEDED: &[(Cap, &str)] = &[
-    (Cap::Irqchip, "an in-kernel interrupt controller"),
-    (Cap::Pit2, "an in-kernel timer (PIT)"),
-    (Cap::UserMemory, "user memory regions"),
-    (Cap::ImmediateExit, "immediate exit"),
-    (Cap::IrqRouting, "interrupt routing"),
-    (Cap::Irqfd, "irqfd"),
-    (Cap::IrqfdResample, "irqfd with resampling"),
-    (Cap::Ioeventfd, "ioeventfd"),
-    (Cap::IoeventfdNoLength, "ioeventfds of any length"),
-    (Cap::MpState, "multiprocessing state"),
-    (Cap::VcpuEvents, "virtual CPU events"),
-    (Cap::Xcrs, "extended control registers"),
-    (Cap::ExtCpuid, "extended CPUID"),
+/// Something that KVM may or may not offer.
+#[derive(Clone, Copy, Debug)]
+pub struct Capability {
+    /// What KVM is asked.
+    pub cap: Cap,
+    /// Its name in reports.
+    pub name: &'static str,
+    /// What a person would call it.
+    pub what: &'static str,
+    /// No machine can do without.
+    pub needed: bool,
+}
+
+const fn needed(cap: Cap, name: &'static str, what: &'static str) -> Capability {
+    Capability { cap, name, what, needed: true }
+}
+
+const fn wanted(cap: Cap, name: &'static str, what: &'static str) -> Capability {
+    Capability { cap, name, what, needed: false }
+}
+
+/// What machines use, the needed ones first.
+pub const CAPABILITIES: &[Capability] = &[
+    needed(Cap::Irqchip, "irqchip", "an in-kernel interrupt controller"),
+    needed(Cap::UserMemory, "user-memory", "user memory regions"),
+    needed(Cap::SetTssAddr, "set-tss-addr", "a task state segment of its own"),
+    needed(Cap::ExtCpuid, "ext-cpuid", "extended CPUID"),
+    needed(Cap::MpState, "mp-state", "multiprocessing state"),
+    needed(Cap::VcpuEvents, "vcpu-events", "virtual CPU events"),
+    needed(Cap::Xcrs, "xcrs", "extended control registers"),
+    needed(Cap::Pit2, "pit2", "an in-kernel timer (PIT)"),
+    needed(Cap::IrqRouting, "irq-routing", "interrupt routing"),
+    needed(Cap::Irqfd, "irqfd", "irqfd"),
+    needed(Cap::IrqfdResample, "irqfd-resample", "irqfd with resampling"),
+    needed(Cap::Ioeventfd, "ioeventfd", "ioeventfd"),
+    needed(Cap::IoeventfdNoLength, "ioeventfd-no-length", "ioeventfds of any length"),
+    needed(Cap::ImmediateExit, "immediate-exit", "immediate exit"),
+    wanted(Cap::SignalMsi, "signal-msi", "message-signalled interrupts without a route"),
+    wanted(Cap::CoalescedMmio, "coalesced-mmio", "collected writes to memory"),
+    wanted(Cap::CoalescedPio, "coalesced-pio", "collected writes to ports"),
+    wanted(Cap::ReadonlyMem, "readonly-mem", "read-only memory"),
+    wanted(Cap::TscDeadlineTimer, "tsc-deadline-timer", "a timer with TSC deadlines"),
+    wanted(Cap::X2ApicApi, "x2apic-api", "32-bit APIC IDs"),
+    wanted(Cap::AdjustClock, "adjust-clock", "a clock that can be set"),
 ];
 
 /// The opened `/dev/kvm`.
@@ -40,8 +69,9 @@ impl Host {
         if u32::try_from(version) != Ok(KVM_API_VERSION) {
             return Err(KvmError::ApiVersion(version));
         }
-        if let Some((_, name)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
-            return Err(KvmError::Missing(name));
+        let missing = |c: &&Capability| c.needed && !kvm.check_extension(c.cap);
+        if let Some(capability) = CAPABILITIES.iter().find(missing) {
+            return Err(KvmError::Missing(capability.what));
         }
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)

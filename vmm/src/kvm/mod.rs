@@ -13,5 +13,5 @@ pub mod vm;
 mod windows;
 
 pub use error::KvmError;
-pub use host::Host;
+pub use host::{CAPABILITIES, Capability, Host};
 pub use vm::Vm;

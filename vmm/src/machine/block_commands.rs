@@ -4,24 +4,22 @@ use std::sync::Arc;
 
 use spindle_block::{
     Cx,
+    error::with_causes,
     graph::{Graph, NodeStatus, RootStatus},
     root::{Account, DetectZeroes, Stats},
 };
 
 use super::{Machine, disks::Disk, nodes};
-use crate::{
-    error_chain,
-    monitor::{
-        BlockTarget, Command, QmpError, Reply,
-        schema::{
-            BlockCacheInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, FaultAdded,
-            FaultInfo, ImageInfo,
-        },
+use crate::monitor::{
+    BlockTarget, Command, QmpError, Reply,
+    schema::{
+        BlockCacheInfo, BlockDeviceInfo, BlockDeviceStats, BlockInfo, BlockStats, FaultAdded,
+        FaultInfo, ImageInfo,
     },
 };
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> QmpError {
-    QmpError::generic(error_chain(error))
+    QmpError::generic(with_causes(error))
 }
 
 impl Machine {
@@ -57,7 +55,7 @@ impl Machine {
             }
             Command::BlockdevDel { node_name } => {
                 self.on_control(reply, move |graph, cx| async move {
-                    graph.delete(&cx, &node_name).await.map_err(|e| failed(&e))
+                    nodes::delete(&graph, &cx, &node_name).await.map_err(|e| failed(&e))
                 });
             }
             fault => self.fault_command(fault, reply),

@@ -4,7 +4,6 @@ use std::{collections::VecDeque, sync::Arc};
 
 use spindle_boot::{AcpiConfig, BootConfig, BootImage, BootProtocol, MemoryMap, RamState};
 use spindle_devices::Dma;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::{
     BuildError, Machine, Mailbox,
@@ -12,6 +11,7 @@ use super::{
     disks::{Disks, Ground},
     firmware,
     iothreads::Iothreads,
+    ram,
 };
 use crate::{
     accel::{self, Attached, CpuStart},
@@ -39,7 +39,7 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     let map = MemoryMap::new(spec.memory, host.phys_addr_bits())?;
     let image = boot_config(spec).map(|config| BootImage::open(&config)).transpose()?;
     let mailbox = Mailbox::new().map_err(resources("an eventfd"))?;
-    let memory = guest_memory(spec.memory, &map)?;
+    let memory = ram::guest_memory(spec.memory, &map)?;
     let Attached { mut accelerator, session } = host.attach(&memory)?;
     let sandbox = Sandbox::new(spec.sandbox).map_err(resources("seccomp filters"))?;
     let serial = HostEnd::open(&spec.serial, &sandbox)?;
@@ -114,19 +114,4 @@ fn boot_config(spec: &MachineSpec) -> Option<BootConfig> {
         protocol: BootProtocol::Auto,
         acpi: AcpiConfig::new(spec.cpus),
     })
-}
-
-/// Guest memory: address space only, which the host fills with pages as the guest touches them.
-fn guest_memory(size: u64, map: &MemoryMap) -> Result<GuestMemoryMmap, BuildError> {
-    let memory = GuestMemoryMmap::from_ranges(&map.ram_regions())
-        .map_err(|e| BuildError::Memory { size, reason: e.to_string() })?;
-    for region in memory.iter() {
-        let (start, len) = (region.as_ptr(), region.len() as usize);
-        for advice in [libc::MADV_HUGEPAGE, libc::MADV_DONTFORK, libc::MADV_DONTDUMP] {
-            // Advice only: a host without huge pages does without.
-            // SAFETY: the whole mapping of the region, which stays mapped.
-            unsafe { libc::madvise(start.cast(), len, advice) };
-        }
-    }
-    Ok(memory)
 }

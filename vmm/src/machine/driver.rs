@@ -25,7 +25,7 @@ impl Driver {
             self.machine.borrow_mut().read_mail();
         }
         self.session.send(ops);
-        if self.session.is_over() {
+        if self.session.is_over() && !self.machine.borrow().is_ending() {
             log::info!("the peer of the qtest socket is gone");
             self.machine.borrow_mut().end(0, false, ShutdownCause::HostQmpQuit);
         }

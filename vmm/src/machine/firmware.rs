@@ -21,8 +21,7 @@ pub(super) fn items(spec: &MachineSpec, map: &MemoryMap) -> Vec<Item> {
     vec![
         Item::key(fw_cfg::UUID, [0; 16]),
         Item::key(fw_cfg::RAM_SIZE, map.memory().to_le_bytes()),
-        // There is no display.
-        Item::key(fw_cfg::NO_GRAPHIC, 1_u16.to_le_bytes()),
+        Item::key(fw_cfg::NO_GRAPHIC, 0_u16.to_le_bytes()),
         Item::key(fw_cfg::CPUS, cpus),
         Item::key(fw_cfg::BOOT_MENU, 0_u16.to_le_bytes()),
         Item::key(fw_cfg::CPUS_MAX, cpus),

@@ -185,7 +185,7 @@ impl Machine {
 
     fn restart(&mut self, guest: bool, reason: ShutdownCause, reply: Option<Reply>) {
         if let Err(e) = self.start_afresh() {
-            log::error!("cannot reset the machine: {}", crate::error_chain(&e));
+            log::error!("cannot reset the machine: {}", spindle_block::error::with_causes(&e));
             let cause = ShutdownCause::HostError;
             return self.ask(Goal::End { status: EXIT_FAILURE, guest: false, cause });
         }
@@ -226,7 +226,9 @@ impl Machine {
                     drop(waits);
                 });
             }),
-            Err(e) => log::error!("cannot close the disks: {}", crate::error_chain(&e)),
+            Err(e) => {
+                log::error!("cannot close the disks: {}", spindle_block::error::with_causes(&e));
+            }
         }
     }
 

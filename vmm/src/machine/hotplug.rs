@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spindle_block::error::with_causes;
 use spindle_boot::ports::PCI_HOTPLUG_EVENT;
 use spindle_devices::{
     Access,
@@ -19,7 +20,6 @@ use spindle_devices::{
 
 use super::{BuildError, Machine, Mailbox, firmware};
 use crate::{
-    error_chain,
     monitor::{Event, QmpError},
     spec::{device::PciAddr, keyval::Options},
 };
@@ -48,7 +48,7 @@ impl EjectSink for Ejector {
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> QmpError {
-    QmpError::generic(error_chain(error))
+    QmpError::generic(with_causes(error))
 }
 
 impl Machine {

@@ -17,6 +17,7 @@ mod mailbox;
 mod main_loop;
 mod monitor;
 mod nodes;
+mod ram;
 mod requests;
 mod signals;
 #[cfg(test)]

@@ -1,16 +1,40 @@
 //! Nodes of the block graph: from the description to what the graph opens, and faults both ways.
 
 use spindle_block::{
-    BlockError,
-    graph::{Backing, Cache, Discard, DriverOptions, HostFile, NodeOptions, Qcow2Options, options},
-    nodes::fault::{self, Action},
+    BlockError, Cx,
+    graph::{
+        Backing, Cache, Discard, DriverOptions, Graph, GraphError, HostFile, NodeOptions,
+        Qcow2Options, options,
+    },
+    nodes::fault::{
+        self, Action, Blkdebug, IoType, Limits, config,
+        debug::{Event, InjectError, SetState},
+    },
     root::DetectZeroes,
 };
 
 use crate::spec::{
     BlockdevSpec, DriverSpec, FaultRule,
+    blkdebug::BlkdebugSpec,
     block::{self, FaultAction, FaultErrno, FileSpec},
 };
+
+/// Closes a node, and the nodes that were written in its place (`NAME.file` and so on) as far as nobody
+/// else uses them.
+pub(super) async fn delete(graph: &Graph, cx: &Cx, name: &str) -> Result<(), GraphError> {
+    graph.delete(cx, name).await?;
+    let prefix = format!("{name}.");
+    let all = graph.query_nodes().into_iter().map(|node| node.node_name);
+    let mut inline: Vec<String> = all.filter(|node| node.starts_with(&prefix)).collect();
+    // Parents have shorter names than their children.
+    inline.sort_by_key(String::len);
+    for node in inline {
+        if let Err(error) = graph.delete(cx, &node).await {
+            log::debug!("closing '{node}': {error}");
+        }
+    }
+    Ok(())
+}
 
 /// What the graph is asked to open for `spec`.
 pub(super) fn options(spec: &BlockdevSpec) -> NodeOptions {
@@ -58,6 +82,47 @@ fn driver(spec: &BlockdevSpec) -> DriverOptions {
             file: fault.file.clone(),
             rules: fault.rules.iter().map(rule).collect(),
         },
+        DriverSpec::Blkdebug(spec) => DriverOptions::Blkdebug {
+            image: spec.image.clone(),
+            config: spec.config.clone(),
+            rules: blkdebug(spec),
+        },
+    }
+}
+
+/// The tables have only names that are known there.
+fn blkdebug(spec: &BlkdebugSpec) -> Blkdebug {
+    let event = |name: &str| Event::named(name).unwrap_or(Event::None);
+    let size = |size: Option<u32>| size.filter(|size| *size > 0);
+    Blkdebug {
+        inject_error: spec
+            .inject_error
+            .iter()
+            .map(|rule| InjectError {
+                event: event(&rule.event),
+                state: rule.state,
+                iotype: rule.iotype.as_deref().and_then(IoType::named),
+                error: config::error(rule.errno),
+                sector: rule.sector,
+                once: rule.once,
+            })
+            .collect(),
+        set_state: spec
+            .set_state
+            .iter()
+            .map(|rule| SetState {
+                event: event(&rule.event),
+                state: rule.state,
+                new_state: rule.new_state,
+            })
+            .collect(),
+        limits: Limits {
+            align: size(spec.align),
+            max_transfer: spec.max_transfer.filter(|size| *size > 0),
+            max_write_zero: spec.max_write_zero,
+            opt_discard: size(spec.opt_discard),
+            max_discard: spec.max_discard,
+        },
     }
 }
 
@@ -83,18 +148,25 @@ const OPERATIONS: [(block::FaultOp, fault::FaultOp); 6] = [
 ];
 
 /// Fault errors, here and there.
-const ERRORS: [(FaultErrno, BlockError); 6] = [
+const ERRORS: [(FaultErrno, BlockError); 12] = [
     (FaultErrno::Eio, BlockError::Medium),
     (FaultErrno::Enospc, BlockError::NoSpace),
     (FaultErrno::Eperm, BlockError::Permission),
     (FaultErrno::Einval, BlockError::Misaligned),
     (FaultErrno::Enomem, BlockError::NoMemory),
     (FaultErrno::Etimedout, BlockError::TimedOut),
+    (FaultErrno::Erofs, BlockError::ReadOnly),
+    (FaultErrno::Eopnotsupp, BlockError::Unsupported),
+    (FaultErrno::Ecanceled, BlockError::Aborted),
+    (FaultErrno::Enodev, BlockError::Gone),
+    (FaultErrno::Euclean, BlockError::Corrupt),
+    (FaultErrno::Erange, BlockError::OutOfRange),
 ];
 
 /// The rule for a `fault` node that the monitor asks for.
 pub(super) fn rule(rule: &FaultRule) -> fault::FaultRule {
     let error = ERRORS.iter().find(|(errno, _)| *errno == rule.errno);
+    let error = error.map_or(BlockError::Medium, |(_, error)| *error);
     let op = OPERATIONS.iter().find(|(op, _)| *op == rule.op);
     fault::FaultRule {
         id: rule.id.clone(),
@@ -103,8 +175,14 @@ pub(super) fn rule(rule: &FaultRule) -> fault::FaultRule {
         length: rule.length,
         skip: rule.skip,
         count: rule.count,
+        chance_ppm: rule.chance_ppm,
+        seed: rule.seed,
         action: match rule.action {
-            FaultAction::Error => Action::Error(error.map_or(BlockError::Medium, |(_, e)| *e)),
+            FaultAction::Error => Action::Error(error),
+            FaultAction::Torn => {
+                Action::Torn { bytes: rule.torn_bytes, error: (!rule.silent).then_some(error) }
+            }
+            FaultAction::Corrupt => Action::Corrupt,
             FaultAction::Delay => Action::Delay(rule.delay_ns),
             FaultAction::Hang => Action::Hang,
         },
@@ -113,13 +191,16 @@ pub(super) fn rule(rule: &FaultRule) -> fault::FaultRule {
 
 /// The same in the monitor's words.
 pub(super) fn rule_spec(rule: &fault::FaultRule) -> FaultRule {
-    let (action, errno, delay_ns) = match rule.action {
-        Action::Error(error) => {
-            let errno = ERRORS.iter().find(|(_, e)| *e == error);
-            (FaultAction::Error, errno.map_or(FaultErrno::Eio, |(errno, _)| *errno), 0)
-        }
-        Action::Delay(ns) => (FaultAction::Delay, FaultErrno::Eio, ns),
-        Action::Hang => (FaultAction::Hang, FaultErrno::Eio, 0),
+    let errno = |error: BlockError| {
+        let errno = ERRORS.iter().find(|(_, e)| *e == error);
+        errno.map_or(FaultErrno::Eio, |(errno, _)| *errno)
+    };
+    let (action, error) = match rule.action {
+        Action::Error(error) => (FaultAction::Error, Some(error)),
+        Action::Delay(_) => (FaultAction::Delay, None),
+        Action::Hang => (FaultAction::Hang, None),
+        Action::Torn { error, .. } => (FaultAction::Torn, error),
+        Action::Corrupt => (FaultAction::Corrupt, None),
     };
     let op = OPERATIONS.iter().find(|(_, op)| *op == rule.op);
     FaultRule {
@@ -129,9 +210,13 @@ pub(super) fn rule_spec(rule: &fault::FaultRule) -> FaultRule {
         length: rule.length,
         skip: rule.skip,
         count: rule.count,
+        chance_ppm: rule.chance_ppm,
+        seed: rule.seed,
         action,
-        errno,
-        delay_ns,
+        errno: error.map_or(FaultErrno::Eio, errno),
+        delay_ns: if let Action::Delay(ns) = rule.action { ns } else { 0 },
+        torn_bytes: if let Action::Torn { bytes, .. } = rule.action { bytes } else { None },
+        silent: matches!(rule.action, Action::Torn { error: None, .. }),
     }
 }
 
@@ -151,9 +236,22 @@ mod tests {
             action: FaultAction::Error,
             errno: FaultErrno::Eio,
             delay_ns: 0,
+            chance_ppm: 12_345,
+            seed: u64::MAX,
+            torn_bytes: None,
+            silent: false,
         };
+        assert_eq!(ERRORS.len(), BlockError::ALL.len());
         let mut rules = vec![
             FaultRule { action: FaultAction::Hang, ..base.clone() },
+            FaultRule { action: FaultAction::Corrupt, ..base.clone() },
+            FaultRule { action: FaultAction::Torn, silent: true, ..base.clone() },
+            FaultRule {
+                action: FaultAction::Torn,
+                torn_bytes: Some(512),
+                errno: FaultErrno::Enodev,
+                ..base.clone()
+            },
             FaultRule { action: FaultAction::Delay, delay_ns: 7, ..base.clone() },
         ];
         rules.extend(OPERATIONS.map(|(op, _)| FaultRule { op, ..base.clone() }));

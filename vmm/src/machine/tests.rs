@@ -87,7 +87,8 @@ fn rig(blockdevs: &[&str], devices: &[&str]) -> Option<Rig> {
     }
     let kernel = kernel();
     let spec = describe(blockdevs, devices, kernel.path());
-    let (machine, _ends) = build(&spec).unwrap_or_else(|e| panic!("{}", crate::error_chain(&e)));
+    let (machine, _ends) =
+        build(&spec).unwrap_or_else(|e| panic!("{}", spindle_block::error::with_causes(&e)));
     let view = machine.accelerator.bus().view();
     Some(Rig { machine, view, _kernel: kernel })
 }
@@ -436,7 +437,7 @@ fn what_makes_no_machine_is_said_in_one_sentence() {
     for (node, devices, wanted) in cases {
         let spec = describe(&[node], devices, kernel.path());
         let error = build(&spec).err().unwrap_or_else(|| panic!("{devices:?} makes a machine"));
-        let message = crate::error_chain(&error);
+        let message = spindle_block::error::with_causes(&error);
         for part in wanted {
             assert!(message.contains(part), "{devices:?}: '{part}' not in: {message}");
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
-use spindle_block::{Cx, graph::Graph};
+use spindle_block::{Cx, error::with_causes, graph::Graph};
 use spindle_devices::{
     device::Countdown,
     scsi::{LogicalUnit, TrayError},
@@ -14,7 +14,6 @@ use spindle_devices::{
 
 use super::{Machine, nodes};
 use crate::{
-    error_chain,
     monitor::{MediumChange, QmpError, Reply},
     spec::{
         format::{self, HostFiles},
@@ -24,7 +23,7 @@ use crate::{
 };
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> QmpError {
-    QmpError::generic(error_chain(error))
+    QmpError::generic(with_causes(error))
 }
 
 /// What is done once a tray is open, or why it is not.
@@ -233,9 +232,7 @@ fn describe(change: &MediumChange) -> Result<Describe, QmpError> {
 
 /// Closes the nodes of a medium.
 async fn delete(graph: &Graph, cx: &Cx, node: &str) {
-    for name in [node.to_owned(), format!("{node}.file")] {
-        if let Err(error) = graph.delete(cx, &name).await {
-            log::debug!("closing '{name}': {error}");
-        }
+    if let Err(error) = nodes::delete(graph, cx, node).await {
+        log::debug!("closing '{node}': {error}");
     }
 }

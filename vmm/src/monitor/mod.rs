@@ -10,6 +10,7 @@
 mod command;
 mod error;
 mod event;
+mod rehearsal;
 mod reply;
 pub mod schema;
 mod server;
@@ -22,5 +23,6 @@ mod tests;
 pub use command::{BlockTarget, Command, MediumChange};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, EventSender, IoAction, IoOperation};
+pub use rehearsal::rehearse;
 pub use reply::{Handler, Reply, Shared};
 pub use server::Server;

@@ -12,6 +12,8 @@ use super::log::Log;
 
 struct State {
     bytes: Vec<u8>,
+    /// How many of them were sent.
+    sent: usize,
     log: Option<Log>,
 }
 
@@ -23,7 +25,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(log: Option<Log>) -> io::Result<Arc<Self>> {
-        let state = Mutex::new(State { bytes: Vec::new(), log });
+        let state = Mutex::new(State { bytes: Vec::new(), sent: 0, log });
         Ok(Arc::new(Self { state, event: EventFd::new(EFD_NONBLOCK)? }))
     }
 
@@ -60,16 +62,20 @@ impl Outbox {
     /// What `f` says.
     pub(super) fn send(&self, f: impl FnOnce(&[u8]) -> io::Result<usize>) -> io::Result<()> {
         let mut state = self.lock();
-        if !state.bytes.is_empty() {
-            let count = f(&state.bytes)?.min(state.bytes.len());
-            state.bytes.drain(..count);
+        let waiting = state.bytes.get(state.sent..).unwrap_or_default();
+        if !waiting.is_empty() {
+            state.sent += f(waiting)?.min(waiting.len());
+        }
+        if state.sent == state.bytes.len() {
+            (state.bytes, state.sent) = (Vec::new(), 0);
         }
         Ok(())
     }
 
     /// Number of bytes that wait.
     pub(super) fn len(&self) -> usize {
-        self.lock().bytes.len()
+        let state = self.lock();
+        state.bytes.len() - state.sent
     }
 
     /// Becomes readable after [`Outbox::tell`]; [`Outbox::acknowledge`] it.

@@ -36,7 +36,9 @@ pub(super) enum Peer {
 pub struct Session {
     peer: Peer,
     input: Vec<u8>,
-    /// How much of `input` was looked through for the end of a line.
+    /// Where in `input` the next line begins.
+    start: usize,
+    /// How much of `input` was looked through for its end.
     scanned: usize,
     engine: Engine,
     outbox: Arc<Outbox>,
@@ -51,7 +53,16 @@ impl Session {
         if matches!(peer, Peer::Here(_)) {
             outbox.log(|log| log.note("OPENED"));
         }
-        Self { peer, input: Vec::new(), scanned: 0, engine, outbox, watched: None, at_end: false }
+        Self {
+            peer,
+            input: Vec::new(),
+            start: 0,
+            scanned: 0,
+            engine,
+            outbox,
+            watched: None,
+            at_end: false,
+        }
     }
 
     /// Registers with the main loop.
@@ -105,9 +116,9 @@ impl Session {
             return false;
         }
         let Some(line) = self.line() else {
-            if self.input.len() > LINE_MAX {
+            if self.input.len() - self.start > LINE_MAX {
                 self.outbox.answer("ERR the line is too long\n");
-                self.input = Vec::new();
+                (self.input, self.start, self.scanned) = (Vec::new(), 0, 0);
                 self.at_end = true;
             }
             return false;
@@ -122,13 +133,14 @@ impl Session {
     fn line(&mut self) -> Option<String> {
         let end = self.input[self.scanned..].iter().position(|byte| *byte == b'\n');
         let Some(end) = end else {
-            self.scanned = self.input.len();
+            // What is left is the beginning of a line: it moves to the front.
+            self.input.drain(..self.start);
+            (self.start, self.scanned) = (0, self.input.len());
             return None;
         };
         let end = self.scanned + end;
-        let line = String::from_utf8_lossy(&self.input[..end]).into_owned();
-        self.input.drain(..=end);
-        self.scanned = 0;
+        let line = String::from_utf8_lossy(&self.input[self.start..end]).into_owned();
+        (self.start, self.scanned) = (end + 1, end + 1);
         Some(line)
     }
 

@@ -1,4 +1,5 @@
 //! The block graph: nodes with QEMU's drivers and options.
+use super::blkdebug::{BLKDEBUG, BlkdebugSpec};
 use super::props::{Kind, Prop, Table, prop};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -39,8 +40,10 @@ pub enum DriverSpec {
     /// Zeros that take no time.
     #[serde(rename = "null-co")]
     Null(NullSpec),
-    /// A filter that makes requests fail, hang or take their time.
+    /// A filter that makes requests fail, hang, take their time, tear or corrupt data.
     Fault(FaultSpec),
+    /// The same with QEMU's name and rules.
+    Blkdebug(BlkdebugSpec),
 }
 
 /// `file` and `host_device`.
@@ -161,10 +164,19 @@ pub struct FaultRule {
     /// How many requests it acts on before it is spent; `None`: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// How often it acts on a request that is left after that, in millionths.
+    pub chance_ppm: u32,
+    /// Seed of what is left to chance.
+    pub seed: u64,
     /// What happens to the request.
     pub action: FaultAction,
-    /// The error of `action=error`.
+    /// The error of `action=error` and `action=torn`.
     pub errno: FaultErrno,
+    /// How many bytes of a torn write reach the medium; `None`: left to chance, less than all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub torn_bytes: Option<u64>,
+    /// Whether the writer of a torn write is told that all went well.
+    pub silent: bool,
     /// How long `action=delay` takes, in nanoseconds.
     pub delay_ns: u64,
 }
@@ -197,6 +209,10 @@ pub enum FaultAction {
     Delay,
     /// It waits until `x-fault-release`.
     Hang,
+    /// Only the beginning of a write reaches the medium.
+    Torn,
+    /// A byte of what is read or written is changed.
+    Corrupt,
 }
 
 /// The error of a [`FaultRule`].
@@ -215,6 +231,18 @@ pub enum FaultErrno {
     Enomem,
     /// Connection timed out.
     Etimedout,
+    /// Read-only file system: the disk is read-only.
+    Erofs,
+    /// Operation not supported.
+    Eopnotsupp,
+    /// Operation canceled: the request was aborted.
+    Ecanceled,
+    /// No such device: the device is gone.
+    Enodev,
+    /// Structure needs cleaning: the image is corrupt.
+    Euclean,
+    /// Numerical result out of range: the range lies beyond the disk.
+    Erange,
 }
 
 /// Whether discards reach the file.
@@ -279,6 +307,7 @@ impl BlockdevSpec {
             DriverSpec::File(_) | DriverSpec::HostDevice(_) | DriverSpec::Null(_) => vec![],
             DriverSpec::Raw(raw) => vec![&raw.file],
             DriverSpec::Fault(fault) => vec![&fault.file],
+            DriverSpec::Blkdebug(blkdebug) => vec![&blkdebug.image],
             DriverSpec::Qcow2(qcow2) => match &qcow2.backing {
                 Backing::Node(backing) => vec![&qcow2.file, backing],
                 Backing::FromHeader | Backing::None => vec![&qcow2.file],
@@ -296,12 +325,13 @@ impl BlockdevSpec {
             DriverSpec::Qcow2(_) => QCOW2.name,
             DriverSpec::Null(_) => NULL.name,
             DriverSpec::Fault(_) => FAULT.name,
+            DriverSpec::Blkdebug(_) => BLKDEBUG.name,
         }
     }
 }
 
 /// All driver tables.
-pub const DRIVERS: &[&Table] = &[&FILE, &HOST_DEVICE, &RAW, &QCOW2, &NULL, &FAULT];
+pub const DRIVERS: &[&Table] = &[&FILE, &HOST_DEVICE, &RAW, &QCOW2, &NULL, &FAULT, &BLKDEBUG];
 
 /// Other names that drivers go by.
 pub const DRIVER_ALIASES: &[(&str, &str)] = &[("null", "null-co")];
@@ -323,7 +353,7 @@ const CACHE: &[Prop] = &[
     prop("no-flush", Kind::Bool, "ignore flushes: unsafe").or("off"),
 ];
 
-const ANY_SIZE: Kind = Kind::Size { min: 0, max: i64::MAX as u64 };
+pub(super) const ANY_SIZE: Kind = Kind::Size { min: 0, max: i64::MAX as u64 };
 const CHILD: Prop = prop("file", Kind::Id, "node below, by name or in place").required();
 
 const FILE_PROPS: &[Prop] = &[
@@ -385,7 +415,7 @@ pub const NULL: Table = Table {
 pub const FAULT: Table = Table {
     what: "blockdev driver",
     name: "fault",
-    help: "filter that makes requests fail, hang or take their time",
+    help: "filter that makes requests fail, hang, take their time, tear or corrupt data",
     props: &[CHILD, prop("rules", Kind::Groups(FAULT_RULE), "rules to start with")],
 };
 
@@ -402,12 +432,31 @@ pub const FAULT_RULE: &[Prop] = &[
     prop("length", ANY_SIZE, "length of the range; default: to the end"),
     prop("skip", Kind::Uint { min: 0, max: u64::MAX }, "matches to let pass first").or("0"),
     prop("count", Kind::Uint { min: 1, max: u64::MAX }, "matches to act on; default: all"),
-    prop("action", Kind::Enum(&["error", "delay", "hang"]), "what happens").or("error"),
+    prop("chance-ppm", Kind::Uint { min: 1, max: 1_000_000 }, "chance to act, in millionths")
+        .or("1000000"),
+    prop("seed", Kind::Uint { min: 0, max: u64::MAX }, "seed of what is left to chance").or("0"),
+    prop("action", Kind::Enum(&["error", "delay", "hang", "torn", "corrupt"]), "what happens")
+        .or("error"),
     prop(
         "errno",
-        Kind::Enum(&["EIO", "ENOSPC", "EPERM", "EINVAL", "ENOMEM", "ETIMEDOUT"]),
-        "error of action=error",
+        Kind::Enum(&[
+            "EIO",
+            "ENOSPC",
+            "EPERM",
+            "EINVAL",
+            "ENOMEM",
+            "ETIMEDOUT",
+            "EROFS",
+            "EOPNOTSUPP",
+            "ECANCELED",
+            "ENODEV",
+            "EUCLEAN",
+            "ERANGE",
+        ]),
+        "error of action=error and torn",
     )
     .or("EIO"),
     prop("delay-ns", Kind::Uint { min: 0, max: 1 << 40 }, "time of action=delay").or("0"),
+    prop("torn-bytes", ANY_SIZE, "bytes that action=torn writes; default: by chance"),
+    prop("silent", Kind::Bool, "action=torn reports success").or("off"),
 ];

@@ -452,6 +452,7 @@ fn sole_writers(spec: &MachineSpec) -> Result<(), SpecError> {
         match &node.driver {
             DriverSpec::Raw(raw) => claim(&raw.file, user())?,
             DriverSpec::Fault(fault) => claim(&fault.file, user())?,
+            DriverSpec::Blkdebug(blkdebug) => claim(&blkdebug.image, user())?,
             DriverSpec::Qcow2(qcow2) => claim(&qcow2.file, user())?,
             DriverSpec::File(_) | DriverSpec::HostDevice(_) | DriverSpec::Null(_) => {}
         }

@@ -4,6 +4,7 @@
 //! goes through a [`Draft`] and comes out as one [`MachineSpec`], in which nothing is left to be
 //! decided: defaults are filled in, every node and device has a name, every disk its queues and
 //! iothread. `spindle run --print-spec` shows it as JSON, and `--config` takes that JSON back.
+pub mod blkdebug;
 pub mod block;
 pub mod device;
 mod disk;

@@ -2,8 +2,9 @@
 use super::format::{Look, Sight};
 use super::*;
 use crate::spec::block::{Backing, DiscardMode, FaultErrno, FaultOp};
-use crate::spec::props::{Mode, Table};
+use crate::spec::props::{Kind, Mode, Table};
 use serde_json::{Value, json};
+use spindle_block::nodes::fault::{IoType, debug::Event};
 use std::io;
 use std::path::Path;
 
@@ -254,7 +255,24 @@ fn fault_rules_are_typed() {
     let checked = props::apply("x-fault-add", block::FAULT_RULE, options, Mode::Strict).unwrap();
     let rule: FaultRule = serde_json::from_value(Value::Object(checked)).unwrap();
     assert_eq!((rule.op, rule.errno, rule.length), (FaultOp::Write, FaultErrno::Enospc, Some(512)));
-    assert_eq!(rule.count, None);
+    assert_eq!((rule.count, rule.chance_ppm, rule.silent), (None, 1_000_000, false));
+}
+
+#[test]
+fn every_event_and_iotype_of_blkdebug_has_its_counterpart() {
+    let words = |group: &str, name: &str| {
+        let group = blkdebug::BLKDEBUG.props.iter().find(|row| row.name == group).unwrap();
+        let Kind::Groups(rows) = group.kind else { panic!("no list") };
+        match rows.iter().find(|row| row.name == name).unwrap().kind {
+            Kind::Enum(words) => words,
+            _ => panic!("no enumeration"),
+        }
+    };
+    assert_eq!(words("inject-error", "event"), Event::ALL.map(|(name, _)| name));
+    assert_eq!(words("set-state", "event"), Event::ALL.map(|(name, _)| name));
+    assert_eq!(words("inject-error", "iotype"), IoType::ALL.map(|(name, _)| name));
+    let l2 = error(&[], &["blkdebug,node-name=a,image=b,set-state.0.event=l2_load"], &[], &[]);
+    assert!(l2.contains("'l2_load' is none of none, read_aio"), "{l2}");
 }
 
 #[test]
@@ -435,16 +453,22 @@ fn tables_and_types_agree() {
         let mut map = keyval::Options::new();
         for row in table.props {
             let value = match row.name {
-                "id" | "drive" | "iothread" | "rng" | "file" | "backing" | "bus" | "subsys"
+                "id" | "drive" | "iothread" | "rng" | "file" | "image" | "backing" | "bus"
+                | "subsys"
                     if !matches!(row.kind, props::Kind::Enum(_)) =>
                 {
                     json!("x")
                 }
                 "addr" => json!("03.0"),
-                "serial" | "filename" | "state" | "model" | "pci-id" | "vendor" | "product"
-                | "ver" => json!("s"),
+                "serial" | "filename" | "config" | "state" | "model" | "pci-id" | "vendor"
+                | "product" | "ver" => json!("s"),
                 "iothread-vq-mapping" => json!([{"iothread": "x", "vqs": [0]}]),
-                "rules" => json!([{}]),
+                "rules" => json!([{"length": 1, "count": 1, "torn-bytes": 1, "id": "r"}]),
+                "inject-error" => json!([{"event": "none", "iotype": "read", "sector": 1}]),
+                "set-state" => json!([{"event": "none", "new_state": 1}]),
+                "align" | "max-transfer" | "max-write-zero" | "opt-discard" | "max-discard" => {
+                    json!(512)
+                }
                 "discard_granularity" | "size" | "l2-cache-size" => json!(512),
                 "bootindex" | "vectors" | "msix_qsize" | "scsi-id" | "lun" => json!(1),
                 "lazy-refcounts" => json!(true),

@@ -60,6 +60,11 @@ impl Qtest {
         self.answer()
     }
 
+    /// The connection, for a thread that only sends.
+    pub fn clone_stream(&self) -> UnixStream {
+        self.lines.get_ref().try_clone().unwrap()
+    }
+
     /// Sends bytes as they are.
     pub fn send_raw(&mut self, bytes: &[u8]) {
         self.lines.get_mut().write_all(bytes).unwrap();

@@ -10,7 +10,7 @@ const QUEUE: u64 = 0x10_0000;
 const AVAIL: u64 = 0x10_1000;
 const USED: u64 = 0x10_2000;
 const HEADER: u64 = 0x11_0000;
-const DATA: u64 = 0x12_0000;
+pub const DATA: u64 = 0x12_0000;
 const ENTRIES: u64 = 16;
 
 /// A disk that was brought up with one queue of 16 entries.
@@ -95,7 +95,7 @@ impl Disk {
     }
 
     /// Waits for the last request by polling; returns its status.
-    fn wait(&self, q: &mut Qtest) -> u64 {
+    pub fn wait(&self, q: &mut Qtest) -> u64 {
         let start = Instant::now();
         while q.load(USED + 2, 2) != self.offered & 0xffff {
             assert!(start.elapsed() < PATIENCE, "no answer");

@@ -23,6 +23,7 @@ fn firmware_finds_what_it_looks_for() {
     assert_eq!(get(&mut q, 0, 4), b"QEMU");
     assert_eq!(get(&mut q, 1, 4), [3, 0, 0, 0]);
     assert_eq!(get(&mut q, 3, 8), (64_u64 << 20).to_le_bytes());
+    assert_eq!(get(&mut q, 4, 2), [0, 0]);
     assert_eq!(get(&mut q, 5, 2), [3, 0]);
     assert_eq!(get(&mut q, 0xf, 2), [3, 0]);
     assert_eq!(get(&mut q, 0xe, 2), [0, 0]);

@@ -4,6 +4,7 @@
 
 mod client;
 mod disk;
+mod faults;
 mod fw_cfg;
 mod hotplug;
 mod platform;

@@ -38,10 +38,23 @@ fn many_lines_at_once_are_answered_in_order_and_in_bits_too() {
     for piece in all.as_bytes().chunks(1000) {
         q.send_raw(piece);
     }
-    for i in 0..2000 {
+    for i in 0..2000_u64 {
         assert_eq!(q.answer(), "OK");
         assert_eq!(q.answer(), format!("OK 0x{i:016x}"));
     }
+    // So many that neither side can keep up with the other.
+    const COUNT: u64 = 300_000;
+    let mut sender = q.clone_stream();
+    let thread = std::thread::spawn(move || {
+        let lines: String = (0..COUNT).map(|i| format!("readb {:#x}\n", i % 4096)).collect();
+        sender.write_all(lines.as_bytes()).unwrap();
+    });
+    for i in 0..COUNT {
+        let i = i % 4096;
+        let byte = if i % 4 < 2 { (i / 4) >> (8 * (i % 4)) & 0xff } else { 0 };
+        assert_eq!(q.answer(), format!("OK 0x{byte:016x}"));
+    }
+    thread.join().unwrap();
     let data = "A".repeat(4 << 20);
     q.ok(&format!("b64write 0x100000 {} {data}", 3 << 20));
     assert_eq!(q.send(&format!("b64read 0x100000 {}", 3 << 20)), format!("OK {data}"));

@@ -3,10 +3,16 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::nodes::{
-    fault::FaultNode,
-    file::{FileNode, FileOptions},
-    raw::RawNode,
+use crate::{
+    BlockError,
+    nodes::{
+        fault::{
+            Blkdebug, FaultNode, Limits,
+            debug::{Event, InjectError},
+        },
+        file::{FileNode, FileOptions},
+        raw::RawNode,
+    },
 };
 
 fn opens(open: impl Fn() -> Result<Arc<dyn Node>, String> + Send + Sync + 'static) -> Open {
@@ -45,6 +51,29 @@ fn simulated_files_conform() {
 #[test]
 fn fault_filters_without_rules_conform() {
     simulated(|file| FaultNode::new(file));
+}
+
+#[test]
+fn filters_that_see_every_request_and_split_some_conform() {
+    let limits = Limits {
+        align: Some(512),
+        max_transfer: Some(64 << 10),
+        max_write_zero: Some(4096),
+        opt_discard: None,
+        max_discard: Some(8192),
+    };
+    // A rule for every event, and none for the state that there is.
+    let rule = |event| InjectError {
+        event,
+        state: 7,
+        iotype: None,
+        error: Some(BlockError::Medium),
+        sector: None,
+        once: false,
+    };
+    let inject_error = Event::ALL.map(|(_, event)| rule(event)).to_vec();
+    let rules = Blkdebug { inject_error, set_state: Vec::new(), limits };
+    simulated(move |file| FaultNode::blkdebug(file, rules.clone()));
 }
 
 #[test]

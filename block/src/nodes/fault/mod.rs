@@ -1,8 +1,13 @@
-//! `fault`: a filter that makes requests fail, hang, or take their time.
+//! `fault`: a filter that makes requests fail, hang, take their time, tear or corrupt data.
 //!
 //! Without a rule that is for a request, the node costs one atomic look: it passes the child's
-//! translation through. Rules come and go while requests run.
+//! translation through. Rules come and go while requests run. Under QEMU's name for such
+//! a filter, `blkdebug`, it also takes QEMU's rules ([`debug`]).
 
+pub mod config;
+pub mod debug;
+mod harm;
+mod random;
 mod rule;
 
 use std::{
@@ -16,11 +21,12 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    BlockError, Cx, Extent, Info, Io, Lane, LocalBoxFuture, Map, Node, OpKind, Range,
-    submit::node_io,
-};
-pub use rule::{Action, FaultError, FaultOp, FaultRule, FaultStatus};
+use crate::{BlockError, Cx, Extent, Info, Io, Lane, LocalBoxFuture, Map, Node, OpKind, Range};
+pub use debug::{Blkdebug, IoType, Limits};
+use debug::{Debug, Event};
+use harm::Harm;
+use random::Random;
+pub use rule::{ALWAYS, Action, FaultError, FaultOp, FaultRule, FaultStatus};
 
 /// Most rules of one node: each is looked at for every request.
 const RULES_MAX: usize = 256;
@@ -35,6 +41,15 @@ struct Live {
     /// Requests it was for, while it was in force.
     matched: u64,
     hits: u64,
+    random: Random,
+}
+
+/// What becomes of a request that a rule acts on.
+struct Sentence {
+    rule: String,
+    action: Action,
+    /// What is left to chance about it.
+    luck: u64,
 }
 
 /// A request that waits.
@@ -57,7 +72,7 @@ struct State {
 
 impl State {
     /// The first rule that acts on a request, and how; it is counted.
-    fn judge(&mut self, kind: OpKind, range: Range) -> Option<(String, Action)> {
+    fn judge(&mut self, kind: OpKind, range: Range) -> Option<Sentence> {
         for live in &mut self.rules {
             if live.left == Some(0) || !live.rule.covers(kind, range) {
                 continue;
@@ -67,9 +82,15 @@ impl State {
                 live.skip -= 1;
                 continue;
             }
+            if live.rule.chance_ppm < ALWAYS
+                && live.random.below(ALWAYS.into()) >= live.rule.chance_ppm.into()
+            {
+                continue;
+            }
             live.left = live.left.map(|left| left - 1);
             live.hits += 1;
-            return Some((live.id.clone(), live.rule.action));
+            let luck = live.random.next();
+            return Some(Sentence { rule: live.id.clone(), action: live.rule.action, luck });
         }
         None
     }
@@ -97,13 +118,25 @@ pub struct FaultNode {
     state: Mutex<State>,
     /// Rules that can still act.
     armed: AtomicU32,
+    /// The rules of `blkdebug`, and its limits.
+    debug: Option<(Mutex<Debug>, Limits)>,
 }
 
 impl FaultNode {
     /// A filter above `child`, with no rules.
     #[must_use]
     pub fn new(child: Arc<dyn Node>) -> Arc<Self> {
-        Arc::new(Self { child, state: Mutex::default(), armed: AtomicU32::new(0) })
+        let armed = AtomicU32::new(0);
+        Arc::new(Self { child, state: Mutex::default(), armed, debug: None })
+    }
+
+    /// The filter as `blkdebug`, with rules of that kind.
+    #[must_use]
+    pub fn blkdebug(child: Arc<dyn Node>, blkdebug: Blkdebug) -> Arc<Self> {
+        let limits = blkdebug.limits;
+        let debug = Some((Mutex::new(Debug::new(blkdebug)), limits));
+        let armed = AtomicU32::new(0);
+        Arc::new(Self { child, state: Mutex::default(), armed, debug })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -133,7 +166,8 @@ impl FaultNode {
             },
         };
         let (skip, left) = (rule.skip, rule.count);
-        state.rules.push(Live { id: id.clone(), rule, skip, left, matched: 0, hits: 0 });
+        let random = Random::new(rule.seed);
+        state.rules.push(Live { id: id.clone(), rule, skip, left, matched: 0, hits: 0, random });
         self.armed.store(state.armed(), SeqCst);
         Ok(id)
     }
@@ -191,13 +225,16 @@ impl FaultNode {
     }
 
     /// What has to happen to a request before it goes on to the child.
-    async fn suffer(&self, cx: &Cx, kind: OpKind, range: Range) -> Result<(), BlockError> {
+    async fn suffer(&self, cx: &Cx, kind: OpKind, range: Range) -> Result<Harm, BlockError> {
         let (waiting, time) = {
             let mut state = self.lock();
-            let Some((rule, action)) = state.judge(kind, range) else { return Ok(()) };
+            let Some(sentence) = state.judge(kind, range) else { return Ok(Harm::None) };
             self.armed.store(state.armed(), SeqCst);
+            let Sentence { rule, action, luck } = sentence;
             let time = match action {
                 Action::Error(error) => return Err(error),
+                Action::Torn { bytes, error } => return Ok(Harm::Torn { bytes, error, luck }),
+                Action::Corrupt => return Ok(Harm::Corrupt { luck }),
                 Action::Delay(ns) => Some(Duration::from_nanos(ns)),
                 Action::Hang => None,
             };
@@ -217,6 +254,32 @@ impl FaultNode {
                 .await
             }
         }
+        .map(|()| Harm::None)
+    }
+
+    /// Tells the rules of `blkdebug` of events, in order.
+    fn note(&self, events: &[Event]) {
+        if let Some((debug, _)) = &self.debug {
+            let mut debug = debug.lock().unwrap_or_else(PoisonError::into_inner);
+            events.iter().for_each(|event| debug.event(*event));
+        }
+    }
+
+    /// Whether a rule of `blkdebug` makes a request fail.
+    fn check(&self, kind: IoType, range: Range) -> Result<(), BlockError> {
+        match &self.debug {
+            Some((debug, _)) => {
+                debug.lock().unwrap_or_else(PoisonError::into_inner).check(kind, range)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether requests of this kind have to be seen for the sake of `blkdebug`.
+    fn watches(&self, kind: OpKind) -> bool {
+        self.debug.as_ref().is_some_and(|(debug, _)| {
+            debug.lock().unwrap_or_else(PoisonError::into_inner).watches(kind)
+        })
     }
 }
 
@@ -251,11 +314,12 @@ impl Drop for Waiting<'_> {
 
 impl Node for FaultNode {
     fn driver(&self) -> &'static str {
-        "fault"
+        if self.debug.is_some() { "blkdebug" } else { "fault" }
     }
 
     fn info(&self) -> Info {
-        self.child.info()
+        let info = self.child.info();
+        self.debug.as_ref().map_or(info, |(_, limits)| limits.apply(info))
     }
 
     fn map(&self, lane: Lane, op: OpKind, range: Range) -> Map {
@@ -264,6 +328,9 @@ impl Node for FaultNode {
             if state.rules.iter().any(|l| l.left != Some(0) && l.rule.covers(op, range)) {
                 return Map::Slow;
             }
+        }
+        if self.watches(op) {
+            return Map::Slow;
         }
         self.child.map(lane, op, range)
     }
@@ -274,10 +341,17 @@ impl Node for FaultNode {
         io: Io,
     ) -> LocalBoxFuture<'static, (Io, Result<(), BlockError>)> {
         Box::pin(async move {
-            match self.suffer(&cx, io.op.kind(), io.range).await {
-                Ok(()) => node_io(&cx, &self.child, io).await,
-                Err(error) => (io, Err(error)),
+            let kind = io.op.kind();
+            self.note(debug::before(kind));
+            if let Err(error) = self.check(kind.into(), io.range) {
+                return (io, Err(error));
             }
+            let (io, result) = match self.suffer(&cx, kind, io.range).await {
+                Ok(harm) => self.harm(&cx, io, harm).await,
+                Err(error) => (io, Err(error)),
+            };
+            self.note(debug::after(kind));
+            (io, result)
         })
     }
 
@@ -286,6 +360,9 @@ impl Node for FaultNode {
         cx: Cx,
         range: Range,
     ) -> LocalBoxFuture<'static, Result<Extent, BlockError>> {
+        if let Err(error) = self.check(IoType::BlockStatus, range) {
+            return Box::pin(async move { Err(error) });
+        }
         Arc::clone(&self.child).extent(cx, range)
     }
 
@@ -312,7 +389,8 @@ impl Node for FaultNode {
     }
 
     fn children(&self) -> Vec<(&'static str, Arc<dyn Node>)> {
-        vec![("file", Arc::clone(&self.child))]
+        let role = if self.debug.is_some() { "image" } else { "file" };
+        vec![(role, Arc::clone(&self.child))]
     }
 }
 

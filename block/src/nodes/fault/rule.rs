@@ -44,7 +44,34 @@ pub enum Action {
     Delay(u64),
     /// It waits until it is released, and is then done. A drain aborts it.
     Hang,
+    /// A write of which only the beginning reaches the medium.
+    Torn {
+        /// How many bytes do, rounded down to what the node below can write; `None`: left to
+        /// chance, less than all.
+        bytes: Option<u64>,
+        /// What the writer is told.
+        error: Option<BlockError>,
+    },
+    /// Data that is read, or reaches the medium, with one byte changed; the request succeeds. What
+    /// is in the writer's memory stays as it is.
+    Corrupt,
 }
+
+impl Action {
+    /// Whether it can be done to a request of this kind.
+    #[must_use]
+    pub fn is_for(self, kind: OpKind) -> bool {
+        let writes = matches!(kind, OpKind::Write | OpKind::WriteFua);
+        match self {
+            Self::Error(_) | Self::Delay(_) | Self::Hang => true,
+            Self::Torn { .. } => writes,
+            Self::Corrupt => writes || kind == OpKind::Read,
+        }
+    }
+}
+
+/// The chance of a rule that always acts.
+pub const ALWAYS: u32 = 1_000_000;
 
 /// A rule as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +88,11 @@ pub struct FaultRule {
     pub skip: u64,
     /// How many requests it acts on before it is spent; `None`: all.
     pub count: Option<u64>,
+    /// How often it acts on a request that is left after that, in millionths; [`ALWAYS`] at most.
+    /// Those that get away are not counted against `count`.
+    pub chance_ppm: u32,
+    /// Seed of what is left to chance: the same requests suffer the same.
+    pub seed: u64,
     /// What it does.
     pub action: Action,
 }
@@ -69,13 +101,23 @@ impl FaultRule {
     /// A rule that does `action` to every request.
     #[must_use]
     pub fn new(action: Action) -> Self {
-        Self { id: None, op: FaultOp::Any, offset: 0, length: None, skip: 0, count: None, action }
+        Self {
+            id: None,
+            op: FaultOp::Any,
+            offset: 0,
+            length: None,
+            skip: 0,
+            count: None,
+            chance_ppm: ALWAYS,
+            seed: 0,
+            action,
+        }
     }
 
     /// Whether it is for this request.
     #[must_use]
     pub fn covers(&self, kind: OpKind, range: Range) -> bool {
-        if !self.op.covers(kind) {
+        if !self.op.covers(kind) || !self.action.is_for(kind) {
             return false;
         }
         let end = self.length.map_or(u64::MAX, |len| self.offset.saturating_add(len));

@@ -106,6 +106,15 @@ fn a_snapshot_is_not_harmed() {
 }
 
 #[test]
+fn clusters_that_were_tables_once() {
+    // Whatever is made, data or table, lies where an L2 table was.
+    survives(Shape { stale: 200, ..Shape::new(9, 512 << 10) }, 1, 300);
+    survives(Shape { stale: 60, base: 40 << 10, align: 512, ..Shape::new(12, 256 << 10) }, 1, 300);
+    let lazy = Shape { stale: 200, lazy: true, ..Shape::new(9, 512 << 10) };
+    survives(Shape { small_cache: true, ..lazy }, 1, 300);
+}
+
+#[test]
 fn disks_that_grow() {
     // An L1 table of one 512-byte cluster maps 2 MiB.
     survives(Shape { base: 96 << 10, grows_to: 2200 << 10, ..Shape::new(9, 64 << 10) }, 2, 150);

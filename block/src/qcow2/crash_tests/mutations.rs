@@ -118,6 +118,11 @@ fn fill_recycled() {
 }
 
 #[test]
+fn fill_tables() {
+    Search::new(Shape { stale: 200, ..tables() }).notices(Rule::FillTables);
+}
+
+#[test]
 fn flush_syncs() {
     Search::new(small()).notices(Rule::FlushSyncs);
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::recovery::qemu_img;
 use crate::{
-    Cx, Node,
+    BlockError, Cx, IoBuf, Node,
     conformance::{
         Stage, close_all,
         crash::{History, Mix, SECTOR, Sectors, SharedSectors, Value, encode, run},
@@ -53,6 +53,8 @@ pub(super) struct Shape {
     pub small_cache: bool,
     /// Clusters written before the first cut.
     pub prefill: u64,
+    /// Free clusters at the end of the file that hold what was an L2 table once.
+    pub stale: u64,
     /// The disk grows to this size (bytes) in the first history.
     pub grows_to: u64,
 }
@@ -69,6 +71,7 @@ impl Shape {
             align: 1,
             small_cache: false,
             prefill: 0,
+            stale: 0,
             grows_to: size,
         }
     }
@@ -110,17 +113,34 @@ impl Shape {
             return Ok(files);
         }
         let (file, options) = (Arc::clone(&files.image), self.options());
-        let align = self.align;
+        let (align, stale) = (self.align, self.stale_tables());
         stage.run(move |cx| async move {
             let node: Arc<dyn Node> = FileNode::over(file, 0, align, false);
             create(&cx, &node, &options).await.map_err(|e| format!("create: {e}"))?;
+            append(&cx, &node, &stale).await.map_err(|e| format!("stale clusters: {e}"))?;
             crate::submit::flush(&cx, &node).await.map_err(|e| format!("create: {e}"))
         })??;
         Ok(files)
     }
 }
 
+/// Makes a file longer by `bytes`.
+async fn append(cx: &Cx, node: &Arc<dyn Node>, bytes: &[u8]) -> Result<(), BlockError> {
+    let end = node.info().size;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    Arc::clone(node).resize(Cx::clone(cx), end + bytes.len() as u64).await?;
+    crate::submit::write(cx, node, end, IoBuf::from_slice(bytes)).await
+}
+
 impl Shape {
+    /// Entries that claim the first clusters of the file, be they tables or data.
+    fn stale_tables(&self) -> Vec<u8> {
+        let entry = |n: u64| ((1 << 63) | ((n % 16) << self.cluster_bits)).to_be_bytes();
+        (0..(self.stale << self.cluster_bits) / 8).flat_map(entry).collect()
+    }
+
     fn by_qemu(&self) -> Result<Image, String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let (raw, image) = (dir.path().join("raw"), dir.path().join(IMAGE));

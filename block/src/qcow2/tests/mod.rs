@@ -3,6 +3,7 @@
 
 mod faults;
 mod golden;
+mod header;
 mod histories;
 mod hostile;
 mod making;

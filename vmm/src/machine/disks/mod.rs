@@ -406,7 +406,7 @@ fn misplaced(device: &DeviceSpec) -> BuildError {
 pub(super) async fn close(graph: &Graph, cx: &Cx) {
     let result: Result<(), GraphError> = graph.close_all(cx).await;
     if let Err(e) = result {
-        log::error!("{}", crate::error_chain(&e));
+        log::error!("{}", spindle_block::error::with_causes(&e));
     }
 }
 

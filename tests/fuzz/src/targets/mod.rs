@@ -1,0 +1,78 @@
+//! The targets.
+
+mod kernel;
+mod options;
+mod qcow2;
+mod qmp;
+mod virtio;
+
+/// Something that reads hostile bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name.
+    pub name: &'static str,
+    /// Reads one input. Panics where something is wrong.
+    pub run: fn(&[u8]),
+    /// Inputs to start from: sound ones.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+    /// Words that its inputs are made of.
+    pub words: &'static [&'static str],
+    /// The longest input that makes sense, in bytes.
+    pub len_max: usize,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "virtio-registers",
+        run: virtio::registers,
+        seeds: virtio::seeds,
+        words: &[],
+        len_max: 1024,
+    },
+    Target {
+        name: "virtio-rings",
+        run: virtio::rings,
+        seeds: virtio::seeds,
+        words: &[],
+        len_max: 1024,
+    },
+    Target {
+        name: "qcow2-header",
+        run: qcow2::header,
+        seeds: qcow2::header_seeds,
+        words: &["raw", "qcow2"],
+        len_max: 4096,
+    },
+    Target {
+        name: "qcow2-image",
+        run: qcow2::image,
+        seeds: qcow2::image_seeds,
+        words: &[],
+        len_max: 512,
+    },
+    Target {
+        name: "options",
+        run: options::run,
+        seeds: options::seeds,
+        words: options::WORDS,
+        len_max: 4096,
+    },
+    Target { name: "qmp", run: qmp::run, seeds: qmp::seeds, words: qmp::WORDS, len_max: 8192 },
+    Target {
+        name: "kernel",
+        run: kernel::run,
+        seeds: kernel::seeds,
+        words: &["HdrS", "\u{7f}ELF", "Xen\0"],
+        len_max: 16384,
+    },
+];
+
+/// Seeds for targets that read programs: bytes of many lengths, the same every time.
+fn programs() -> Vec<Vec<u8>> {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut random = |len: usize| (0..len).map(|_| rng.u8(..)).collect();
+    let mut all: Vec<Vec<u8>> = [16, 64, 128, 256, 400].into_iter().map(&mut random).collect();
+    all.push(vec![0; 64]);
+    all
+}

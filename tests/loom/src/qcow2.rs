@@ -1,0 +1,8 @@
+//! The cache of L2 entries, and what it needs.
+
+#[path = "../../../block/src/qcow2/cache.rs"]
+mod cache;
+#[path = "../../../block/src/qcow2/layout.rs"]
+mod layout;
+#[path = "../../../block/src/qcow2/sync.rs"]
+mod sync;

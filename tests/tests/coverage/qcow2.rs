@@ -1,0 +1,184 @@
+//! qcow2: the header, what its tables say, and what is refused.
+
+use spindle_tests::coverage::{Group, Items, Page, row};
+
+const HEADER_RS: &str = "block/src/qcow2/header.rs";
+const SIZES: &str = "golden::every_cluster_size_version_and_compression";
+const MADE: &str = "making::created_images_are_sound_and_empty_for_qemu";
+const NAMES: &str = "making::impossible_images_are_refused_and_backing_files_are_named";
+const REFUSED: &str = "hostile::features_that_are_not_known_are_refused_by_name";
+const DAMAGE: &str = "hostile::damaged_tables_do_no_harm";
+const PARSES: &str = "hostile::any_bytes_parse_or_are_refused";
+const KEPT: &str = "hostile::compatible_bits_are_kept_and_autoclear_bits_cleared";
+const GUESTS: &str = "making::snapshots_and_bitmaps_are_not_harmed";
+const GROWS: &str = "making::disks_grow_and_what_they_gain_is_zero";
+const REBUILT: &str = "making::an_image_that_was_not_closed_is_rebuilt";
+const FIELDS: &str = "tests/header::every_impossible_field_is_refused_by_name";
+
+/// The page.
+pub const PAGE: Page = Page {
+    name: "qcow2",
+    title: "qcow2 images",
+    specification: "QEMU's `docs/interop/qcow2.txt`",
+    tests: &["block/src/qcow2"],
+    groups: &[HEADER, INCOMPATIBLE, OTHER_BITS, EXTENSIONS, ENTRIES, ERRORS, RULES],
+};
+
+const HEADER: Group = Group {
+    title: "Header fields",
+    prefix: "",
+    items: None,
+    rows: &[
+        row("magic", "Header", &[REFUSED, PARSES]),
+        row("version", "Header", &[SIZES, MADE, FIELDS]),
+        row("backing_file_offset", "Header", &[NAMES, PARSES, FIELDS]),
+        row("backing_file_size", "Header", &[NAMES, PARSES, FIELDS]),
+        row("cluster_bits", "Header", &[SIZES, MADE, FIELDS]),
+        row("size", "Header", &[MADE, GROWS, FIELDS]),
+        row("crypt_method", "Header", &[REFUSED]),
+        row("l1_size", "Header", &[GROWS, FIELDS]),
+        row("l1_table_offset", "Header", &[GROWS, DAMAGE, FIELDS]),
+        row(
+            "refcount_table_offset",
+            "Header",
+            &[DAMAGE, FIELDS, "crash_tests/mod::refcount_tables_that_outgrow_their_place"],
+        ),
+        row(
+            "refcount_table_clusters",
+            "Header",
+            &[DAMAGE, FIELDS, "crash_tests/mod::refcount_tables_that_outgrow_their_place"],
+        ),
+        row("nb_snapshots", "Header", &[GUESTS, FIELDS]),
+        row("snapshots_offset", "Header", &[GUESTS, FIELDS]),
+        row("incompatible_features", "Header", &[REFUSED]),
+        row("compatible_features", "Header", &[KEPT]),
+        row("autoclear_features", "Header", &[KEPT]),
+        row("refcount_order", "Header", &[REFUSED, FIELDS]),
+        row("header_length", "Header", &[PARSES, FIELDS]),
+        row("compression_type", "Additional fields", &[SIZES, NAMES, FIELDS]),
+    ],
+};
+
+const INCOMPATIBLE: Group = Group {
+    title: "Incompatible feature bits",
+    prefix: "",
+    items: Some(Items { file: HEADER_RS, container: "mod incompatible", except: &[] }),
+    rows: &[
+        row("dirty", "Header, bit 0", &[REBUILT, "mutations::dirty_bit_first"]),
+        row(
+            "corrupt",
+            "Header, bit 1",
+            &[REFUSED, "hostile::a_write_through_a_lying_entry_is_refused_and_remembered"],
+        ),
+        row("data_file", "Header, bit 2 (refused)", &[REFUSED]),
+        row("compression", "Header, bit 3", &[SIZES, FIELDS]),
+        row("extended_l2", "Header, bit 4 (refused)", &[REFUSED]),
+        row("any other", "Header (refused)", &[REFUSED]),
+    ],
+};
+
+const OTHER_BITS: Group = Group {
+    title: "Compatible and autoclear feature bits",
+    prefix: "",
+    items: None,
+    rows: &[
+        row(
+            "lazy refcounts",
+            "Header, compatible bit 0",
+            &[
+                "crash_tests/mod::lazy_refcounts",
+                "histories::version_2_lazy_refcounts_and_a_tiny_cache",
+            ],
+        ),
+        row("bitmaps", "Header, autoclear bit 0", &[GUESTS]),
+        row("any other compatible bit", "Header (kept)", &[KEPT]),
+        row("any other autoclear bit", "Header (cleared)", &[KEPT]),
+    ],
+};
+
+const EXTENSIONS: Group = Group {
+    title: "Header extensions",
+    prefix: "EXT_",
+    items: None,
+    rows: &[
+        row("end of the list", "Header extensions", &[PARSES]),
+        row("backing file format name", "Header extensions", &[NAMES]),
+        row("feature name table", "Feature name table", &[REFUSED]),
+        row("bitmaps", "Bitmaps extension", &[GUESTS]),
+    ],
+};
+
+const ENTRIES: Group = Group {
+    title: "What an L2 entry may be",
+    prefix: "",
+    items: Some(Items { file: "block/src/qcow2/layout.rs", container: "enum Entry", except: &[] }),
+    rows: &[
+        row(
+            "unallocated",
+            "Cluster mapping",
+            &[
+                "golden::chains_with_zero_clusters_and_short_backing_files",
+                "histories::backing_chains",
+            ],
+        ),
+        row(
+            "zero",
+            "Cluster mapping, bit 0",
+            &[
+                "golden::chains_with_zero_clusters_and_short_backing_files",
+                "histories::every_cluster_size",
+            ],
+        ),
+        row(
+            "data",
+            "Cluster mapping",
+            &[SIZES, "histories::every_cluster_size", "crash_tests/mod::a_snapshot_is_not_harmed"],
+        ),
+        row(
+            "compressed",
+            "Cluster mapping, bit 62",
+            &[
+                SIZES,
+                "histories::compressed_images_are_written_over",
+                "crash_tests/mod::compressed_clusters",
+            ],
+        ),
+        row("bad", "reserved bits", &[DAMAGE]),
+    ],
+};
+
+const ERRORS: Group = Group {
+    title: "Why a header is refused",
+    prefix: "",
+    items: Some(Items { file: HEADER_RS, container: "enum HeaderError", except: &[] }),
+    rows: &[
+        row("magic", "Header", &[REFUSED]),
+        row("version", "Header", &[FIELDS]),
+        row("features", "Header", &[REFUSED]),
+        row("encrypted", "Header", &[REFUSED]),
+        row("refcount_bits", "Header", &[REFUSED]),
+        row("field", "Header", &[FIELDS]),
+    ],
+};
+
+const RULES: Group = Group {
+    title: "Rules that keep an image whole",
+    prefix: "",
+    items: Some(Items { file: "block/src/qcow2/mutation.rs", container: "enum Rule", except: &[] }),
+    rows: &[
+        row("sync_before_l2", "writeback.rs", &["mutations::sync_before_l2"]),
+        row("sync_before_reftable", "writeback.rs", &["mutations::sync_before_reftable"]),
+        row("refcounts_before_l2", "writeback.rs", &["mutations::refcounts_before_l2"]),
+        row("data_before_mapping", "write.rs", &["mutations::data_before_mapping"]),
+        row("limbo_until_durable", "limbo.rs", &["mutations::limbo_until_durable"]),
+        row("limbo_until_unpinned", "limbo.rs", &["mutations::limbo_until_unpinned"]),
+        row("dirty_bit_first", "Header, bit 0", &["mutations::dirty_bit_first"]),
+        row("cluster_lock", "write.rs", &["mutations::cluster_lock"]),
+        row("fill_recycled", "write.rs", &["mutations::fill_recycled"]),
+        row("fill_tables", "tables.rs", &["mutations::fill_tables"]),
+        row("flush_syncs", "writeback.rs", &["mutations::flush_syncs"]),
+        row("copy_shared", "Cluster mapping, bit 63", &["mutations::copy_shared"]),
+        row("snapshot_order", "writeback.rs", &["mutations::snapshot_order"]),
+        row("durable_leaf", "map.rs", &["mutations::durable_leaf"]),
+    ],
+};
