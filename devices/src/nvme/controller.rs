@@ -11,14 +11,16 @@ use std::{
 };
 
 use super::{
-    admin::ErrorLog,
+    admin::{ErrorLog, Firmware, firmware},
     config::NvmeConfig,
     doors::{Door, ShadowPages},
     events::Events,
     io::Mail,
+    oneshot::channel,
     regs::csts,
     reservation::{Host, Notice},
     rings::Arbitration,
+    status::Status,
     subsystem::Subsystem,
 };
 use crate::{
@@ -97,6 +99,7 @@ pub struct Ctl {
     /// Notices that the host has not read: what, namespace.
     notices: Mutex<VecDeque<(Notice, u32)>>,
     notice_masks: Mutex<BTreeMap<u32, u32>>,
+    firmware: Mutex<Firmware>,
     errors: Mutex<ErrorLog>,
     shadows: Mutex<Option<ShadowPages>>,
     /// The windows are to be declared anew, in the next access of a vCPU.
@@ -156,6 +159,7 @@ impl Ctl {
             host_extended: AtomicBool::new(false),
             notices: Mutex::default(),
             notice_masks: Mutex::default(),
+            firmware: Mutex::new(Firmware::load(config.state.get(firmware::SECTION).as_ref())),
             errors: Mutex::default(),
             shadows: Mutex::new(None),
             windows_stale: AtomicBool::new(false),
@@ -337,6 +341,30 @@ impl Ctl {
         Some((notice, nsid, behind))
     }
 
+    /// The firmware slots.
+    pub(super) fn firmware(&self) -> MutexGuard<'_, Firmware> {
+        self.firmware.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves the firmware slots.
+    ///
+    /// # Errors
+    /// When they could not be saved.
+    pub(super) async fn save_firmware(&self) -> Result<(), Status> {
+        let section = self.firmware().section();
+        let (saved, wait) = channel();
+        let done = Box::new(move |result| saved.send(result));
+        self.config.state.put(firmware::SECTION, section, done);
+        match wait.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => {
+                log::warn!("{}: cannot save the firmware slots: {error}", self.config.id);
+                Err(Status::INTERNAL)
+            }
+            None => Err(Status::INTERNAL),
+        }
+    }
+
     /// The commands that failed.
     pub(super) fn errors(&self) -> MutexGuard<'_, ErrorLog> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner)
@@ -460,6 +488,7 @@ impl Ctl {
         self.set_host(Host::Controller(self.cntlid), false);
         self.notices.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.notice_masks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.firmware().reset();
         self.set_arbitration(0);
         self.set_coalescing(0);
         self.uncoalesced.iter().for_each(|off| off.store(false, SeqCst));

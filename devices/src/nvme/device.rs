@@ -55,6 +55,9 @@ impl Nvme {
         let (pin, line) = slot.wire.map_or((0, None), |(pin, line)| (pin, Some(line)));
         let interrupts = Interrupts::new(irqs, line);
         let subsystem = config.subsystem.clone().unwrap_or_else(|| Subsystem::new(&config.serial));
+        if let Some(pool) = &config.pool {
+            subsystem.set_pool(pool);
+        }
         let (vendor, device) = config.pci_ids;
         let namespaces = config.namespaces.clone();
         let pci = NvmePci::new(config, subsystem, dma, Arc::clone(&interrupts), events)

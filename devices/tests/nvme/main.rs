@@ -3,14 +3,17 @@
 
 mod admin;
 mod arbitration;
+mod background;
 mod coalescing;
 mod doorbells;
 mod errors;
+mod firmware;
 mod format;
 mod fused;
 mod interrupts;
 mod io;
 mod lifecycle;
+mod management;
 mod media;
 mod namespaces;
 mod queues;
