@@ -19,6 +19,8 @@ mod namespaces;
 mod queues;
 mod registers;
 mod reservations;
+mod soak;
+mod threads;
 mod transfers;
 
 use std::{rc::Rc, sync::Arc};
