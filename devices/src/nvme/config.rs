@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spindle_block::{Root, iothread::Handle};
 
-use super::subsystem::Subsystem;
+use super::{pool::NamespacePool, subsystem::Subsystem};
 use crate::{policy::ErrorPolicy, state_file::DiskState};
 
 /// The most pairs of I/O queues.
@@ -54,6 +54,10 @@ pub struct NvmeConfig {
     pub subsystem: Option<Arc<Subsystem>>,
     /// Its namespaces.
     pub namespaces: Vec<NvmeNamespaceConfig>,
+    /// Where namespaces come from that the host creates; `None`: it cannot create any.
+    pub pool: Option<Arc<dyn NamespacePool>>,
+    /// What of the controller survives power loss: firmware slots.
+    pub state: Arc<DiskState>,
 }
 
 impl NvmeConfig {
@@ -76,6 +80,8 @@ impl NvmeConfig {
             rerror: ErrorPolicy::Report,
             subsystem: None,
             namespaces: Vec::new(),
+            pool: None,
+            state: DiskState::volatile(),
         }
     }
 }
@@ -99,6 +105,8 @@ pub struct NvmeNamespaceConfig {
     pub shared: bool,
     /// What of it survives power loss beside its data.
     pub state: Arc<DiskState>,
+    /// It came from the pool: its host may delete it.
+    pub pooled: bool,
 }
 
 impl NvmeNamespaceConfig {
@@ -114,6 +122,7 @@ impl NvmeNamespaceConfig {
             nguid: None,
             shared: true,
             state: DiskState::volatile(),
+            pooled: false,
         }
     }
 }

@@ -11,14 +11,16 @@ use std::{
 };
 
 use super::{
-    admin::ErrorLog,
+    admin::{ErrorLog, Firmware, firmware},
     config::NvmeConfig,
     doors::{Door, ShadowPages},
     events::Events,
     io::Mail,
+    oneshot::channel,
     regs::csts,
     reservation::{Host, Notice},
     rings::Arbitration,
+    status::Status,
     subsystem::Subsystem,
 };
 use crate::{
@@ -81,7 +83,9 @@ pub struct Ctl {
     /// By completion queue; the admin queue's is the first.
     homes: Vec<Arc<Home>>,
     status: AtomicU32,
+    /// Vectors that are masked, and those that wait for that to end (MSI).
     mask: AtomicU32,
+    masked: AtomicU32,
     /// Size of a memory page, as the host set it.
     page: AtomicU64,
     /// Entry sizes of I/O queues in CC: submission in the low half.
@@ -97,6 +101,7 @@ pub struct Ctl {
     /// Notices that the host has not read: what, namespace.
     notices: Mutex<VecDeque<(Notice, u32)>>,
     notice_masks: Mutex<BTreeMap<u32, u32>>,
+    firmware: Mutex<Firmware>,
     errors: Mutex<ErrorLog>,
     shadows: Mutex<Option<ShadowPages>>,
     /// The windows are to be declared anew, in the next access of a vCPU.
@@ -146,6 +151,7 @@ impl Ctl {
             homes,
             status: AtomicU32::new(0),
             mask: AtomicU32::new(0),
+            masked: AtomicU32::new(0),
             page: AtomicU64::new(4096),
             entry_sizes: AtomicU32::new(0),
             arbitration: AtomicU32::new(0),
@@ -156,6 +162,7 @@ impl Ctl {
             host_extended: AtomicBool::new(false),
             notices: Mutex::default(),
             notice_masks: Mutex::default(),
+            firmware: Mutex::new(Firmware::load(config.state.get(firmware::SECTION).as_ref())),
             errors: Mutex::default(),
             shadows: Mutex::new(None),
             windows_stale: AtomicBool::new(false),
@@ -337,6 +344,30 @@ impl Ctl {
         Some((notice, nsid, behind))
     }
 
+    /// The firmware slots.
+    pub(super) fn firmware(&self) -> MutexGuard<'_, Firmware> {
+        self.firmware.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves the firmware slots.
+    ///
+    /// # Errors
+    /// When they could not be saved.
+    pub(super) async fn save_firmware(&self) -> Result<(), Status> {
+        let section = self.firmware().section();
+        let (saved, wait) = channel();
+        let done = Box::new(move |result| saved.send(result));
+        self.config.state.put(firmware::SECTION, section, done);
+        match wait.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => {
+                log::warn!("{}: cannot save the firmware slots: {error}", self.config.id);
+                Err(Status::INTERNAL)
+            }
+            None => Err(Status::INTERNAL),
+        }
+    }
+
     /// The commands that failed.
     pub(super) fn errors(&self) -> MutexGuard<'_, ErrorLog> {
         self.errors.lock().unwrap_or_else(PoisonError::into_inner)
@@ -391,8 +422,29 @@ impl Ctl {
     pub fn interrupt(&self, vector: u16) {
         if self.interrupts.uses_msix() {
             self.interrupts.msix().raise(vector);
+        } else if self.interrupts.msi_vectors() > 0 {
+            self.raise_msi(vector);
         } else {
             self.update_wire();
+        }
+    }
+
+    /// Vectors that completion queues can have.
+    #[must_use]
+    pub fn vectors(&self) -> u16 {
+        match self.interrupts.msi_vectors() {
+            _ if self.uses_msix() => self.config.vector_count(),
+            0 => 1,
+            vectors => vectors,
+        }
+    }
+
+    fn raise_msi(&self, vector: u16) {
+        let bit = 1 << vector.min(31);
+        self.masked.fetch_or(bit, SeqCst);
+        // Whoever takes the bit back sends the message, once.
+        if self.mask.load(SeqCst) & bit == 0 && self.masked.fetch_and(!bit, SeqCst) & bit != 0 {
+            self.interrupts.raise_msi(vector);
         }
     }
 
@@ -408,6 +460,8 @@ impl Ctl {
 
     pub(super) fn set_mask(&self, mask: u32) {
         self.mask.store(mask, SeqCst);
+        let due = self.masked.fetch_and(mask, SeqCst) & !mask;
+        (0..32).filter(|v| due >> v & 1 != 0).for_each(|v| self.interrupts.raise_msi(v));
         self.update_wire();
     }
 
@@ -460,6 +514,7 @@ impl Ctl {
         self.set_host(Host::Controller(self.cntlid), false);
         self.notices.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.notice_masks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.firmware().reset();
         self.set_arbitration(0);
         self.set_coalescing(0);
         self.uncoalesced.iter().for_each(|off| off.store(false, SeqCst));
@@ -467,6 +522,7 @@ impl Ctl {
         self.windows_stale.store(false, SeqCst);
         self.events().reset();
         self.complaints.store(0, SeqCst);
+        self.masked.store(0, SeqCst);
         self.set_mask(0);
         for home in &self.homes {
             home.lock().clear();

@@ -55,10 +55,17 @@ impl Nvme {
         let (pin, line) = slot.wire.map_or((0, None), |(pin, line)| (pin, Some(line)));
         let interrupts = Interrupts::new(irqs, line);
         let subsystem = config.subsystem.clone().unwrap_or_else(|| Subsystem::new(&config.serial));
+        if let Some(pool) = &config.pool {
+            subsystem.set_pool(pool);
+        }
         let (vendor, device) = config.pci_ids;
         let namespaces = config.namespaces.clone();
         let pci = NvmePci::new(config, subsystem, dma, Arc::clone(&interrupts), events)
             .map_err(failed("an eventfd for each queue"))?;
+        let mut capabilities = vec![Capability::express()];
+        if vectors > 0 {
+            capabilities.push(Capability::msi(vectors));
+        }
         let parts = Parts {
             id,
             identity: Identity {
@@ -74,7 +81,7 @@ impl Nvme {
                 kind: BarKind::Memory64 { prefetchable: false },
                 size: BAR_LEN,
             }],
-            capabilities: vec![Capability::express()],
+            capabilities,
             msix: (vectors > 0).then_some(MsixPlace { bar: BAR, table: TABLE, pending: PENDING }),
             pin,
             interrupts,

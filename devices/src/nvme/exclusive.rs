@@ -21,9 +21,22 @@ const PIECE: u64 = 256 << 20;
 pub struct Alone {
     subsystem: Arc<Subsystem>,
     namespace: Arc<Namespace>,
+    /// How the gate is left.
+    after: Gate,
 }
 
 impl Alone {
+    /// The namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &Arc<Namespace> {
+        &self.namespace
+    }
+
+    /// Leaves the gate like this afterwards, instead of open.
+    pub fn leave(&mut self, gate: Gate) {
+        self.after = gate;
+    }
+
     /// Closes the gate of a namespace and waits until nothing of it is in the block layer.
     ///
     /// # Errors
@@ -42,7 +55,7 @@ impl Alone {
     /// A namespace whose gate the caller has closed; [`Alone::quiet`] is still to come.
     #[must_use]
     pub fn adopt(subsystem: Arc<Subsystem>, namespace: Arc<Namespace>) -> Self {
-        Self { subsystem, namespace }
+        Self { subsystem, namespace, after: Gate::Open }
     }
 
     /// Waits until nothing of the namespace is in the block layer.
@@ -85,7 +98,7 @@ async fn bare(root: &mut RootHandle, cx: &Cx, op: Op, range: Range) -> Result<()
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        self.namespace.open();
+        self.namespace.leave(self.after);
         for controller in self.subsystem.controllers() {
             controller.reopen();
         }

@@ -8,6 +8,7 @@
 //! several controllers may share.
 
 mod admin;
+mod background;
 pub mod cmd;
 pub mod config;
 mod controller;
@@ -20,6 +21,7 @@ mod marks;
 mod namespace;
 mod oneshot;
 mod pci;
+pub mod pool;
 pub mod regs;
 pub mod reservation;
 mod rings;
@@ -34,4 +36,5 @@ mod tests;
 pub use config::{NvmeConfig, NvmeError, NvmeNamespaceConfig};
 pub use device::Nvme;
 pub use namespace::{Identifiers, Namespace};
+pub use pool::{Capacity, NamespacePool, PoolDisk, PoolError};
 pub use subsystem::{AttachError, Subsystem};

@@ -12,6 +12,7 @@ use std::sync::{
 use spindle_block::{Range, Root};
 
 use super::{
+    background::{Record, SANITIZE_SECTION},
     config::{NvmeError, NvmeNamespaceConfig},
     marks::{self, Marks},
     oneshot::channel,
@@ -67,6 +68,7 @@ pub struct Namespace {
     reservations: Mutex<Reservations>,
     /// Who waits for the gate to open before the namespace is closed.
     waiting: Mutex<Vec<Countdown>>,
+    pooled: bool,
     shared: bool,
 }
 
@@ -153,16 +155,18 @@ impl Namespace {
             return Err(NvmeError::TooSmall { nsid, size, block });
         }
         let reservations = Reservations::load(config.state.get(reservation::SECTION).as_ref());
+        let gate = Record::load(config.state.get(SANITIZE_SECTION).as_ref()).gate();
         Ok(Arc::new(Self {
             nsid,
             root: Arc::clone(&config.root),
             shift: AtomicU8::new(shift),
-            gate: AtomicU8::new(Gate::Open as u8),
+            gate: AtomicU8::new(gate as u8),
             ids: Identifiers::new(config, seed, nsid),
             marks: Marks::load(config.state.get(marks::SECTION).as_ref()),
             reserved: AtomicBool::new(!reservations.is_free()),
             reservations: Mutex::new(reservations),
             waiting: Mutex::default(),
+            pooled: config.pooled,
             state: Arc::clone(&config.state),
             shared: config.shared,
         }))
@@ -197,6 +201,11 @@ impl Namespace {
         self.save(FORMAT_SECTION, section).await?;
         self.shift.store(shift, SeqCst);
         Ok(())
+    }
+
+    /// What of it survives power loss beside its data.
+    pub(super) fn state(&self) -> &DiskState {
+        &self.state
     }
 
     /// Saves a section of the disk's state, and waits until it is durable.
@@ -301,6 +310,12 @@ impl Namespace {
         self.shared
     }
 
+    /// Whether its host may delete it.
+    #[must_use]
+    pub fn is_pooled(&self) -> bool {
+        self.pooled
+    }
+
     /// Whether it takes no writes.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
@@ -325,14 +340,23 @@ impl Namespace {
     /// # Errors
     /// When it is closed already, and how.
     pub(super) fn close(&self, gate: Gate) -> Result<(), Gate> {
-        let open = Gate::Open as u8;
-        let closed = self.gate.compare_exchange(open, gate as u8, SeqCst, SeqCst);
+        let from = |old| self.gate.compare_exchange(old as u8, gate as u8, SeqCst, SeqCst);
+        let mut closed = from(Gate::Open);
+        // A failed sanitize operation is tried again.
+        if closed.is_err() && gate == Gate::Sanitize {
+            closed = from(Gate::SanitizeFailed);
+        }
         closed.map(drop).map_err(|_| self.gate())
     }
 
     /// Opens the gate.
     pub(super) fn open(&self) {
-        self.gate.store(Gate::Open as u8, SeqCst);
+        self.leave(Gate::Open);
+    }
+
+    /// Whoever has the namespace alone leaves it, with the gate like this.
+    pub(super) fn leave(&self, gate: Gate) {
+        self.gate.store(gate as u8, SeqCst);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         drop(std::mem::take(&mut *waiting));
     }
@@ -340,7 +364,7 @@ impl Namespace {
     /// Lets go of `done` once whoever has closed the gate has opened it again.
     pub(super) fn when_open(&self, done: Countdown) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.gate() != Gate::Open {
+        if !matches!(self.gate(), Gate::Open | Gate::SanitizeFailed) {
             waiting.push(done);
         }
     }

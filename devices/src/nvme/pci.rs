@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     admin::AdminQueue,
+    background,
     config::NvmeConfig,
     controller::{Ctl, Home},
     device::BAR,
@@ -159,6 +160,8 @@ impl NvmePci {
         let queue = AdminQueue::new(ctl, rings);
         home.place.attach(home.place.epoch(), Box::new(queue));
         ctl.change_status(0, csts::RDY);
+        let subsystem = Arc::clone(ctl.subsystem());
+        home.place.handle().post(move |cx| background::resume(&subsystem, cx));
     }
 
     /// Starts a reset, or joins the one that is under way.
@@ -200,6 +203,7 @@ impl NvmePci {
     fn finish_reset(&self) {
         // No queue half is left that could interrupt.
         self.ctl.subsystem().controller_reset(self.ctl.cntlid());
+        self.ctl.subsystem().background().reset_self_test();
         self.ctl.clear();
         let waiters = {
             let mut life = self.lock();
@@ -307,6 +311,7 @@ impl NvmePci {
             for home in &self.ctl.homes()[1..] {
                 home.place.pause(countdown.clone());
             }
+            self.ctl.subsystem().background().pause(countdown);
         }
     }
 }
@@ -400,6 +405,7 @@ impl Controller for NvmePci {
         self.ctl.homes()[0].place.resume();
         if apply {
             self.ctl.homes()[1..].iter().for_each(|home| home.place.resume());
+            self.ctl.subsystem().background().resume();
         }
     }
 

@@ -41,6 +41,7 @@ impl Status {
     pub const SGL_LENGTH: Self = generic(0x0f);
     pub const SGL_TYPE: Self = generic(0x11);
     pub const PRP_OFFSET: Self = generic(0x13);
+    pub const OPERATION_DENIED: Self = generic(0x15);
     pub const HOST_ID_INCONSISTENT: Self = generic(0x18);
     pub const PREEMPTED: Self = generic(0x1b);
     pub const SANITIZE_FAILED: Self = generic(0x1c);

@@ -9,9 +9,11 @@ use std::{
 };
 
 use super::{
+    background::Background,
     config::{NAMESPACES_MAX, NvmeError, NvmeNamespaceConfig},
     controller::Ctl,
     namespace::{Namespace, uuid_of},
+    pool::NamespacePool,
     reservation::Notices,
     spec::event,
 };
@@ -27,6 +29,9 @@ struct Member {
 struct Inner {
     members: BTreeMap<u32, Member>,
     controllers: BTreeMap<u16, Weak<Ctl>>,
+    pool: Option<Arc<dyn NamespacePool>>,
+    /// IDs of namespaces that a pool is about to make.
+    promised: BTreeSet<u32>,
 }
 
 /// See the module.
@@ -34,6 +39,7 @@ pub struct Subsystem {
     serial: String,
     nqn: String,
     inner: Mutex<Inner>,
+    background: Background,
     /// Moves whenever a namespace comes, goes or changes: queue halves look again.
     generation: AtomicU64,
 }
@@ -55,14 +61,44 @@ impl Subsystem {
             serial: serial.to_owned(),
             nqn,
             inner: Mutex::default(),
+            background: Background::default(),
             generation: AtomicU64::new(1),
         })
+    }
+
+    /// What it does beside the commands of its hosts.
+    pub(super) fn background(&self) -> &Background {
+        &self.background
     }
 
     /// Its NVMe qualified name.
     #[must_use]
     pub fn nqn(&self) -> &str {
         &self.nqn
+    }
+
+    /// Says where namespaces come from that a host creates, if nobody has yet.
+    pub fn set_pool(&self, pool: &Arc<dyn NamespacePool>) {
+        self.lock().pool.get_or_insert_with(|| Arc::clone(pool));
+    }
+
+    /// Where namespaces come from that a host creates.
+    pub(super) fn pool(&self) -> Option<Arc<dyn NamespacePool>> {
+        self.lock().pool.clone()
+    }
+
+    /// Keeps the lowest free ID for a namespace that is about to be made.
+    pub(super) fn promise(&self) -> Option<u32> {
+        let mut inner = self.lock();
+        let taken = |nsid: &u32| inner.members.contains_key(nsid) || inner.promised.contains(nsid);
+        let nsid = (1..=NAMESPACES_MAX).find(|nsid| !taken(nsid))?;
+        inner.promised.insert(nsid);
+        Some(nsid)
+    }
+
+    /// A namespace that was about to be made is there, or will never be.
+    pub(super) fn keep_promise(&self, nsid: u32) {
+        self.lock().promised.remove(&nsid);
     }
 
     /// Adds a namespace, attached to no controller yet.
@@ -83,7 +119,7 @@ impl Subsystem {
                 });
             }
             None => (1..=NAMESPACES_MAX)
-                .find(|nsid| !inner.members.contains_key(nsid))
+                .find(|nsid| !inner.members.contains_key(nsid) && !inner.promised.contains(nsid))
                 .ok_or(NvmeError::Full)?,
         };
         let namespace = Namespace::new(config, &self.serial, nsid)?;

@@ -233,8 +233,8 @@ impl Machine {
         (Root::new(&format!("{name}-node"), node, Policy::default()), file)
     }
 
-    /// An NVMe controller on the first iothread with a namespace over each of `roots`, changed by
-    /// `configure`.
+    /// An NVMe controller on the first iothread with up to 16 pairs of I/O queues and a namespace
+    /// over each of `roots`, changed by `configure`.
     ///
     /// # Panics
     /// When the machine is full, or the configuration makes no sense.
@@ -246,6 +246,8 @@ impl Machine {
     ) -> NvmeDisk {
         let iothreads = self.iothreads.first().map(|cx| cx.handle()).into_iter().collect();
         let mut config = NvmeConfig::new(id, iothreads);
+        // Each takes a descriptor, and tests have many machines.
+        config.max_ioqpairs = 16;
         config.namespaces =
             roots.iter().map(|root| NvmeNamespaceConfig::new(Arc::clone(root))).collect();
         configure(&mut config);

@@ -32,6 +32,11 @@ fn identify_controller_says_what_the_controller_is() {
         ("VER", 80, 4, 0x0002_0000),
         ("OAES", 92, 4, 0x100),
         ("CNTRLTYPE", 111, 1, 1),
+        ("FRMW", 260, 1, 0x17),
+        ("TNVMCAP", 280, 8, 1 << 20),
+        ("UNVMCAP", 296, 8, 0),
+        ("DSTO", 318, 1, 1),
+        ("SANICAP", 328, 4, 0x4000_0006),
         ("SQES", 512, 1, 0x66),
         ("CQES", 513, 1, 0x44),
         ("NN", 516, 4, 1024),
@@ -45,7 +50,7 @@ fn identify_controller_says_what_the_controller_is() {
     for (name, at, width, value) in fields {
         assert_eq!(number(&page, at, width), value, "{name}");
     }
-    assert_eq!(page[256..258], [2, 1], "OACS: format, doorbell buffers");
+    assert_eq!(page[256..258], [0x1e, 1], "OACS: all but security, directives, MI, virtualization");
     assert_eq!(number(&page, 536, 4) & 3, 1, "SGLS");
     let nqn = String::from_utf8_lossy(&page[768..1024]).into_owned();
     assert!(nqn.starts_with("nqn.2014-08.org.nvmexpress:uuid:"), "{nqn}");

@@ -3,19 +3,24 @@
 
 mod admin;
 mod arbitration;
+mod background;
 mod coalescing;
 mod doorbells;
 mod errors;
+mod firmware;
 mod format;
 mod fused;
 mod interrupts;
 mod io;
 mod lifecycle;
+mod management;
 mod media;
 mod namespaces;
 mod queues;
 mod registers;
 mod reservations;
+mod soak;
+mod threads;
 mod transfers;
 
 use std::{rc::Rc, sync::Arc};

@@ -122,6 +122,7 @@ fn all_64_pairs_work_on_two_iothreads() {
         let handles = machine.iothreads.iter().map(|cx| cx.handle()).collect();
         let disk = machine.add_nvme("nvme0", &[std::sync::Arc::clone(&root)], |config| {
             config.iothreads = handles;
+            config.max_ioqpairs = 64;
         });
         machine.assign();
         super::Setup { machine: std::rc::Rc::new(machine), disk, root, file }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bytes::Page;
+use super::{bytes::Page, firmware, namespaces};
 use crate::nvme::{
     cmd::{COPY_BLOCKS_MAX, COPY_RANGES_MAX},
     config::NAMESPACES_MAX,
@@ -30,6 +30,9 @@ pub const EVENT_REQUESTS_Z: u8 = 255;
 
 /// Optional admin commands (OACS).
 const OACS_FORMAT: u16 = 1 << 1;
+const OACS_FIRMWARE: u16 = 1 << 2;
+const OACS_NAMESPACES: u16 = 1 << 3;
+const OACS_SELF_TEST: u16 = 1 << 4;
 const OACS_DOORBELL_BUFFER: u16 = 1 << 8;
 /// Optional NVM commands (ONCS).
 const ONCS_COMPARE: u16 = 1 << 0;
@@ -123,12 +126,13 @@ fn allocated(ctl: &Ctl, nsid: u32) -> Result<Option<Arc<Namespace>>, Status> {
 /// Identify Controller (Base figure 275).
 fn controller(ctl: &Ctl) -> Vec<u8> {
     let config = ctl.config();
+    let capacity = namespaces::capacity(ctl.subsystem());
     let mut page = Page::new();
     page.u16(0, config.pci_ids.0)
         .u16(2, config.pci_ids.0)
         .text(4, 20, &config.serial)
         .text(24, 40, &config.model)
-        .text(64, 8, FIRMWARE)
+        .text(64, 8, &ctl.firmware().revision())
         .u8(72, 6)
         // IEEE OUI, lowest byte first.
         .bytes(73, &[OUI[2], OUI[1], OUI[0]])
@@ -144,16 +148,23 @@ fn controller(ctl: &Ctl) -> Vec<u8> {
         // CNTRLTYPE: I/O controller.
         .u8(111, 1);
     let buffers = if config.shadow_doorbells { OACS_DOORBELL_BUFFER } else { 0 };
-    page.u16(256, OACS_FORMAT | buffers)
+    page.u16(256, OACS_FORMAT | OACS_FIRMWARE | OACS_NAMESPACES | OACS_SELF_TEST | buffers)
         .u8(258, ABORTS_Z)
         .u8(259, EVENT_REQUESTS_Z)
-        // FRMW: one slot, read-only.
-        .u8(260, 1 << 1 | 1)
+        // FRMW: three slots, the first read-only; activation without a reset.
+        .u8(260, 1 << 4 | firmware::SLOTS << 1 | 1)
         // LPA: effects log, extended data, supported log pages.
         .u8(261, 1 << 1 | 1 << 2 | 1 << 5)
         .u8(262, ERROR_ENTRIES_Z)
         .u16(266, WARNING_TEMPERATURE)
         .u16(268, CRITICAL_TEMPERATURE)
+        .u128(280, capacity.total.into())
+        .u128(296, capacity.free.into())
+        // EDSTT in minutes, DSTO: one self-test in the subsystem at a time.
+        .u16(316, 1)
+        .u8(318, 1)
+        // SANICAP: block erase, overwrite; what is deallocated afterwards is as the host says.
+        .u32(328, 1 << 1 | 1 << 2 | 1 << 30)
         .u8(512, 0x66)
         .u8(513, 0x44)
         .u32(516, NAMESPACES_MAX)

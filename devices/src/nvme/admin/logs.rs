@@ -7,7 +7,7 @@ use spindle_block::root::{Account, Counters};
 use super::{
     bytes::Page,
     features::FEATURES,
-    identify::{ERROR_ENTRIES_Z, FIRMWARE, TEMPERATURE},
+    identify::{ERROR_ENTRIES_Z, TEMPERATURE},
 };
 use crate::nvme::{
     controller::Ctl,
@@ -81,7 +81,9 @@ pub const LOG_PAGES: &[u8] = &[
     log_page::CHANGED_NAMESPACES,
     log_page::EFFECTS,
     log_page::FEATURES,
+    log_page::SELF_TEST,
     log_page::RESERVATIONS,
+    log_page::SANITIZE,
 ];
 
 /// What of the admin queue's state logs show.
@@ -114,6 +116,12 @@ pub const ADMIN_COMMANDS: &[(u8, u32)] = &[
     (admin::GET_FEATURES, SUPPORTED),
     (admin::ASYNC_EVENT, SUPPORTED),
     (admin::DOORBELL_BUFFER, SUPPORTED),
+    (admin::NAMESPACE_MANAGEMENT, SUPPORTED | CHANGES_NAMESPACES),
+    (admin::NAMESPACE_ATTACHMENT, SUPPORTED | CHANGES_NAMESPACES),
+    (admin::FIRMWARE_COMMIT, SUPPORTED),
+    (admin::FIRMWARE_DOWNLOAD, SUPPORTED),
+    (admin::SELF_TEST, SUPPORTED),
+    (admin::SANITIZE, SUPPORTED | CHANGES_DATA | ALONE),
     (admin::FORMAT, SUPPORTED | CHANGES_DATA | CHANGES_NAMESPACES | ALONE),
 ];
 
@@ -180,8 +188,17 @@ fn page(
             Err(Status::INVALID_FIELD)
         }
         log_page::HEALTH => Ok(health(sources, errors)),
-        // Slot 1 is active (Base figure 208).
-        log_page::FIRMWARE => Ok(Page::with_len(512).u8(0, 1).text(8, 8, FIRMWARE).take()),
+        log_page::FIRMWARE => {
+            let (active, next, revisions) = sources.ctl.firmware().state();
+            let mut page = Page::with_len(512);
+            page.u8(0, active | next << 4);
+            for (i, revision) in revisions.iter().enumerate() {
+                if let Some(revision) = revision {
+                    page.text(8 + i * 8, 8, revision);
+                }
+            }
+            Ok(page.take())
+        }
         log_page::CHANGED_NAMESPACES => {
             let mut page = Page::new();
             let list = sources.ctl.events().changed_namespaces(!keep);
@@ -211,6 +228,8 @@ fn page(
             }
             Ok(page.take())
         }
+        log_page::SELF_TEST => Ok(sources.ctl.subsystem().background().self_test_page()),
+        log_page::SANITIZE => Ok(sources.ctl.subsystem().background().sanitize_page()),
         log_page::RESERVATIONS => {
             let mut page = Page::with_len(64);
             if let Some((notice, nsid, behind)) = sources.ctl.oldest_notice(!keep) {

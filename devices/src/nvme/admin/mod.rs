@@ -2,11 +2,14 @@
 
 mod bytes;
 mod features;
+pub mod firmware;
 mod format;
 mod identify;
 mod logs;
+mod namespaces;
 mod queue;
 mod queues;
 
+pub use firmware::Firmware;
 pub use logs::{ErrorEntry, ErrorLog};
 pub use queue::AdminQueue;

@@ -14,14 +14,17 @@ use spindle_block::{
 
 use super::{
     features::{self, Features, Value},
+    firmware::Firmware,
     format::Format,
     identify::{self, EVENT_REQUESTS_Z},
     logs::{self, ErrorEntry, Sources},
+    namespaces::{self, Manage},
     queues::{Bounds, Queues},
 };
 use crate::{
     device::Countdown,
     nvme::{
+        background,
         controller::{Ctl, Home},
         doors::ShadowPages,
         io::{IoQueue, Mail},
@@ -189,13 +192,60 @@ impl AdminQueue {
             admin::DOORBELL_BUFFER if self.ctl.config().shadow_doorbells => {
                 self.doorbell_buffer(sqe)
             }
+            admin::NAMESPACE_MANAGEMENT => {
+                self.not_while_sanitizing()?;
+                let data = self.receive(sqe, Manage::data_len(sqe))?;
+                let manage = Manage::parse(sqe, &data)?;
+                let ctl = Arc::clone(&self.ctl);
+                self.later(port, sq, sqe, Then::Nothing, manage.run(ctl))
+            }
+            admin::NAMESPACE_ATTACHMENT => {
+                let data = self.receive(sqe, PAGE)?;
+                let task = namespaces::attach(Arc::clone(&self.ctl), *sqe, data);
+                self.later(port, sq, sqe, Then::Nothing, task)
+            }
+            admin::FIRMWARE_DOWNLOAD => {
+                let len = Firmware::download_len(sqe);
+                if len as u64 > self.ctl.config().transfer_max() {
+                    return Err(Status::INVALID_FIELD);
+                }
+                let bytes = self.receive(sqe, len)?;
+                self.ctl.firmware().download(sqe, &bytes)?;
+                Ok(Reply::Done(0))
+            }
+            admin::FIRMWARE_COMMIT => {
+                self.not_while_sanitizing()?;
+                self.ctl.firmware().commit(sqe)?;
+                let ctl = Arc::clone(&self.ctl);
+                self.later(port, sq, sqe, Then::Nothing, async move {
+                    ctl.save_firmware().await.map(|()| 0)
+                })
+            }
+            admin::SELF_TEST => {
+                self.not_while_sanitizing()?;
+                background::self_test(&self.ctl, port.cx(), sqe)?;
+                Ok(Reply::Done(0))
+            }
+            admin::SANITIZE => {
+                let (ctl, cx, sqe_) = (Arc::clone(&self.ctl), Cx::clone(port.cx()), *sqe);
+                self.later(port, sq, sqe, Then::Nothing, async move {
+                    background::sanitize(&ctl, &cx, &sqe_).await.map(|()| 0)
+                })
+            }
             admin::FORMAT => {
+                self.not_while_sanitizing()?;
+                self.ctl.subsystem().background().abort_self_test(background::ABORTED_BY_FORMAT);
                 let format = Format::parse(&self.ctl, sqe)?;
                 let (ctl, cx) = (Arc::clone(&self.ctl), Cx::clone(port.cx()));
                 self.later(port, sq, sqe, Then::Nothing, format.run(ctl, cx))
             }
             _ => Err(Status::INVALID_OPCODE),
         }
+    }
+
+    /// Commands that a sanitize operation keeps out (Base figure 112).
+    fn not_while_sanitizing(&self) -> Result<(), Status> {
+        self.ctl.subsystem().background().sanitize_status()
     }
 
     /// Transfers `bytes` to the host.
