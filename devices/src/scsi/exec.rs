@@ -15,6 +15,10 @@ use super::{
     unit::{LogicalUnit, Nexus, UnitHandle, UnitKind, flag},
 };
 
+/// Longest parameter list of PERSISTENT RESERVE OUT that is looked at: twice that of REGISTER AND
+/// MOVE with the longest TransportID (SPC-5, 7.6.4).
+const RESERVE_LIST_MAX: u32 = 1024;
+
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
@@ -267,6 +271,9 @@ impl UnitHandle {
             }
             Command::ReserveIn { action, allocation } => {
                 reply(unit.lock().reservations.read(action)?, allocation)
+            }
+            Command::ReserveOut { len, .. } if len > RESERVE_LIST_MAX => {
+                Err(Sense::parameter_length())
             }
             Command::ReserveOut { action, scope, kind, len } => {
                 let list = parameters(arrival.data, len);

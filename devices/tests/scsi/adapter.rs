@@ -32,6 +32,31 @@ fn the_configuration_has_its_golden_bytes() {
 }
 
 #[test]
+fn every_width_and_alignment_reads_and_writes_the_same_bytes() {
+    let t = setup(1 << 20, |_| ());
+    let at = t.driver.function.config.at;
+    let byte = |offset: u64| t.machine.read(at + offset, 1);
+    for width in [1u8, 2, 4] {
+        for offset in 0..=36 - u64::from(width) {
+            let value = (0..u64::from(width)).map(|i| byte(offset + i) << (8 * i)).sum::<u64>();
+            assert_eq!(t.machine.read(at + offset, width), value, "{width} at {offset}");
+            // Nothing but the two sizes can be written, and they only to what makes sense.
+            let before: Vec<_> = (0..36).map(byte).collect();
+            t.machine.write(at + offset, width, u64::MAX);
+            let after: Vec<_> = (0..36).map(byte).collect();
+            let sizes = 20..28;
+            for i in (0..36).filter(|i| !sizes.contains(i)) {
+                assert_eq!(before[i], after[i], "{width} at {offset} changed byte {i}");
+            }
+            let size = |at: u64| t.machine.read(t.driver.function.config.at + at, 4);
+            assert!(size(20) <= 252 && (1..=260).contains(&size(24)), "{width} at {offset}");
+        }
+    }
+    t.machine.write(at + 20, 1, 200);
+    assert_eq!(t.machine.read(at + 20, 4), 200, "a byte of it");
+}
+
+#[test]
 fn sense_and_cdb_sizes_can_be_set() {
     let t = setup(1 << 20, |_| ());
     let machine = Rc::clone(&t.machine);

@@ -196,3 +196,25 @@ fn a_reset_forgets_parked_commands() {
     settle(&mut again, 0, 0);
     assert_eq!(again.command(&ten(0x28, 0, 0, 1), &[], 512).data, [0; 512], "done after it");
 }
+
+#[test]
+fn a_unit_that_leaves_takes_its_waiting_commands_along() {
+    let mut t = setup(ErrorPolicy::Stop, ErrorPolicy::Stop);
+    fail(&t.faults, FaultOp::Any, BlockError::NoSpace, None);
+    let lun = ScsiDriver::lun(0, 0);
+    let parked = t.driver.offer(0, lun, &ten(0x2a, 0, 0, 1), &pattern(1, 512), 0);
+    t.driver.rings[0].notify();
+    t.machine.run();
+    assert!(t.driver.reply(0, &parked).is_none(), "it waits");
+    t.machine.finish(|done| t.adapter.device.remove_lun(0, 0, done).unwrap());
+    assert_eq!(t.driver.reply(0, &parked).unwrap().response, 3);
+    // One that fails after its unit has left does not wait for a machine that knows nothing of it.
+    let mut t = setup(ErrorPolicy::Stop, ErrorPolicy::Stop);
+    let late = t.driver.offer(0, lun, &ten(0x2e, 0, 0, 1), &pattern(1, 512), 0);
+    t.driver.rings[0].notify();
+    t.machine.turn();
+    fail(&t.faults, FaultOp::Any, BlockError::Medium, None);
+    t.machine.finish(|done| t.adapter.device.remove_lun(0, 0, done).unwrap());
+    let reply = t.driver.reply(0, &late).unwrap();
+    assert!(reply.is_good() || reply.key().0 == 3, "{reply:?}");
+}

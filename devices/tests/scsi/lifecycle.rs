@@ -66,6 +66,30 @@ fn a_reset_with_functions_under_way_forgets_them() {
 }
 
 #[test]
+fn one_queue_is_reset_while_a_function_waits_for_it() {
+    let mut t = setup(1 << 20, |_| ());
+    loaded(&mut t, 5);
+    let lun = ScsiDriver::lun(0, 0);
+    let (_, response) = t.driver.offer_tmf(1, lun, 0);
+    t.machine.turn();
+    let function = &t.driver.function;
+    function.set(22, 2, 2);
+    function.set(58, 2, 1);
+    t.machine.turn();
+    assert_eq!(function.get(58, 2), 1, "commands are in flight");
+    t.machine.run();
+    assert_eq!((function.get(58, 2), function.get(28, 2)), (0, 0));
+    assert_eq!(t.machine.memory.read(response, 1), [0]);
+    while t.driver.control.take().is_some() {}
+    // Without the queue there is nothing to end.
+    assert_eq!(t.driver.tmf(5, lun, 0), 0);
+    t.driver.rings[0] = t.driver.function.queue(2, 16, t.driver.features);
+    t.machine.turn();
+    settle(&mut t.driver, 0, 0);
+    read(&mut t.driver, 0, 1);
+}
+
+#[test]
 fn a_paused_device_takes_nothing_and_goes_on_where_it_was() {
     let mut t = setup(1 << 20, |_| ());
     let function = t.adapter.device.function();

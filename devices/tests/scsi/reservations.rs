@@ -527,6 +527,9 @@ fn what_makes_no_sense_is_refused() {
     }
     assert_sense(&send(&cdb(REGISTER, 0, 23), &list(1, 0, 0)[..23]), (5, 0x1a, 0), "too short");
     assert_sense(&send(&cdb(REGISTER, 0, 25), &[0; 25]), (5, 0x1a, 0), "too long");
+    let mut huge = cdb(MOVE, 0, 0);
+    huge[6] = 1;
+    assert_sense(&send(&huge, &[0; 65536]), (5, 0x1a, 0), "much too long");
     for flags in [1, 4, 8] {
         let reply = send(&cdb(REGISTER, 0, 24), &list(1, 2, flags));
         assert_sense(&reply, (5, 0x26, 0), &format!("flags {flags:#x}"));
