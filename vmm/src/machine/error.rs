@@ -85,6 +85,14 @@ pub enum BuildError {
         /// What is wrong with it.
         source: spindle_devices::state_file::StateError,
     },
+    /// A directory for namespaces that a guest creates.
+    #[error("pool '{}': {reason}", .dir.display())]
+    Pool {
+        /// The directory.
+        dir: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An NVMe controller or namespace.
     #[error(transparent)]
     Nvme(NvmeError),

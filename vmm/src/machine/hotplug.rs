@@ -102,10 +102,14 @@ impl Machine {
 
     /// `device_del` for what sits on another device's bus: it goes by itself.
     fn disk_del(&mut self, id: &str, again: impl Fn() -> QmpError) -> Result<(), QmpError> {
-        let Some(disk) = self.disks.disk_mut(id) else {
-            return Err(match self.spec.device(id) {
-                Some(_) => QmpError::generic(format!("Device '{id}' does not support unplugging")),
-                None => QmpError::device_not_found(format!("Device '{id}' not found")),
+        let (known, described) = (self.disks.disk(id).is_some(), self.spec.device(id).is_some());
+        let disk = self.disks.disk_mut(id).filter(|_| described);
+        let Some(disk) = disk else {
+            // What a guest has made for itself goes by its hand alone.
+            return Err(if known || described {
+                QmpError::generic(format!("Device '{id}' does not support unplugging"))
+            } else {
+                QmpError::device_not_found(format!("Device '{id}' not found"))
             });
         };
         if disk.leaving {

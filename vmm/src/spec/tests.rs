@@ -343,6 +343,7 @@ fn errors_name_the_part_and_what_is_near() {
             ),
             &["device 'd'", "uuid", "'not-one' is not a UUID"],
         ),
+        (error(&[], &[], &[], &["nvme,id=c,pool=/tmp"]), &["device 'c'", "pool and pool-size"]),
         (error(&[], &[], &[], &["nvme,id=c,pci-id=8086"]), &["pci-id", "VVVV:DDDD"]),
         (
             error(&[], &[], &[], &["nvme,id=a,addr=5", "virtio-scsi-pci,id=b,addr=05.0"]),
@@ -460,8 +461,9 @@ fn tables_and_types_agree() {
                     json!("x")
                 }
                 "addr" => json!("03.0"),
+                "pool-size" => json!(1 << 20),
                 "serial" | "filename" | "config" | "state" | "model" | "pci-id" | "vendor"
-                | "product" | "ver" => json!("s"),
+                | "pool" | "product" | "ver" => json!("s"),
                 "iothread-vq-mapping" => json!([{"iothread": "x", "vqs": [0]}]),
                 "rules" => json!([{"length": 1, "count": 1, "torn-bytes": 1, "id": "r"}]),
                 "inject-error" => json!([{"event": "none", "iotype": "read", "sector": 1}]),
@@ -559,7 +561,21 @@ fn properties_and_defaults_are_qemus() {
     // Ours by purpose, or younger than the QEMU of Debian 12.
     const OWN: &[&str] = &["id", "bus", "iothread-vq-mapping", "state"];
     const OWN_OF: &[(&str, &[&str])] = &[
-        ("nvme", &["model", "pci-id", "subsys", "mqes", "dbcs", "iothread", "werror", "rerror"]),
+        (
+            "nvme",
+            &[
+                "model",
+                "pci-id",
+                "subsys",
+                "pool",
+                "pool-size",
+                "mqes",
+                "dbcs",
+                "iothread",
+                "werror",
+                "rerror",
+            ],
+        ),
         ("nvme-ns", &["nguid"]),
     ];
     const OTHER_DEFAULT: &[&str] = &[

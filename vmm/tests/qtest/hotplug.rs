@@ -121,22 +121,27 @@ impl Nvme {
 
     /// Identify with this CNS and namespace, into `PAGE`; its status.
     fn identify(&mut self, q: &mut Qtest, cns: u64, nsid: u64) -> u64 {
+        self.admin(q, 6, nsid, cns).0
+    }
+
+    /// Sends an admin command with `PAGE` as its data; its status and the first doubleword.
+    fn admin(&mut self, q: &mut Qtest, opcode: u64, nsid: u64, dw10: u64) -> (u64, u64) {
         let (at, slot) = (ASQ + self.tail % ENTRIES * 64, self.tail % ENTRIES);
         q.ok(&format!("memset {at:#x} 64 0"));
-        q.store(at, 4, 6 | slot << 16);
+        q.store(at, 4, opcode | slot << 16);
         q.store(at + 4, 4, nsid);
         q.store(at + 24, 8, PAGE);
-        q.store(at + 40, 4, cns);
-        let (phase, entry) = (1 ^ (self.tail / ENTRIES & 1), ACQ + slot * 16);
+        q.store(at + 40, 4, dw10);
+        let (phase, entry) = (1 ^ (self.tail / ENTRIES) & 1, ACQ + slot * 16);
         self.tail += 1;
         q.store(self.bar + 0x1000, 4, self.tail % ENTRIES);
         let start = Instant::now();
         while q.load(entry + 14, 2) & 1 != phase {
             assert!(start.elapsed() < PATIENCE, "no completion");
         }
-        let status = q.load(entry + 14, 2) >> 1;
+        let answer = (q.load(entry + 14, 2) >> 1, q.load(entry, 4));
         q.store(self.bar + 0x1004, 4, self.tail % ENTRIES);
-        status
+        answer
     }
 
     /// The namespaces that are attached.
@@ -200,5 +205,71 @@ fn a_reset_of_the_machine_takes_away_what_was_to_go() {
     assert_eq!(Function::new(4, 0).get(&mut q, 0, 4), 0xffff_ffff);
     assert_eq!((q.inl(REMOVING), q.inb(EVENTS)), (0, 0));
     qmp.run("blockdev-del", json!({ "node-name": "a" }));
+    assert!(q.end().1.success());
+}
+
+/// Creates a namespace of so many blocks of 4096 bytes and attaches it; the create's status and the ID.
+fn create(q: &mut Qtest, nvme: &mut Nvme, blocks: u64) -> (u64, u64) {
+    q.ok(&format!("memset {PAGE:#x} 4096 0"));
+    q.store(PAGE, 8, blocks);
+    q.store(PAGE + 8, 8, blocks);
+    // The second format.
+    q.store(PAGE + 26, 1, 1);
+    let (status, nsid) = nvme.admin(q, 0x0d, 0, 0);
+    if status == 0 {
+        q.ok(&format!("memset {PAGE:#x} 4096 0"));
+        // One controller, the first.
+        q.store(PAGE, 2, 1);
+        assert_eq!(nvme.admin(q, 0x15, nsid, 0).0, 0);
+    }
+    (status, nsid)
+}
+
+#[test]
+fn a_guest_makes_namespaces_that_outlive_the_machine() {
+    let dir = TempDir::new().unwrap();
+    std::fs::create_dir(dir.path().join("pool")).unwrap();
+    let images = |dir: &TempDir| {
+        let all = std::fs::read_dir(dir.path().join("pool")).unwrap();
+        let mut names: Vec<_> =
+            all.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.ends_with(".qcow2"));
+        names.sort();
+        names
+    };
+    let args = ["--device", "nvme,id=c,addr=4,pool=DIR/pool,pool-size=64M"];
+    let (mut q, mut qmp) = start(dir, &args);
+    let mut nvme = Nvme::new(&mut q, 4);
+    assert!(nvme.namespaces(&mut q).is_empty());
+    assert_eq!(create(&mut q, &mut nvme, (64 << 20) / 4096 + 1).0, 0x115, "insufficient capacity");
+    assert_eq!(create(&mut q, &mut nvme, (48 << 20) / 4096), (0, 1));
+    assert_eq!(create(&mut q, &mut nvme, (32 << 20) / 4096).0, 0x115);
+    assert_eq!(create(&mut q, &mut nvme, (16 << 20) / 4096), (0, 2));
+    assert_eq!(nvme.namespaces(&mut q), [1, 2]);
+    assert_eq!(images(&q.dir), ["ns1.qcow2", "ns2.qcow2"]);
+    assert_eq!(qmp.run("query-block", json!({}))[0]["qdev"], "c-ns1");
+    let refused = qmp.try_run("device_del", json!({ "id": "c-ns1" })).unwrap_err();
+    assert!(refused.contains("does not support unplugging"), "{refused}");
+    // Delete.
+    assert_eq!(nvme.admin(&mut q, 0x0d, 1, 1).0, 0);
+    assert_eq!(nvme.namespaces(&mut q), [2]);
+    assert_eq!(images(&q.dir), ["ns2.qcow2"]);
+    let (dir, status) = q.end();
+    assert!(status.success());
+    for socket in ["qtest", "qmp"] {
+        let _ = std::fs::remove_file(dir.path().join(socket));
+    }
+
+    let (mut q, mut qmp) = start(dir, &args);
+    let mut nvme = Nvme::new(&mut q, 4);
+    assert_eq!(nvme.namespaces(&mut q), [2]);
+    assert_eq!(nvme.identify(&mut q, 0, 2), 0);
+    assert_eq!(q.load(PAGE, 8), (16 << 20) / 4096, "its block size too is as it was");
+    // The controller goes with all of it; the images stay.
+    qmp.run("device_del", json!({ "id": "c" }));
+    q.outl(EJECT, 1 << 4);
+    assert_eq!(qmp.event("DEVICE_DELETED")["device"], "c-ns2");
+    assert_eq!(qmp.event("DEVICE_DELETED")["device"], "c");
+    assert_eq!(images(&q.dir), ["ns2.qcow2"]);
     assert!(q.end().1.success());
 }

@@ -136,7 +136,8 @@ async fn create(ctl: &Ctl, size: u64, shift: u8, shared: bool) -> Result<u32, St
         ..NvmeNamespaceConfig::new(disk.root)
     };
     match subsystem.add(&config) {
-        Ok(_) => Ok(nsid),
+        // A pool that outlives the machine finds the block size in the state.
+        Ok(namespace) => namespace.reformat(shift).await.map(|()| nsid),
         Err(error) => {
             log::warn!("{}: {error}", ctl.config().id);
             Err(Status::INTERNAL)

@@ -3,6 +3,7 @@
 mod events;
 mod lease;
 mod nvme;
+mod pool;
 mod scsi;
 mod state;
 mod virtio_blk;
@@ -117,7 +118,7 @@ pub(super) struct Disks {
     functions: Vec<Function>,
     subsystems: BTreeMap<String, Arc<Subsystem>>,
     units: Units,
-    states: States,
+    states: Arc<States>,
     ground: Ground,
     /// The number under which the next function declares its windows.
     next_number: u32,
@@ -137,7 +138,7 @@ struct Scope<'a> {
     graph: &'a Arc<Graph>,
     iothreads: &'a Iothreads,
     ground: &'a Ground,
-    states: &'a States,
+    states: &'a Arc<States>,
 }
 
 /// Where a function is built.
@@ -191,7 +192,7 @@ impl Disks {
             functions: Vec::new(),
             subsystems: BTreeMap::new(),
             units: Units::new(),
-            states: States::default(),
+            states: Arc::default(),
             ground,
             next_number: FUNCTIONS,
         };
@@ -358,6 +359,25 @@ impl Disks {
         match function.map(|function| &function.controller) {
             Some(Controller::Scsi(adapter)) => scsi::medium(id, node, adapter, &self.scope()),
             _ => Err(misplaced()),
+        }
+    }
+
+    /// Takes over the hold on what a pool has opened for a namespace of `controller`.
+    fn adopt(
+        &mut self,
+        controller: &str,
+        id: &str,
+        nsid: u32,
+        lease: Arc<Lease>,
+    ) -> Result<(), BuildError> {
+        let function = self.functions.iter().find(|function| function.id == controller);
+        match function.map(|function| &function.controller) {
+            Some(Controller::Nvme(device)) => {
+                let disk = nvme::disk(id, controller, lease, true, device, nsid)?;
+                self.disks.push(Disk { own_node: Some(id.to_owned()), ..disk });
+                Ok(())
+            }
+            _ => Err(BuildError::Misplaced(id.to_owned())),
         }
     }
 

@@ -8,9 +8,11 @@ use spindle_devices::{
     nvme::{Nvme, NvmeConfig, NvmeNamespaceConfig, Subsystem},
 };
 
-use super::{Controller, Disk, DiskDevice, Made, Scope, Site, events::policy, lease::Lease};
+use super::{
+    Controller, Disk, DiskDevice, Made, Scope, Site, events::policy, lease::Lease, pool::Pool,
+};
 use crate::{
-    machine::BuildError,
+    machine::{BuildError, iothreads::wait_for},
     monitor::schema::IoStatus,
     spec::device::{Drive, Kindred, NvmeNsSpec, NvmeSpec, hex_bytes, pci_id},
 };
@@ -72,8 +74,30 @@ pub(super) fn build(
             namespace(&scope, &lease, drive, nvme.write_cache, nvme.state.as_deref())?;
         namespace.nsid = Some(1);
         namespace.block_size = size;
+        config.state = Arc::clone(&namespace.state);
         config.namespaces.push(namespace);
         first = Some(lease);
+    } else if nvme.state.is_some() {
+        config.state = scope.states.of(scope.graph, "", nvme.state.as_deref())?;
+    }
+    if let (Some(dir), Some(size)) = (&nvme.pool, nvme.pool_size) {
+        let failed = |reason| BuildError::Pool { dir: dir.into(), reason };
+        let control = scope.iothreads.control()?;
+        let shared = (scope.graph, scope.states);
+        let mailbox = &scope.ground.mailbox;
+        let pool = Pool::new(&nvme.id, (dir.as_ref(), size), shared, control.clone(), mailbox);
+        for nsid in pool.existing().map_err(|e| failed(e.to_string()))? {
+            let at = Arc::clone(&pool);
+            let opened = wait_for(&control, move |cx| async move { at.open(cx, nsid).await });
+            let disk = opened.ok_or(BuildError::IothreadGone)?.map_err(failed)?;
+            config.namespaces.push(NvmeNamespaceConfig {
+                nsid: Some(nsid),
+                pooled: true,
+                state: disk.state,
+                ..NvmeNamespaceConfig::new(disk.root)
+            });
+        }
+        config.pool = Some(pool);
     }
     let device = Nvme::new(config, scope.ground.dma.clone(), slot, scope.failures())
         .map_err(BuildError::Nvme)?;
@@ -137,7 +161,7 @@ fn namespace(
     Ok(NvmeNamespaceConfig { state, ..NvmeNamespaceConfig::new(Arc::clone(root)) })
 }
 
-fn disk(
+pub(super) fn disk(
     id: &str,
     function: &str,
     lease: Arc<Lease>,

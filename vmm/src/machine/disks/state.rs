@@ -58,7 +58,7 @@ fn image(graph: &Graph, node: &str) -> Option<PathBuf> {
 }
 
 /// The state file of an image; nothing is put beside devices.
-fn beside(image: &Path) -> Option<PathBuf> {
+pub(super) fn beside(image: &Path) -> Option<PathBuf> {
     if image.starts_with("/dev") {
         return None;
     }

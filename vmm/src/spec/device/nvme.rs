@@ -68,9 +68,16 @@ pub struct NvmeSpec {
     pub share_rw: bool,
     /// Off: every write is flushed.
     pub write_cache: bool,
-    /// Where the first namespace's state is kept, or `none`; `None`: beside the image.
+    /// Where the controller's and the first namespace's state is kept, or `none`; `None`: beside the
+    /// image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// The directory in which the guest creates namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// How many bytes they can have together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_size: Option<u64>,
 }
 
 /// `nvme-ns`: a namespace.
@@ -201,6 +208,9 @@ impl Kindred for NvmeSpec {
         if let Some(text) = self.pci_id.as_deref().filter(|text| pci_id(text).is_none()) {
             let reason = format!("pci-id: '{text}' is not VVVV:DDDD in hexadecimal");
             return check::conflict(&self.id, &reason);
+        }
+        if self.pool.is_some() != self.pool_size.is_some() {
+            return check::conflict(&self.id, "pool and pool-size go together");
         }
         match self.subsys.as_deref() {
             Some(name) if !matches!(spec.device(name), Some(DeviceSpec::NvmeSubsys(_))) => {
@@ -391,6 +401,8 @@ pub const NVME: Table = Table {
         SHARE_RW,
         WRITE_CACHE,
         STATE,
+        prop("pool", Kind::Path, "directory for namespaces that the guest creates"),
+        prop("pool-size", Kind::Size { min: 1 << 20, max: 1 << 62 }, "bytes they have together"),
         NO_ROM,
     ],
 };
