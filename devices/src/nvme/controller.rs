@@ -83,7 +83,9 @@ pub struct Ctl {
     /// By completion queue; the admin queue's is the first.
     homes: Vec<Arc<Home>>,
     status: AtomicU32,
+    /// Vectors that are masked, and those that wait for that to end (MSI).
     mask: AtomicU32,
+    masked: AtomicU32,
     /// Size of a memory page, as the host set it.
     page: AtomicU64,
     /// Entry sizes of I/O queues in CC: submission in the low half.
@@ -149,6 +151,7 @@ impl Ctl {
             homes,
             status: AtomicU32::new(0),
             mask: AtomicU32::new(0),
+            masked: AtomicU32::new(0),
             page: AtomicU64::new(4096),
             entry_sizes: AtomicU32::new(0),
             arbitration: AtomicU32::new(0),
@@ -419,8 +422,29 @@ impl Ctl {
     pub fn interrupt(&self, vector: u16) {
         if self.interrupts.uses_msix() {
             self.interrupts.msix().raise(vector);
+        } else if self.interrupts.msi_vectors() > 0 {
+            self.raise_msi(vector);
         } else {
             self.update_wire();
+        }
+    }
+
+    /// Vectors that completion queues can have.
+    #[must_use]
+    pub fn vectors(&self) -> u16 {
+        match self.interrupts.msi_vectors() {
+            _ if self.uses_msix() => self.config.vector_count(),
+            0 => 1,
+            vectors => vectors,
+        }
+    }
+
+    fn raise_msi(&self, vector: u16) {
+        let bit = 1 << vector.min(31);
+        self.masked.fetch_or(bit, SeqCst);
+        // Whoever takes the bit back sends the message, once.
+        if self.mask.load(SeqCst) & bit == 0 && self.masked.fetch_and(!bit, SeqCst) & bit != 0 {
+            self.interrupts.raise_msi(vector);
         }
     }
 
@@ -436,6 +460,8 @@ impl Ctl {
 
     pub(super) fn set_mask(&self, mask: u32) {
         self.mask.store(mask, SeqCst);
+        let due = self.masked.fetch_and(mask, SeqCst) & !mask;
+        (0..32).filter(|v| due >> v & 1 != 0).for_each(|v| self.interrupts.raise_msi(v));
         self.update_wire();
     }
 
@@ -496,6 +522,7 @@ impl Ctl {
         self.windows_stale.store(false, SeqCst);
         self.events().reset();
         self.complaints.store(0, SeqCst);
+        self.masked.store(0, SeqCst);
         self.set_mask(0);
         for home in &self.homes {
             home.lock().clear();

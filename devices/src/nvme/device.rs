@@ -62,6 +62,10 @@ impl Nvme {
         let namespaces = config.namespaces.clone();
         let pci = NvmePci::new(config, subsystem, dma, Arc::clone(&interrupts), events)
             .map_err(failed("an eventfd for each queue"))?;
+        let mut capabilities = vec![Capability::express()];
+        if vectors > 0 {
+            capabilities.push(Capability::msi(vectors));
+        }
         let parts = Parts {
             id,
             identity: Identity {
@@ -77,7 +81,7 @@ impl Nvme {
                 kind: BarKind::Memory64 { prefetchable: false },
                 size: BAR_LEN,
             }],
-            capabilities: vec![Capability::express()],
+            capabilities,
             msix: (vectors > 0).then_some(MsixPlace { bar: BAR, table: TABLE, pending: PENDING }),
             pin,
             interrupts,

@@ -108,9 +108,7 @@ impl Queues {
         }
         let place = Self::place(ctl, sqe)?;
         let (interrupts, vector) = (sqe.dword::<11>() & 2 != 0, (sqe.dword::<11>() >> 16) as u16);
-        // Without MSI-X there is one vector.
-        let vectors = if ctl.uses_msix() { ctl.config().vector_count() } else { 1 };
-        if interrupts && vector >= vectors {
+        if interrupts && vector >= ctl.vectors() {
             return Err(Status::INVALID_VECTOR);
         }
         Ok(CreateCq { place, interrupts, vector })
