@@ -56,7 +56,7 @@ pub struct NvmeConfig {
     pub namespaces: Vec<NvmeNamespaceConfig>,
     /// Where namespaces come from that the host creates; `None`: it cannot create any.
     pub pool: Option<Arc<dyn NamespacePool>>,
-    /// What of the controller survives power loss: firmware slots.
+    /// What of the controller survives power loss: firmware slots, saved features.
     pub state: Arc<DiskState>,
 }
 

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     Dma, device::Countdown, doorbell::Bell, pci::Interrupts, policy::Failures,
-    queue_link::QueueLink,
+    queue_link::QueueLink, state_file::Section,
 };
 
 /// How many complaints about its driver a controller writes to the log.
@@ -111,6 +111,7 @@ pub struct Ctl {
     pub failures: Failures,
     complaints: AtomicU32,
     resetting: AtomicBool,
+    paused: AtomicBool,
     /// Starts this controller's part of a reset of the subsystem.
     reset: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -170,6 +171,7 @@ impl Ctl {
             failures,
             complaints: AtomicU32::new(0),
             resetting: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             reset: OnceLock::new(),
             config,
         })
@@ -355,17 +357,41 @@ impl Ctl {
     /// When they could not be saved.
     pub(super) async fn save_firmware(&self) -> Result<(), Status> {
         let section = self.firmware().section();
+        self.save(firmware::SECTION, section).await
+    }
+
+    /// Saves a section of the controller's state.
+    ///
+    /// # Errors
+    /// When it could not be saved.
+    pub(super) async fn save(&self, name: &str, section: Section) -> Result<(), Status> {
         let (saved, wait) = channel();
-        let done = Box::new(move |result| saved.send(result));
-        self.config.state.put(firmware::SECTION, section, done);
+        self.config.state.put(name, section, Box::new(move |result| saved.send(result)));
         match wait.await {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => {
-                log::warn!("{}: cannot save the firmware slots: {error}", self.config.id);
+                log::warn!("{}: cannot save its state: {error}", self.config.id);
                 Err(Status::INTERNAL)
             }
             None => Err(Status::INTERNAL),
         }
+    }
+
+    /// Whether the machine stands still.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(SeqCst)
+    }
+
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, SeqCst);
+    }
+
+    /// Whether only a reset helps: nothing is taken any more.
+    #[inline]
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        self.status.load(std::sync::atomic::Ordering::Relaxed) & csts::CFS != 0
     }
 
     /// The commands that failed.

@@ -3,7 +3,7 @@
 //!
 //! The register half ([`Nvme`], [`regs`]) runs on vCPU threads. Each completion queue, with all
 //! submission queues that post to it, is a queue half of its own on an iothread (`io`); so is the
-//! admin queue (`admin`). Between them are doorbell words outside any lock ([`doors`]), an eventfd
+//! admin queue (`admin`). Between them are doorbell words outside any lock (`doors`), an eventfd
 //! for each completion queue, and mail for the rare rest. Namespaces belong to a [`Subsystem`] that
 //! several controllers may share.
 

@@ -386,6 +386,7 @@ impl Controller for NvmePci {
     /// The admin queue first: as long as it works it may create queues.
     fn pause(&self, done: Done) {
         self.lock().pauses.0 += 1;
+        self.ctl.set_paused(true);
         let me = Weak::clone(&self.me);
         let admin = Countdown::new(Box::new(move || match me.upgrade() {
             Some(me) => me.pause_io(done),
@@ -398,6 +399,7 @@ impl Controller for NvmePci {
         let apply = {
             let mut life = self.lock();
             life.pauses.0 = life.pauses.0.saturating_sub(1);
+            self.ctl.set_paused(life.pauses.0 > 0);
             let apply = life.pauses.1 > life.pauses.0;
             life.pauses.1 -= u32::from(apply);
             apply

@@ -128,8 +128,9 @@ impl Subsystem {
         Ok(namespace)
     }
 
-    /// Takes a namespace away from all controllers and out of the subsystem. Their hosts are told;
-    /// commands in flight end first where that matters ([`Ctl::quiesce`]).
+    /// Takes a namespace away from all controllers and out of the subsystem. Their hosts are told.
+    /// Commands in flight go on: [`Nvme::remove_namespace`](super::Nvme::remove_namespace) waits for
+    /// them.
     pub fn remove(&self, nsid: u32) -> Option<Arc<Namespace>> {
         let member = self.lock().members.remove(&nsid)?;
         self.generation.fetch_add(1, SeqCst);

@@ -137,6 +137,11 @@ pub(super) struct Config {
     express: Option<usize>,
 }
 
+/// BARs and decode bits.
+type Decoding = ([u64; 3], u16);
+/// Command bits, MSI-X message control, MSI.
+type Interrupting = (u16, u16, Option<MsiRegisters>);
+
 /// More capabilities than 192 bytes hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyCapabilities;
@@ -251,7 +256,7 @@ impl Config {
     }
 
     /// What decoding depends on, and what interrupts depend on.
-    fn watched(&self) -> (([u64; 3], u16), (u16, u16, Option<MsiRegisters>)) {
+    fn watched(&self) -> (Decoding, Interrupting) {
         let bars = [0, 1, 2].map(|i| self.file.get(BAR0 as u64 + i * 8, 8));
         let decode = self.command() & (command::IO | command::MEMORY);
         let interrupts = self.command() & (command::BUS_MASTER | command::INTX_DISABLE);

@@ -36,6 +36,7 @@ fn identify_controller_says_what_the_controller_is() {
         ("TNVMCAP", 280, 8, 1 << 20),
         ("UNVMCAP", 296, 8, 0),
         ("DSTO", 318, 1, 1),
+        ("KAS", 320, 2, 1),
         ("SANICAP", 328, 4, 0x4000_0006),
         ("SQES", 512, 1, 0x66),
         ("CQES", 513, 1, 0x44),
@@ -199,7 +200,8 @@ fn features_are_set_and_got() {
         assert_eq!(cqe.status, 0, "{what}");
         assert_eq!(driver.admin(get(id, 0, dw11)).result as u32, expected, "{what}");
         let capabilities = driver.admin(get(id, 3, dw11)).result;
-        assert_eq!(capabilities, 4, "{what}: changeable");
+        let saveable = !["power", "vector"].contains(&what);
+        assert_eq!(capabilities, 4 | u64::from(saveable), "{what}: changeable");
     }
     let bad = [
         ("unknown feature", get(0x7f, 0, 0), FIELD),
@@ -209,7 +211,7 @@ fn features_are_set_and_got() {
         ("power state that is not there", set(2, 1), FIELD),
         ("another sensor", get(4, 0, 1 << 16), FIELD),
         ("vector that is not there", set(9, 500), FIELD),
-        ("saving", set(1, 0).dw(10, 1 << 31 | 1), NOT_SAVEABLE),
+        ("saving", set(7, 0).dw(10, 1 << 31 | 7), NOT_SAVEABLE),
         ("one namespace's", Cmd::new(0x09, 1).dw(10, 1), NOT_NAMESPACE),
         ("error recovery of none", Cmd::new(0x0a, 2).dw(10, 5), FIELD),
         ("error recovery of an invalid one", Cmd::new(0x0a, 0).dw(10, 5), NAMESPACE),
@@ -406,4 +408,83 @@ fn the_temperature_crosses_a_threshold() {
     let results: Vec<_> = (0..2).map(|_| driver.take(0).unwrap().result).collect();
     assert!(results.contains(&0x0002_0101), "{results:x?}");
     assert_eq!(driver.log(2, 0, 512).1[0], 2, "critical warning");
+}
+
+#[test]
+fn saved_values_are_there_after_a_reset_and_after_a_restart() {
+    let store = spindle_devices::state_file::MemoryStore::new();
+    let boot = || {
+        let state =
+            spindle_devices::state_file::DiskState::open(std::sync::Arc::clone(&store) as _);
+        driver(1 << 20, |config| config.state = state.unwrap())
+    };
+    let get = |id: u32, select: u32, dw11| Cmd::new(0x0a, 0).dw(10, id | select << 8).dw(11, dw11);
+    let (mut driver, setup) = boot();
+    for (id, value) in [(1, 0x0302_0102), (8, 0x0504), (6, 0), (4, 1 << 20 | 200)] {
+        let save = Cmd::new(0x09, 0).dw(10, 1 << 31 | id).dw(11, value);
+        assert_eq!(driver.admin(save).status, 0, "feature {id}");
+    }
+    assert_eq!(driver.admin(Cmd::new(0x09, 0).dw(10, 1).dw(11, 7)).status, 0, "not saved");
+    let check = |driver: &mut spindle_devices::testkit::driver::nvme::NvmeDriver, current| {
+        assert_eq!(driver.admin(get(1, 0, 0)).result, current);
+        for select in [0, 2] {
+            assert_eq!(driver.admin(get(8, select, 0)).result, 0x0504);
+            assert_eq!(driver.admin(get(6, select, 0)).result, 0);
+            assert_eq!(driver.admin(get(4, select, 1 << 20)).result, 200);
+        }
+        assert_eq!(driver.admin(get(1, 2, 0)).result, 0x0302_0102);
+        assert_eq!(driver.admin(get(10, 2, 0)).result, 0, "never saved: the default");
+    };
+    check(&mut driver, 7);
+    driver.disable();
+    driver.enable(8);
+    check(&mut driver, 0x0302_0102);
+    assert!(setup.root.policy().write_through);
+    let (mut driver, _setup) = boot();
+    check(&mut driver, 0x0302_0102);
+    store.fail(true);
+    assert_eq!(driver.admin(Cmd::new(0x09, 0).dw(10, 1 << 31 | 1)).status, 0x06, "not saved");
+}
+
+#[test]
+fn a_host_that_is_not_heard_of_in_time_is_taken_for_dead() {
+    use std::time::Duration;
+    let (mut driver, setup) = driver(1 << 20, |_| ());
+    let at_once = |driver: &mut spindle_devices::testkit::driver::nvme::NvmeDriver, cmd| {
+        driver.submit(0, cmd);
+        driver.ring(0);
+        setup.machine.turn();
+        driver.take(0).unwrap()
+    };
+    let later = |ms| {
+        setup.machine.world.advance(Duration::from_millis(ms));
+        setup.machine.turn();
+    };
+    assert_eq!(at_once(&mut driver, Cmd::new(0x18, 0)).status, 0, "without a timer, too");
+    assert_eq!(at_once(&mut driver, Cmd::new(0x09, 0).dw(10, 0x0f).dw(11, 450)).status, 0);
+    assert_eq!(at_once(&mut driver, Cmd::new(0x0a, 0).dw(10, 0x0f)).result, 500, "rounded up");
+    for _ in 0..3 {
+        later(400);
+        assert_eq!(at_once(&mut driver, Cmd::new(0x18, 0)).status, 0);
+    }
+    assert_eq!(driver.status() & 2, 0);
+    // A machine that stands still has no host that could be heard of.
+    let function = setup.disk.device.function();
+    let pause = spindle_devices::Device::pause;
+    pause(&*function, Box::new(|| ()));
+    setup.machine.turn();
+    (0..5).for_each(|_| later(400));
+    spindle_devices::Device::resume(&*function);
+    setup.machine.turn();
+    assert_eq!(driver.status() & 2, 0);
+    (0..3).for_each(|_| later(400));
+    assert_eq!(driver.status() & 2, 2, "fatal");
+    driver.submit(0, Cmd::new(0x18, 0));
+    driver.ring(0);
+    setup.machine.turn();
+    assert!(driver.take(0).is_none(), "nothing is taken any more");
+    driver.disable();
+    driver.enable(8);
+    (0..5).for_each(|_| later(400));
+    assert_eq!(driver.status(), 1, "the timer went with the reset");
 }

@@ -5,6 +5,7 @@ mod admin;
 mod arbitration;
 mod background;
 mod coalescing;
+mod coverage;
 mod doorbells;
 mod errors;
 mod firmware;

@@ -1,6 +1,7 @@
 //! Get Features and Set Features (Base 5.15, 5.27; NVM 4.1.3).
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Instant,
 };
@@ -14,6 +15,7 @@ use crate::nvme::{
     spec::{NSID_ALL, Sqe, feature},
     status::Status,
 };
+use crate::state_file::{Fields, Section};
 
 /// One feature as a table row: its capabilities are what Select 3 answers (Base figure 193).
 #[derive(Clone, Copy, Debug)]
@@ -26,25 +28,32 @@ pub struct Known {
     pub changeable: bool,
     /// Each namespace has its own.
     pub per_namespace: bool,
+    /// Its value can be saved, to be there after a reset.
+    pub saveable: bool,
 }
 
 const fn known(id: u8, default: u32) -> Known {
-    Known { id, default, changeable: true, per_namespace: false }
+    Known { id, default, changeable: true, per_namespace: false, saveable: false }
+}
+
+const fn saveable(id: u8, default: u32) -> Known {
+    Known { saveable: true, ..known(id, default) }
 }
 
 /// The features that there are.
 pub const FEATURES: &[Known] = &[
-    known(feature::ARBITRATION, 0),
+    saveable(feature::ARBITRATION, 0),
     known(feature::POWER, 0),
-    known(feature::TEMPERATURE, super::identify::WARNING_TEMPERATURE as u32),
+    saveable(feature::TEMPERATURE, super::identify::WARNING_TEMPERATURE as u32),
     Known { per_namespace: true, ..known(feature::ERROR_RECOVERY, 0) },
-    known(feature::WRITE_CACHE, 1),
+    saveable(feature::WRITE_CACHE, 1),
     known(feature::QUEUES, 0),
-    known(feature::COALESCING, 0),
+    saveable(feature::COALESCING, 0),
     known(feature::VECTOR, 0),
-    known(feature::ATOMICITY, 0),
-    known(feature::ASYNC_EVENTS, 0x1ff),
+    saveable(feature::ATOMICITY, 0),
+    saveable(feature::ASYNC_EVENTS, 0x1ff),
     known(feature::TIMESTAMP, 0),
+    known(feature::KEEP_ALIVE, 0),
     known(feature::HOST_IDENTIFIER, 0),
     Known { per_namespace: true, ..known(feature::RESERVATION_MASK, 0) },
     Known { per_namespace: true, ..known(feature::RESERVATION_PERSISTENCE, 0) },
@@ -64,6 +73,33 @@ pub struct Features {
     timestamp: (u64, Option<Instant>, bool),
     /// I/O queues that the host asked for: submission, completion.
     pub queues: Option<(u16, u16)>,
+    /// Values to begin with after a reset, by feature and selector.
+    saved: BTreeMap<(u8, u8), u32>,
+    /// Keep Alive Timeout in milliseconds; 0: none.
+    pub keep_alive: u32,
+}
+
+/// The section of the state that has the saved values.
+pub const SECTION: &str = "nvme/features";
+const VERSION: u16 = 1;
+/// Keep Alive Support: the granularity of its timeout, in units of 100 ms.
+pub const KEEP_ALIVE_GRANULARITY: u16 = 1;
+
+/// Which of several values of a feature dword 11 names.
+fn selector(id: u8, dword11: u32) -> u8 {
+    if id == feature::TEMPERATURE { (dword11 >> 20 & 3) as u8 } else { 0 }
+}
+
+fn load(section: Option<&Section>) -> BTreeMap<(u8, u8), u32> {
+    let mut saved = BTreeMap::new();
+    let Some(section) = section.filter(|section| section.version == VERSION) else { return saved };
+    let mut fields = Fields::new(&section.bytes);
+    while let (Ok(id), Ok(selector), Ok(value)) = (fields.u8(), fields.u8(), fields.u32()) {
+        if FEATURES.iter().any(|known| known.id == id && known.saveable) {
+            saved.insert((id, selector), value);
+        }
+    }
+    saved
 }
 
 /// What Set Features answers, or what Get Features does.
@@ -81,17 +117,49 @@ impl From<u32> for Value {
 }
 
 impl Features {
-    /// As after a reset.
+    /// As after a reset: saved values are in force.
     #[must_use]
-    pub fn new() -> Self {
-        Self {
+    pub fn new(ctl: &Ctl) -> Self {
+        let mut features = Self {
             power: 0,
             temperatures: [super::identify::WARNING_TEMPERATURE, 0],
             error_recovery: 0,
             atomicity: 0,
             timestamp: (0, None, false),
             queues: None,
+            saved: load(ctl.config().state.get(SECTION).as_ref()),
+            keep_alive: 0,
+        };
+        for ((id, _), value) in features.saved.clone() {
+            // What was saved was good then; what is not any more is left at its default.
+            features.change(ctl, id, value).ok();
         }
+        features
+    }
+
+    /// Changes a feature that has nothing but a value.
+    fn change(&mut self, ctl: &Ctl, id: u8, value: u32) -> Result<(), Status> {
+        match id {
+            feature::ARBITRATION => ctl.set_arbitration(value & 0xffff_ff07),
+            feature::TEMPERATURE => self.set_threshold(ctl, value)?,
+            feature::WRITE_CACHE => set_write_cache(ctl, value & 1 != 0),
+            feature::COALESCING => ctl.set_coalescing(value & 0xffff),
+            feature::ATOMICITY => self.atomicity = value & 1,
+            feature::ASYNC_EVENTS => ctl.events().enabled = value,
+            _ => return Err(Status::INVALID_FIELD),
+        }
+        Ok(())
+    }
+
+    /// What is to be saved after a Set Features command that asked for it.
+    #[must_use]
+    pub fn section(&self) -> Section {
+        let mut bytes = Vec::new();
+        for ((id, selector), value) in &self.saved {
+            bytes.extend([*id, *selector]);
+            bytes.extend(value.to_le_bytes());
+        }
+        Section { version: VERSION, bytes }
     }
 
     fn find(id: u8) -> Result<&'static Known, Status> {
@@ -107,11 +175,20 @@ impl Features {
         namespace(ctl, known, sqe.nsid.get())?;
         match sqe.dword::<10>() >> 8 & 7 {
             0 => self.current(ctl, known.id, (sqe.nsid.get(), sqe.dword::<11>()), now),
-            // Nothing is saved, so that saved values are the default ones (Base 5.15.1).
-            1 | 2 => self.default(ctl, known, sqe.dword::<11>()),
+            1 => self.default(ctl, known, sqe.dword::<11>()),
+            // A value that was never saved is the default one (Base 5.15.1).
+            2 => {
+                let dword11 = sqe.dword::<11>();
+                match self.saved.get(&(known.id, selector(known.id, dword11))) {
+                    Some(value) if known.id == feature::TEMPERATURE => Ok((value & 0xffff).into()),
+                    Some(value) => Ok((*value).into()),
+                    None => self.default(ctl, known, dword11),
+                }
+            }
             3 => {
                 let bit = |on: bool, at: u32| u32::from(on) << at;
-                Ok((bit(known.changeable, 2) | bit(known.per_namespace, 1)).into())
+                let capabilities = bit(known.changeable, 2) | bit(known.per_namespace, 1);
+                Ok((capabilities | bit(known.saveable, 0)).into())
             }
             _ => Err(Status::INVALID_FIELD),
         }
@@ -168,6 +245,7 @@ impl Features {
                 let len = if extended { 16 } else { 8 };
                 return Ok(Value { result: 0, data: Some(id[..len].to_vec()) });
             }
+            feature::KEEP_ALIVE => self.keep_alive,
             feature::RESERVATION_MASK => ctl.notice_mask(nsid),
             feature::RESERVATION_PERSISTENCE => {
                 let ns = ctl.subsystem().attached(nsid, ctl.cntlid());
@@ -221,7 +299,8 @@ impl Features {
         now: Instant,
     ) -> Result<Value, Status> {
         let known = Self::find(sqe.dword::<10>() as u8)?;
-        if sqe.dword::<10>() >> 31 != 0 {
+        let save = sqe.dword::<10>() >> 31 != 0;
+        if save && !known.saveable {
             return Err(Status::NOT_SAVEABLE);
         }
         let nsid = sqe.nsid.get();
@@ -231,22 +310,16 @@ impl Features {
         }
         let value = sqe.dword::<11>();
         match known.id {
-            feature::ARBITRATION => ctl.set_arbitration(value & 0xffff_ff07),
             // There is one power state, and no workload hint changes anything.
             feature::POWER if value & 0x1f != 0 => return Err(Status::INVALID_FIELD),
             feature::POWER => self.power = value & 0xff,
-            feature::TEMPERATURE => self.set_threshold(ctl, value)?,
             feature::ERROR_RECOVERY if value & 1 << 16 != 0 => return Err(Status::INVALID_FIELD),
             feature::ERROR_RECOVERY => self.error_recovery = value & 0xffff,
-            feature::WRITE_CACHE => set_write_cache(ctl, value & 1 != 0),
             feature::QUEUES => return self.set_queues(ctl, value, started),
-            feature::COALESCING => ctl.set_coalescing(value & 0xffff),
             feature::VECTOR => {
                 let off = ctl.uncoalesced(value as u16).ok_or(Status::INVALID_FIELD)?;
                 off.store(value & 1 << 16 != 0, SeqCst);
             }
-            feature::ATOMICITY => self.atomicity = value & 1,
-            feature::ASYNC_EVENTS => ctl.events().enabled = value,
             feature::HOST_IDENTIFIER => {
                 let extended = value & 1 != 0;
                 let mut id = [0; 16];
@@ -276,7 +349,14 @@ impl Features {
                 let ms = u64::from_le_bytes(*bytes) & 0xffff_ffff_ffff;
                 self.timestamp = (ms, Some(now), true);
             }
-            _ => {}
+            feature::KEEP_ALIVE => {
+                let unit = u32::from(KEEP_ALIVE_GRANULARITY) * 100;
+                self.keep_alive = value.checked_next_multiple_of(unit).unwrap_or(value);
+            }
+            id => self.change(ctl, id, value)?,
+        }
+        if save {
+            self.saved.insert((known.id, selector(known.id, value)), value);
         }
         Ok(0.into())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{bytes::Page, firmware, namespaces};
+use super::{bytes::Page, features::KEEP_ALIVE_GRANULARITY, firmware, namespaces};
 use crate::nvme::{
     cmd::{COPY_BLOCKS_MAX, COPY_RANGES_MAX},
     config::NAMESPACES_MAX,
@@ -163,6 +163,8 @@ fn controller(ctl: &Ctl) -> Vec<u8> {
         // EDSTT in minutes, DSTO: one self-test in the subsystem at a time.
         .u16(316, 1)
         .u8(318, 1)
+        // KAS.
+        .u16(320, KEEP_ALIVE_GRANULARITY)
         // SANICAP: block erase, overwrite; what is deallocated afterwards is as the host says.
         .u32(328, 1 << 1 | 1 << 2 | 1 << 30)
         .u8(512, 0x66)

@@ -5,6 +5,7 @@ mod features;
 pub mod firmware;
 mod format;
 mod identify;
+mod keep_alive;
 mod logs;
 mod namespaces;
 mod queue;

@@ -17,6 +17,7 @@ use super::{
     firmware::Firmware,
     format::Format,
     identify::{self, EVENT_REQUESTS_Z},
+    keep_alive::KeepAlive,
     logs::{self, ErrorEntry, Sources},
     namespaces::{self, Manage},
     queues::{Bounds, Queues},
@@ -84,6 +85,7 @@ pub struct AdminQueue {
     parked: VecDeque<(u16, u16)>,
     /// An event waits for a place in the completion queue.
     undelivered: bool,
+    keep_alive: Option<Arc<KeepAlive>>,
     started: Option<Instant>,
     now: Option<Instant>,
 }
@@ -97,11 +99,12 @@ impl AdminQueue {
             home: Arc::clone(&ctl.homes()[0]),
             rings,
             epochs: ctl.homes().iter().map(|home| home.place.epoch()).collect(),
-            features: Features::new(),
+            features: Features::new(ctl),
             queues: Queues::new(),
             slots: (0..SLOTS).map(|_| None).collect(),
             parked: VecDeque::new(),
             undelivered: false,
+            keep_alive: None,
             started: None,
             now: None,
         }
@@ -173,7 +176,23 @@ impl AdminQueue {
                         Ok(0)
                     });
                 }
+                if sqe.dword::<10>() as u8 == feature::KEEP_ALIVE {
+                    self.keep_alive =
+                        KeepAlive::start(&self.ctl, port.cx(), self.features.keep_alive);
+                }
+                if sqe.dword::<10>() >> 31 != 0 {
+                    let (ctl, section) = (Arc::clone(&self.ctl), self.features.section());
+                    return self.later(port, sq, sqe, Then::Nothing, async move {
+                        ctl.save(features::SECTION, section).await.map(|()| 0)
+                    });
+                }
                 Ok(Reply::Done(value.result))
+            }
+            admin::KEEP_ALIVE => {
+                if let Some(timer) = &self.keep_alive {
+                    timer.restart(now);
+                }
+                Ok(Reply::Done(0))
             }
             admin::CREATE_CQ => self.create_cq(sqe),
             admin::CREATE_SQ => self.create_sq(sqe),
@@ -479,6 +498,7 @@ impl Queue for AdminQueue {
 
     fn pending(&mut self) -> bool {
         self.ctl.is_bus_master()
+            && !self.ctl.is_fatal()
             && self.slots.iter().any(Option::is_none)
             && (self.rings.pending() || self.undelivered && self.rings.has_room())
     }

@@ -447,7 +447,7 @@ impl Queue for IoQueue {
     }
 
     fn pending(&mut self) -> bool {
-        if !self.ctl.is_bus_master() {
+        if !self.ctl.is_bus_master() || self.ctl.is_fatal() {
             return false;
         }
         if !self.parked.is_empty() {
