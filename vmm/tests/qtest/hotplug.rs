@@ -139,7 +139,8 @@ impl Nvme {
         while q.load(entry + 14, 2) & 1 != phase {
             assert!(start.elapsed() < PATIENCE, "no completion");
         }
-        let answer = (q.load(entry + 14, 2) >> 1, q.load(entry, 4));
+        // Status code and type, without More and Do Not Retry.
+        let answer = (q.load(entry + 14, 2) >> 1 & 0x7ff, q.load(entry, 4));
         q.store(self.bar + 0x1004, 4, self.tail % ENTRIES);
         answer
     }
