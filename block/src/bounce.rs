@@ -30,7 +30,7 @@ pub struct Serial {
 
 impl Serial {
     /// Waits for the lock.
-    pub(crate) async fn lock(&self) -> Held<'_> {
+    pub async fn lock(&self) -> Held<'_> {
         std::future::poll_fn(|task| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if state.0 {
@@ -46,7 +46,7 @@ impl Serial {
 }
 
 /// Holds a [`Serial`] until it is dropped.
-pub(crate) struct Held<'a>(&'a Serial);
+pub struct Held<'a>(&'a Serial);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {

@@ -47,7 +47,10 @@ pub const I8042_COMMAND: u16 = 0x64;
 /// Real-time clock and CMOS memory: index and data port, eight ports decoded.
 pub const RTC: u16 = 0x70;
 
-/// Kept free for ACPI PCI hot-plug (where QEMU's ICH9 has it).
+/// ACPI PCI hot-plug registers, where QEMU's ICH9 has them: a bit for each slot in 32-bit registers, of
+/// slots that got a function, of those that shall lose theirs, and of those that the guest ejects.
 pub const PCI_HOTPLUG: u16 = 0xCC0;
-/// Number of ports kept free at [`PCI_HOTPLUG`].
+/// Number of ports at [`PCI_HOTPLUG`].
 pub const PCI_HOTPLUG_SIZE: u16 = 0x18;
+/// The general purpose event that tells of changes there, as with QEMU.
+pub const PCI_HOTPLUG_EVENT: u8 = 1;

@@ -14,9 +14,15 @@ pub mod device;
 pub mod dma;
 pub mod doorbell;
 pub mod machine;
+pub mod nvme;
 pub mod pci;
 pub mod platform;
+pub mod policy;
+pub mod queue_link;
 pub mod register;
+pub mod scsi;
+pub mod state_file;
+pub mod storage;
 pub mod testkit;
 pub mod virtio;
 

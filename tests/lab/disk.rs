@@ -30,7 +30,7 @@ pub const CONTROL: &[Case] = &[
 ];
 
 /// What fio writes at random and reads back, in the guest and again on the host.
-fn fio_verify(name: &str, file: &str) -> String {
+pub fn fio_verify(name: &str, file: &str) -> String {
     format!(
         "fio --name={name} --filename={file} --rw=randwrite --bsrange=4k-64k --bs_unaligned=0 \
          --blockalign=4k --size=32m --direct=1 --iodepth=16 --randseed=7 --allrandrepeat=1 \
@@ -138,7 +138,7 @@ fn debian(context: &Context) -> Outcome {
 }
 
 /// Bytes that a file takes on its file system.
-fn allocated(path: &Path) -> Result<u64, LabError> {
+pub fn allocated(path: &Path) -> Result<u64, LabError> {
     let data = fs::metadata(path).map_err(LabError::file("look at", path))?;
     Ok(data.blocks() * 512)
 }
@@ -173,7 +173,10 @@ fn discard(context: &Context) -> Outcome {
 }
 
 /// Starts a guest with a monitor.
-fn with_monitor(context: &Context, guest: Guest) -> Result<(Running, Qmp), crate::cases::Error> {
+pub fn with_monitor(
+    context: &Context,
+    guest: Guest,
+) -> Result<(Running, Qmp), crate::cases::Error> {
     let socket = context.work.join("qmp");
     let wait = if context.vmm == Vmm::Qemu { ",wait=off" } else { "" };
     let guest = guest.with(&["-qmp", &format!("unix:{},server=on{wait}", text(&socket))]);

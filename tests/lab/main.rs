@@ -7,6 +7,7 @@
 
 mod boot;
 mod cases;
+mod controllers;
 mod crash;
 mod disk;
 mod inner;
@@ -22,6 +23,9 @@ const GROUPS: &[Group] = &[
     Group { name: "reboot", cases: boot::REBOOTS },
     Group { name: "disk", cases: disk::CASES },
     Group { name: "control", cases: disk::CONTROL },
+    Group { name: "nvme", cases: controllers::NVME },
+    Group { name: "scsi", cases: controllers::SCSI },
+    Group { name: "hot-plug", cases: controllers::HOT_PLUG },
     Group { name: "crash", cases: crash::CASES },
 ];
 

@@ -227,6 +227,14 @@ impl Graph {
         self.lock().member(name).map(|member| Arc::clone(&member.node))
     }
 
+    /// Whether a node takes no writes.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn is_read_only(&self, name: &str) -> Result<bool, GraphError> {
+        self.lock().member(name).map(Member::read_only)
+    }
+
     /// The `fault` node of this name.
     ///
     /// # Errors

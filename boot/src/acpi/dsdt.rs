@@ -6,7 +6,7 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
-use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci, processors};
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, hotplug, pci, processors};
 use crate::memory_map::{ECAM, MemoryMap};
 use crate::ports;
 
@@ -20,6 +20,7 @@ pub(super) fn table(config: &AcpiConfig, map: &MemoryMap) -> Vec<u8> {
     soft_off(&mut body);
     board(config, &mut body);
     pci::host_bridge(config, map, &mut body);
+    hotplug::event(&mut body);
     processors::container(config, &mut body);
     let mut dsdt = Sdt::new(*b"DSDT", HEADER_LEN, REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     dsdt.append_slice(&body);
@@ -34,7 +35,7 @@ fn soft_off(body: &mut Vec<u8>) {
 }
 
 /// Board resources that belong to no device: the configuration space, without which Linux does not trust
-/// the MCFG, the power management ports, and those kept free for hot-plug.
+/// the MCFG, the power management ports, and those of hot-plug.
 fn board(config: &AcpiConfig, body: &mut Vec<u8>) {
     let ecam = Memory32Fixed::new(false, ECAM.start as u32, ECAM.len() as u32);
     let pm = IO::new(config.pm_base, config.pm_base, 1, ports::PM_SIZE as u8);

@@ -7,6 +7,7 @@
 
 mod dsdt;
 mod fadt;
+mod hotplug;
 mod isa;
 mod madt;
 mod pci;

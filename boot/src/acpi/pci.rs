@@ -7,7 +7,7 @@ use acpi_tables::aml::{
     Return, Scope, Store, Uuid,
 };
 
-use super::{AcpiConfig, isa};
+use super::{AcpiConfig, hotplug, isa};
 use crate::irq::gsi_for;
 use crate::memory_map::{ECAM_BUSES, MemoryMap, PCI_WINDOW_32};
 use crate::ports;
@@ -40,7 +40,7 @@ pub(super) fn host_bridge(config: &AcpiConfig, map: &MemoryMap, body: &mut Vec<u
     let control = OperatingSystemControl;
     let isa = isa::bridge(config);
     let children: Vec<&dyn Aml> =
-        vec![&hid, &cid, &uid, &segment, &bus, &windows, &routing, &control, &isa];
+        vec![&hid, &cid, &uid, &segment, &bus, &windows, &routing, &control, &isa, &hotplug::Slots];
     let device = Device::new("PCI0".into(), children);
     Scope::new(Path::new("\\_SB_"), vec![&device]).to_aml_bytes(body);
 }

@@ -241,7 +241,7 @@ fn the_dsdt_has_what_the_machine_has() {
     };
     let bare = AcpiConfig { com1: false, ..AcpiConfig::new(3) };
     for (name, in_full, in_bare) in
-        [(b"COM1", 1, 0), (b"KBD_", 1, 0), (b"RTC_", 1, 0), (b"PCI0", 1, 1), (b"_OSC", 1, 1)]
+        [(b"COM1", 1, 0), (b"KBD_", 1, 0), (b"RTC_", 1, 0), (b"PCI0", 2, 2), (b"_OSC", 1, 1)]
     {
         assert_eq!((has(&full(1), name), has(&bare, name)), (in_full, in_bare), "{name:?}");
     }
@@ -251,6 +251,28 @@ fn the_dsdt_has_what_the_machine_has() {
     assert_eq!(has(&bare, b"ACPI0007"), 3);
     // \_S5_: PackageOp, length, four elements, the sleep type twice.
     assert_eq!(has(&bare, b"\x08_S5_\x12\x06\x04\0\0\0\0"), 1);
+}
+
+/// Every slot but those of the two bridges has a device that can be ejected, and the event's handler
+/// leads to the method that tells of them.
+#[test]
+fn slots_can_be_plugged() {
+    let dsdt = &tables(&full(1))["DSDT"].bytes;
+    let count = |needle: &[u8]| dsdt.windows(needle.len()).filter(|w| *w == needle).count();
+    for slot in 0..32u8 {
+        let name = format!("S{slot:02X}_");
+        // Its declaration, and a notification that something came and one that it shall go.
+        let wanted = if (1..31).contains(&slot) { 1 } else { 0 };
+        assert_eq!(count(&[name.as_bytes(), b"\x08_ADR"].concat()), wanted, "{name}");
+        let came = [&[0x86], name.as_bytes(), &[1]].concat();
+        let going = [&[0x86], name.as_bytes(), &[0x0A, 3]].concat();
+        assert_eq!((count(&came), count(&going)), (wanted, wanted), "{name}");
+    }
+    assert_eq!(count(b"_EJ0"), 30);
+    // OperationRegion (SystemIO, CC0h, 18h).
+    assert_eq!(count(b"\x5B\x80PCIH\x01\x0B\xC0\x0C\x0A\x18"), 1);
+    assert_eq!(count(b"_E01"), 1);
+    assert_eq!(count(b"PCNT"), 2);
 }
 
 #[test]

@@ -115,6 +115,10 @@ fn a_span_lies_in_one_region() {
     assert_eq!(span.load_u16(2, Ordering::Acquire), 0xbeef);
     assert_eq!(dma.read::<[u8; 16]>(0x1000).unwrap()[2..11], [0xef, 0xbe, 0, 0, 0, 0, 1, 2, 3]);
     assert_eq!(*seen.0.lock().unwrap(), [(0x1002, 2), (0x1008, 3)]);
+    span.store_u32(12, 0x0403_0201, Ordering::Release);
+    assert_eq!(span.load_u32(12, Ordering::Acquire), 0x0403_0201);
+    assert_eq!(span.read::<[u8; 8]>(8), [1, 2, 3, 0, 1, 2, 3, 4]);
+    assert_eq!(seen.0.lock().unwrap().last(), Some(&(0x100c, 4)));
 }
 
 #[test]
@@ -122,6 +126,13 @@ fn a_span_lies_in_one_region() {
 fn a_span_has_an_end() {
     let (dma, _) = dma();
     let _ = dma.span(0x1000, 16).unwrap().load_u16(16, Ordering::Relaxed);
+}
+
+#[test]
+#[should_panic(expected = "ring offset 12")]
+fn a_structure_does_not_reach_beyond_a_span() {
+    let (dma, _) = dma();
+    let _ = dma.span(0x1000, 16).unwrap().read::<[u8; 8]>(12);
 }
 
 #[test]

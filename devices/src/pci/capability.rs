@@ -4,6 +4,8 @@ use crate::register::Register;
 
 /// Capability IDs (PCI Code and ID Assignment Specification 1.11, 2).
 pub mod id {
+    /// MSI.
+    pub const MSI: u8 = 0x05;
     /// Vendor-specific.
     pub const VENDOR: u8 = 0x09;
     /// PCI Express.
@@ -45,6 +47,20 @@ impl Capability {
         false
     }
 
+    /// MSI with up to `vectors` vectors (a power of two, at most 32), addresses of 64 bits, no masks
+    /// (PCI 6.8.1).
+    #[must_use]
+    pub fn msi(vectors: u16) -> Self {
+        let capable = (vectors.clamp(1, 32).ilog2() as u16) << 1;
+        let mut body = (MSI_64 | capable).to_le_bytes().to_vec();
+        // Address, upper address, data.
+        body.resize(12, 0);
+        let enable = MSI_ENABLE | MSI_ALLOCATED;
+        let mut writable = enable.to_le_bytes().to_vec();
+        writable.extend([0xfc, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        Self { id: id::MSI, body, writable, live_from: None }
+    }
+
     /// PCI Express, as an endpoint integrated in the root complex, with function-level reset
     /// (PCIe 7.5.3).
     #[must_use]
@@ -61,6 +77,11 @@ impl Capability {
         Self { id: id::EXPRESS, body, writable, live_from: None }
     }
 }
+
+/// MSI message control: enable, vectors allocated (as a power of two, in bits 6:4), 64 bits.
+pub(super) const MSI_ENABLE: u16 = 1;
+pub(super) const MSI_ALLOCATED: u16 = 7 << 4;
+const MSI_64: u16 = 1 << 7;
 
 /// Length of the Express capability of a root complex integrated endpoint, device registers 2
 /// included.

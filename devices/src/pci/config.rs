@@ -2,7 +2,8 @@
 
 use super::{
     Bar, BarKind, Capability,
-    capability::{EXPRESS_DEVICE_CONTROL, INITIATE_FLR, id},
+    capability::{EXPRESS_DEVICE_CONTROL, INITIATE_FLR, MSI_ALLOCATED, MSI_ENABLE, id},
+    interrupts::MsiRegisters,
 };
 use crate::{
     Access,
@@ -132,8 +133,14 @@ pub(super) struct Config {
     bars: Vec<Bar>,
     live: Vec<Live>,
     msix: Option<usize>,
+    msi: Option<usize>,
     express: Option<usize>,
 }
+
+/// BARs and decode bits.
+type Decoding = ([u64; 3], u16);
+/// Command bits, MSI-X message control, MSI.
+type Interrupting = (u16, u16, Option<MsiRegisters>);
 
 /// More capabilities than 192 bytes hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,8 +171,14 @@ impl Config {
             };
             file.add(&Register { reset, ..*register });
         }
-        let mut config =
-            Self { file, bars: bars.to_vec(), live: Vec::new(), msix: None, express: None };
+        let mut config = Self {
+            file,
+            bars: bars.to_vec(),
+            live: Vec::new(),
+            msix: None,
+            msi: None,
+            express: None,
+        };
         bars.iter().for_each(|bar| config.add_bar(bar));
         config.add_capabilities(capabilities)?;
         Ok(config)
@@ -207,6 +220,7 @@ impl Config {
             }
             match capability.id {
                 id::MSIX => self.msix = Some(at),
+                id::MSI => self.msi = Some(at),
                 id::EXPRESS => self.express = Some(at),
                 _ => {}
             }
@@ -242,11 +256,11 @@ impl Config {
     }
 
     /// What decoding depends on, and what interrupts depend on.
-    fn watched(&self) -> (([u64; 3], u16), (u16, u16)) {
+    fn watched(&self) -> (Decoding, Interrupting) {
         let bars = [0, 1, 2].map(|i| self.file.get(BAR0 as u64 + i * 8, 8));
         let decode = self.command() & (command::IO | command::MEMORY);
         let interrupts = self.command() & (command::BUS_MASTER | command::INTX_DISABLE);
-        ((bars, decode), (interrupts, self.msix_control()))
+        ((bars, decode), (interrupts, self.msix_control(), self.msi()))
     }
 
     fn take_flr(&mut self) -> bool {
@@ -264,6 +278,22 @@ impl Config {
     /// MSI-X message control, 0 without the capability.
     pub fn msix_control(&self) -> u16 {
         self.msix.map_or(0, |at| self.file.get(at as u64 + 2, 2) as u16)
+    }
+
+    /// What MSI is set to, if it is enabled.
+    pub fn msi(&self) -> Option<MsiRegisters> {
+        let at = self.msi? as u64;
+        let control = self.file.get(at + 2, 2) as u16;
+        if control & MSI_ENABLE == 0 {
+            return None;
+        }
+        let capable = control >> 1 & 7;
+        let allocated = ((control & MSI_ALLOCATED) >> 4).min(capable);
+        Some(MsiRegisters {
+            address: self.file.get(at + 4, 8),
+            data: self.file.get(at + 12, 2) as u32,
+            vectors: 1 << allocated,
+        })
     }
 
     /// Where a BAR is, if it is decoded.

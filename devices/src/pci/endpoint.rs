@@ -6,6 +6,7 @@ use super::{
     Capability, Identity, Interrupts, PciFunction,
     capability::id,
     config::{Config, Effect},
+    interrupts::MsiRegisters,
     msix::ENTRY_LEN,
 };
 use crate::{
@@ -302,10 +303,10 @@ impl Endpoint {
         ]
     }
 
-    fn act(&self, effect: Effect, command: u16, msix_control: u16) {
+    fn act(&self, effect: Effect, command: u16, msix_control: u16, msi: Option<MsiRegisters>) {
         if effect.interrupts {
             let before = self.interrupts.is_bus_master();
-            self.interrupts.follow(command, msix_control);
+            self.interrupts.follow(command, msix_control, msi);
             let now = self.interrupts.is_bus_master();
             if before != now {
                 self.controller.bus_master(now);
@@ -351,12 +352,12 @@ impl PciFunction for Endpoint {
             let access = Access { offset, ..access };
             return self.controller.capability_write(live.capability, access, value);
         }
-        let (effect, command, msix_control) = {
+        let (effect, command, msix_control, msi) = {
             let mut config = self.lock();
             let effect = config.write(access, value);
-            (effect, config.command(), config.msix_control())
+            (effect, config.command(), config.msix_control(), config.msi())
         };
-        self.act(effect, command, msix_control);
+        self.act(effect, command, msix_control, msi);
     }
 
     fn bars(&self) -> Vec<Bar> {

@@ -29,7 +29,7 @@ pub use endpoint::{
     Slot,
 };
 pub use host::HostBridge;
-pub use interrupts::Interrupts;
+pub use interrupts::{Interrupts, MsiRegisters};
 
 /// A place on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,5 +1,5 @@
 //! ACPI fixed hardware (ACPI 6.5, 4.8): the PM1a registers with the power button, the PM timer, and a
-//! general purpose event block in which nothing happens yet.
+//! block of general purpose events.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,8 +45,26 @@ struct State {
     status: u16,
     enable: u16,
     control: u16,
-    /// Enable bits of the general purpose events: they are kept, the events never come.
-    gpe_enable: [u8; GPE0_LEN as usize / 2],
+    /// General purpose events (4.8.4.1) that came and were not cleared yet, a bit each.
+    gpe_status: u64,
+    /// Those of them that raise the interrupt.
+    gpe_enable: u64,
+}
+
+impl State {
+    fn wants_interrupt(&self) -> bool {
+        self.status & self.enable != 0 || self.gpe_status & self.gpe_enable != 0
+    }
+}
+
+/// Bytes of the status half of the event block, and of its enable half.
+const GPE_HALF: u64 = GPE0_LEN / 2;
+const _: () = assert!(GPE_HALF == size_of::<u64>() as u64);
+
+/// Which half of the event block an offset is in, and the shift of its byte there.
+fn gpe_byte(offset: u64) -> Option<(bool, u64)> {
+    let at = offset.checked_sub(GPE0).filter(|at| *at < GPE0_LEN)?;
+    Some((at >= GPE_HALF, at % GPE_HALF * 8))
 }
 
 /// The registers.
@@ -69,6 +87,11 @@ impl AcpiPm {
         self.change(|state| state.status |= POWER_BUTTON);
     }
 
+    /// The general purpose event `number` (below 64) happened: the guest runs its handler, `\_GPE._Exx`.
+    pub fn raise_general_event(&self, number: u8) {
+        self.change(|state| state.gpe_status |= 1_u64.checked_shl(number.into()).unwrap_or(0));
+    }
+
     /// A reset of the machine: no events, nothing enabled.
     pub fn reset(&self) {
         self.change(|state| *state = State::default());
@@ -78,7 +101,7 @@ impl AcpiPm {
     fn change<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let value = f(&mut state);
-        self.sci.set(state.status & state.enable != 0);
+        self.sci.set(state.wants_interrupt());
         value
     }
 
@@ -93,12 +116,25 @@ impl AcpiPm {
             PM1_STATUS..PM1_ENABLE => half(state.status, PM1_STATUS),
             PM1_ENABLE..PM1_CONTROL => half(state.enable, PM1_ENABLE),
             0x04..0x06 => half(state.control | SCI_ENABLE, PM1_CONTROL),
-            _ => {
-                let enable = GPE0 + GPE0_LEN / 2;
-                let index = offset.checked_sub(enable).and_then(|i| usize::try_from(i).ok());
-                index.and_then(|i| state.gpe_enable.get(i)).copied().unwrap_or(0)
-            }
+            _ => match gpe_byte(offset) {
+                Some((false, shift)) => (state.gpe_status >> shift) as u8,
+                Some((true, shift)) => (state.gpe_enable >> shift) as u8,
+                None => 0,
+            },
         }
+    }
+
+    /// Status bits are cleared by ones (4.8.4.1.1), enable bits are what is written.
+    fn write_event_byte(&self, offset: u64, value: u8) {
+        let Some((enable, shift)) = gpe_byte(offset) else { return };
+        let bits = u64::from(value) << shift;
+        self.change(|state| {
+            if enable {
+                state.gpe_enable = state.gpe_enable & !(0xFF << shift) | bits;
+            } else {
+                state.gpe_status &= !bits;
+            }
+        });
     }
 
     fn write_half(&self, offset: u64, value: u16) {
@@ -151,15 +187,7 @@ impl Registers for AcpiPm {
                 self.write_half(PM1_ENABLE, (value >> 16) as u16);
             }
             (PM1_CONTROL, 4) => self.write_half(PM1_CONTROL, value as u16),
-            (offset, 1) => {
-                let enable = GPE0 + GPE0_LEN / 2;
-                let index = offset.checked_sub(enable).and_then(|i| usize::try_from(i).ok());
-                self.change(|state| {
-                    if let Some(byte) = index.and_then(|i| state.gpe_enable.get_mut(i)) {
-                        *byte = value as u8;
-                    }
-                });
-            }
+            (offset, 1) => self.write_event_byte(offset, value as u8),
             _ => {}
         }
     }
@@ -245,5 +273,29 @@ mod tests {
         assert_eq!(read(&pm, 0x28, 8), u64::MAX);
         assert!(!sci.is_up());
         assert_eq!(power.take(), []);
+    }
+
+    #[test]
+    fn a_general_event_raises_the_interrupt_while_enabled_and_until_cleared() {
+        let (pm, sci, _) = device();
+        pm.raise_general_event(9);
+        pm.raise_general_event(64);
+        assert!(!sci.is_up(), "not enabled");
+        assert_eq!(read(&pm, GPE0, 8), 1 << 9);
+        write(&pm, GPE0 + 8, 1, 0xFF);
+        assert!(!sci.is_up(), "others are enabled");
+        write(&pm, GPE0 + 9, 1, 0x02);
+        assert!(sci.is_up());
+        assert_eq!(read(&pm, GPE0 + 8, 2), 0x02FF);
+        write(&pm, GPE0 + 1, 1, 0x01);
+        assert!(sci.is_up(), "another one was cleared");
+        write(&pm, GPE0 + 1, 1, 0x02);
+        assert!(!sci.is_up());
+        assert_eq!(read(&pm, GPE0, 8), 0);
+        pm.raise_general_event(9);
+        assert!(sci.is_up());
+        pm.reset();
+        assert!(!sci.is_up());
+        assert_eq!((read(&pm, GPE0, 8), read(&pm, GPE0 + 8, 8)), (0, 0));
     }
 }

@@ -1,5 +1,7 @@
-//! A load on a virtio disk, by a guest that costs next to nothing: for counting what the device's
+//! A load on a disk, by a guest that costs next to nothing: for counting what the device's
 //! side of a request takes.
+
+mod nvme;
 
 use std::{
     rc::Rc,
@@ -10,9 +12,12 @@ use spindle_block::{Cx, Root, ring::sim::World};
 
 use super::{
     Machine,
-    driver::{BlkDriver, Descriptor, INDIRECT, NEXT, WRITE},
+    driver::{BlkDriver, Descriptor, DriverRing, INDIRECT, NEXT, ScsiDriver, WRITE},
 };
-use crate::dma::Span;
+use crate::{
+    dma::Span,
+    scsi::{LogicalUnit, UnitConfig, UnitKind},
+};
 
 /// Random 4 KiB reads.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +31,21 @@ pub struct RandomReads {
 }
 
 const BLOCK: u64 = 4096;
-/// Table of three descriptors, header, status.
-const OVERHEAD: u64 = 128;
+/// Table of three descriptors, header, status or response.
+const OVERHEAD: u64 = 256;
+/// Where the header is, behind the table, and where the status or response.
+const HEADER: u64 = 64;
+const STATUS: u64 = 128;
+
+/// How a request looks, and how one says where it reads.
+struct Shape {
+    header: Vec<u8>,
+    status_len: u32,
+    /// The status comes before the data.
+    status_first: bool,
+    /// Writes the number of the first sector into a header.
+    place: fn(&Span, u64),
+}
 
 struct Guest {
     /// Available ring, used ring.
@@ -35,6 +53,7 @@ struct Guest {
     /// Header of each request.
     headers: Vec<Span>,
     status: Vec<u64>,
+    place: fn(&Span, u64),
     size: u16,
     blocks: u64,
     random: Random,
@@ -56,28 +75,74 @@ impl RandomReads {
         let disk = machine.add_disk_on("load", Arc::clone(root), |_| ());
         machine.assign();
         let machine = Rc::new(machine);
-        let size = self.depth.next_power_of_two().max(4);
-        let driver = BlkDriver::new(&machine, disk.at, u64::MAX, 1, size);
+        let driver = BlkDriver::new(&machine, disk.at, u64::MAX, 1, self.ring_size());
         driver.function.enable_msix();
-        let mut guest = Guest::new(&machine, &driver, self);
-        (0..self.depth).for_each(|slot| guest.offer(slot));
-        guest.publish();
-        cx.run_until(|| {
-            if guest.reap(self.count) {
-                progress(guest.completed);
-            }
-            guest.completed == self.count
-        });
+        let shape = Shape {
+            header: vec![0; 16],
+            status_len: 1,
+            status_first: false,
+            place: |header, sector| header.write_bytes(8, &sector.to_le_bytes()),
+        };
+        let blocks = driver.function.config(0, 8) / (BLOCK / 512);
+        let mut guest = Guest::new(&machine, &driver.rings[0], self, blocks, &shape);
+        guest.run(cx, self, &mut progress);
         for status in &guest.status {
             assert_eq!(machine.memory.read(*status, 1), [0], "a read failed");
         }
         machine.reset_turning(disk.at);
     }
+
+    /// The same on a SCSI disk over `root`, with READ(10).
+    ///
+    /// # Panics
+    /// As [`RandomReads::run`].
+    pub fn run_scsi(self, cx: &Cx, root: &Arc<Root>, mut progress: impl FnMut(u64)) {
+        let machine = Machine::with_iothreads(World::new(self.seed), vec![Cx::clone(cx)]);
+        let adapter = machine.add_scsi("load", |_| ());
+        let config = UnitConfig::new("load-disk", UnitKind::Disk);
+        let unit = LogicalUnit::new(config, Some(Arc::clone(root)));
+        adapter.device.add_lun(0, 0, unit).expect("a free address");
+        machine.assign();
+        let machine = Rc::new(machine);
+        let mut driver = ScsiDriver::new(&machine, adapter.at, u64::MAX, 1, self.ring_size());
+        driver.function.enable_msix();
+        let mut header = vec![0; 51];
+        header[..8].copy_from_slice(&ScsiDriver::lun(0, 0));
+        // READ(10), eight sectors.
+        header[19] = 0x28;
+        header[27] = 8;
+        let shape = Shape {
+            header,
+            status_len: 108,
+            status_first: true,
+            place: |header, sector| header.write_bytes(21, &(sector as u32).to_be_bytes()),
+        };
+        // The first command learns of the power-on.
+        driver.offer(0, ScsiDriver::lun(0, 0), &[0; 6], &[], 0);
+        driver.rings[0].notify();
+        cx.run_until(|| driver.rings[0].take().is_some());
+        let blocks = root.info().size.min(1 << 40) / BLOCK;
+        let mut guest = Guest::new(&machine, &driver.rings[0], self, blocks, &shape);
+        guest.run(cx, self, &mut progress);
+        for response in &guest.status {
+            assert_eq!(machine.memory.read(*response + 10, 2), [0, 0], "a read failed");
+        }
+        machine.reset_turning(adapter.at);
+    }
+
+    fn ring_size(self) -> u16 {
+        self.depth.next_power_of_two().max(4)
+    }
 }
 
 impl Guest {
-    fn new(machine: &Rc<Machine>, driver: &BlkDriver, load: RandomReads) -> Self {
-        let ring = &driver.rings[0];
+    fn new(
+        machine: &Rc<Machine>,
+        ring: &DriverRing,
+        load: RandomReads,
+        blocks: u64,
+        shape: &Shape,
+    ) -> Self {
         let entries = u64::from(ring.size);
         let span = |at, len| machine.memory.dma().span(at, len).expect("guest memory");
         let rings = [span(ring.avail, 6 + entries * 2), span(ring.used, 6 + entries * 8)];
@@ -85,11 +150,12 @@ impl Guest {
             rings,
             headers: Vec::new(),
             status: Vec::new(),
+            place: shape.place,
             size: ring.size,
-            blocks: driver.function.config(0, 8) / (BLOCK / 512),
+            blocks,
             random: Random(load.seed | 1),
-            offered: 0,
-            taken: 0,
+            offered: ring.avail_idx,
+            taken: ring.used_idx,
             submitted: 0,
             completed: 0,
         };
@@ -97,23 +163,38 @@ impl Guest {
         for slot in 0..load.depth {
             let data = machine.memory.alloc(BLOCK, BLOCK);
             let at = machine.memory.alloc(OVERHEAD, 16);
-            let (header, status) = (at + 64, at + 96);
-            let parts =
-                [(header, 16, NEXT), (data, BLOCK as u32, NEXT | WRITE), (status, 1, WRITE)];
+            let (header, status) = (at + HEADER, at + STATUS);
+            machine.memory.write(header, &shape.header);
+            let data = (data, BLOCK as u32, WRITE);
+            let answer = (status, shape.status_len, WRITE);
+            let (second, third) = if shape.status_first { (answer, data) } else { (data, answer) };
+            let parts = [(header, shape.header.len() as u32, 0), second, third];
             for (i, (address, len, flags)) in parts.into_iter().enumerate() {
+                let flags = if i < 2 { flags | NEXT } else { flags };
                 let descriptor = Descriptor { address, len, flags, next: i as u16 + 1 };
                 machine.memory.write(at + i as u64 * 16, &descriptor.bytes());
             }
             ring.set(slot, Descriptor { address: at, len: 48, flags: INDIRECT, next: 0 });
-            guest.headers.push(span(header, 16));
+            guest.headers.push(span(header, shape.header.len() as u64));
             guest.status.push(status);
         }
         guest
     }
 
+    fn run(&mut self, cx: &Cx, load: RandomReads, progress: &mut dyn FnMut(u64)) {
+        (0..load.depth).for_each(|slot| self.offer(slot));
+        self.publish();
+        cx.run_until(|| {
+            if self.reap(load.count) {
+                progress(self.completed);
+            }
+            self.completed == load.count
+        });
+    }
+
     fn offer(&mut self, slot: u16) {
         let sector = self.random.below(self.blocks) * (BLOCK / 512);
-        self.headers[usize::from(slot)].write_bytes(8, &sector.to_le_bytes());
+        (self.place)(&self.headers[usize::from(slot)], sector);
         let at = 4 + u64::from(self.offered % self.size) * 2;
         self.rings[0].store_u16(at, slot, Ordering::Relaxed);
         self.offered = self.offered.wrapping_add(1);

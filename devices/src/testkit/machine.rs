@@ -16,12 +16,14 @@ use super::{Bus, Irqs, Memory, Wire, irq::Source};
 use crate::{
     Registers, Space, Window, WindowSink, Windows,
     device::Device,
+    nvme::{Nvme, NvmeConfig, NvmeNamespaceConfig},
     pci::{
         Address, BarWindows, ConfigPorts, Ecam, HostBridge, PciBus, Slot,
         access::{CONFIG_PORTS, ECAM_BUS_LEN},
     },
+    scsi::{LogicalUnit, UnitConfig, UnitKind},
     virtio::{
-        VirtioBlk, VirtioBlkConfig, VirtioRng, VirtioRngConfig,
+        VirtioBlk, VirtioBlkConfig, VirtioRng, VirtioRngConfig, VirtioScsi, VirtioScsiConfig,
         blk::{BlockEvents, IoErrorEvent},
     },
 };
@@ -53,6 +55,26 @@ pub struct Disk {
     pub root: Arc<Root>,
     /// The simulated file below, if it is on one.
     pub file: Option<Arc<File>>,
+    /// Its INTx wire.
+    pub wire: Wire,
+}
+
+/// An NVMe controller on the machine.
+pub struct NvmeDisk {
+    /// Where it sits.
+    pub at: Address,
+    /// The device.
+    pub device: Nvme,
+    /// Its INTx wire.
+    pub wire: Wire,
+}
+
+/// A host bus adapter on the machine.
+pub struct ScsiAdapter {
+    /// Where it sits.
+    pub at: Address,
+    /// The device.
+    pub device: VirtioScsi,
     /// Its INTx wire.
     pub wire: Wire,
 }
@@ -201,6 +223,82 @@ impl Machine {
         let device = VirtioBlk::new(config, Arc::clone(&root), dma, slot, events).expect("a disk");
         self.pci.add(at, device.function()).expect("a free slot");
         Disk { at, device, root, file: None, wire }
+    }
+
+    /// A root over a simulated file of `size` bytes, for a namespace.
+    #[must_use]
+    pub fn add_root(&self, name: &str, size: u64) -> (Arc<Root>, Arc<File>) {
+        let file = self.world.create_file(name, &[], size);
+        let node = FileNode::over(Arc::clone(&file), size, 1, false);
+        (Root::new(&format!("{name}-node"), node, Policy::default()), file)
+    }
+
+    /// An NVMe controller on the first iothread with up to 16 pairs of I/O queues and a namespace
+    /// over each of `roots`, changed by `configure`.
+    ///
+    /// # Panics
+    /// When the machine is full, or the configuration makes no sense.
+    pub fn add_nvme(
+        &self,
+        id: &str,
+        roots: &[Arc<Root>],
+        configure: impl FnOnce(&mut NvmeConfig),
+    ) -> NvmeDisk {
+        let iothreads = self.iothreads.first().map(|cx| cx.handle()).into_iter().collect();
+        let mut config = NvmeConfig::new(id, iothreads);
+        // Each takes a descriptor, and tests have many machines.
+        config.max_ioqpairs = 16;
+        config.namespaces =
+            roots.iter().map(|root| NvmeNamespaceConfig::new(Arc::clone(root))).collect();
+        configure(&mut config);
+        let (at, slot, wire) = self.slot();
+        let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;
+        let device =
+            Nvme::new(config, self.memory.dma().clone(), slot, events).expect("a controller");
+        self.pci.add(at, device.function()).expect("a free slot");
+        NvmeDisk { at, device, wire }
+    }
+
+    /// A virtio host bus adapter with one request queue and no units, changed by `configure`.
+    ///
+    /// # Panics
+    /// When the machine is full.
+    pub fn add_scsi(&self, id: &str, configure: impl FnOnce(&mut VirtioScsiConfig)) -> ScsiAdapter {
+        let iothreads = self.iothreads.first().map(|cx| cx.handle()).into_iter().collect();
+        let mut config = VirtioScsiConfig::new(id, iothreads);
+        configure(&mut config);
+        let (at, slot, wire) = self.slot();
+        let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;
+        let dma = self.memory.dma().clone();
+        let device = VirtioScsi::new(config, dma, slot, events).expect("an adapter");
+        self.pci.add(at, device.function()).expect("a free slot");
+        ScsiAdapter { at, device, wire }
+    }
+
+    /// A SCSI disk of `size` bytes on a simulated file, to be put behind adapters; and the file.
+    pub fn scsi_disk(
+        &self,
+        id: &str,
+        size: u64,
+        configure: impl FnOnce(&mut UnitConfig),
+    ) -> (Arc<LogicalUnit>, Arc<File>) {
+        let file = self.world.create_file(id, &[], size);
+        let node = FileNode::over(Arc::clone(&file), size, 1, false);
+        (self.scsi_unit(id, UnitKind::Disk, node, configure), file)
+    }
+
+    /// A SCSI disk or drive over any node.
+    pub fn scsi_unit(
+        &self,
+        id: &str,
+        kind: UnitKind,
+        node: Arc<dyn Node>,
+        configure: impl FnOnce(&mut UnitConfig),
+    ) -> Arc<LogicalUnit> {
+        let mut config = UnitConfig::new(id, kind);
+        configure(&mut config);
+        let root = Root::new(&format!("{id}-node"), node, Policy::default());
+        LogicalUnit::new(config, Some(root))
     }
 
     /// A virtio source of random numbers.

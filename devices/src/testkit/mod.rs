@@ -16,8 +16,8 @@
 //! | look into guest memory, and fail it | [`Memory::read`], [`Memory::write`], [`Memory::fail`], [`Memory::heal`] |
 //! | make the disk fail | a [`FaultNode`](spindle_block::nodes::fault::FaultNode) below the controller, or [`World::add_fault`](spindle_block::ring::sim::World::add_fault) below the node |
 //!
-//! [`driver`] has a virtio driver that shares neither code nor constants with the devices; a driver
-//! of your own needs nothing but the accesses above.
+//! [`driver`] has virtio and NVMe drivers that share neither code nor constants with the devices; a
+//! driver of your own needs nothing but the accesses above.
 //!
 //! # A driver meets a disk that fails
 //!
@@ -140,5 +140,5 @@ mod memory;
 pub use bus::Bus;
 pub use irq::{Irqs, Wire};
 pub use log::{Event, Log};
-pub use machine::{Disk, Errors, Machine};
+pub use machine::{Disk, Errors, Machine, NvmeDisk, ScsiAdapter};
 pub use memory::Memory;

@@ -1,17 +1,17 @@
 //! What ties the register half of a virtio device to its queue halves.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::SeqCst},
+    Arc,
+    atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::SeqCst},
 };
 
-use spindle_block::iothread::{Cx, Handle, Queue, QueueSlot};
+use spindle_block::iothread::Handle;
 
 use super::{
     ring::{RingError, RingSetup},
     spec::{NO_VECTOR, isr, status},
 };
-use crate::{Dma, device::Countdown, doorbell::Bell, pci::Interrupts};
+use crate::{Dma, doorbell::Bell, pci::Interrupts, queue_link::QueueLink};
 
 /// What all queues of a device and its register half share: status and interrupts.
 pub struct Shared {
@@ -126,14 +126,9 @@ impl Shared {
 /// One queue, as both halves see it.
 pub struct Link {
     index: u16,
-    handle: Handle,
+    place: Arc<QueueLink>,
     bell: Bell,
     vector: AtomicU16,
-    /// Moves when what was started before must not be attached any more.
-    epoch: AtomicU64,
-    /// Set while the queue is attached; only its iothread looks.
-    slot: Mutex<Option<QueueSlot>>,
-    resumed: AtomicBool,
     shared: Arc<Shared>,
 }
 
@@ -141,14 +136,15 @@ impl Link {
     pub(super) fn new(index: u16, handle: Handle, shared: &Arc<Shared>) -> std::io::Result<Self> {
         Ok(Self {
             index,
-            handle,
+            place: Arc::new(QueueLink::new(handle)),
             bell: Bell::new()?,
             vector: AtomicU16::new(NO_VECTOR),
-            epoch: AtomicU64::new(0),
-            slot: Mutex::new(None),
-            resumed: AtomicBool::new(false),
             shared: Arc::clone(shared),
         })
+    }
+
+    pub(super) fn place(&self) -> &Arc<QueueLink> {
+        &self.place
     }
 
     pub(super) fn bell(&self) -> &Bell {
@@ -157,69 +153,6 @@ impl Link {
 
     pub(super) fn vector(&self) -> &AtomicU16 {
         &self.vector
-    }
-
-    pub(super) fn epoch(&self) -> u64 {
-        self.epoch.load(SeqCst)
-    }
-
-    /// Nothing that was started before may be attached from now on.
-    pub(super) fn retire(&self) {
-        self.epoch.fetch_add(1, SeqCst);
-    }
-
-    /// Attaches a queue half to its iothread, unless [`Link::retire`] was called since `epoch`.
-    pub(super) fn attach(self: &Arc<Self>, epoch: u64, queue: Box<dyn Queue>) {
-        let link = Arc::clone(self);
-        self.handle.post(move |cx| {
-            let mut slot = link.slot();
-            if link.epoch() == epoch && slot.is_none() {
-                *slot = Some(cx.attach(queue));
-            }
-        });
-    }
-
-    /// Drains the queue half and drops it; then lets go of `countdown`.
-    pub(super) fn detach(self: &Arc<Self>, countdown: Countdown) {
-        self.when_drained(move |link, cx| {
-            let slot = link.slot().take();
-            if let Some(slot) = slot {
-                drop(cx.detach(slot));
-            }
-            drop(countdown);
-        });
-    }
-
-    /// Stops taking requests; lets go of `countdown` once nothing is in flight.
-    pub(super) fn pause(self: &Arc<Self>, countdown: Countdown) {
-        self.when_drained(move |_, _| drop(countdown));
-    }
-
-    fn when_drained(self: &Arc<Self>, then: impl FnOnce(&Link, &Cx) + Send + 'static) {
-        let link = Arc::clone(self);
-        self.handle.post(move |cx| {
-            let slot = *link.slot();
-            match slot {
-                Some(slot) => cx.pause(slot, move |cx| then(&link, cx)),
-                None => then(&link, cx),
-            }
-        });
-    }
-
-    /// Undoes one [`Link::pause`]; the queue half tries parked requests again.
-    pub(super) fn resume(self: &Arc<Self>) {
-        let link = Arc::clone(self);
-        self.handle.post(move |cx| {
-            let slot = *link.slot();
-            if let Some(slot) = slot {
-                link.resumed.store(true, SeqCst);
-                cx.resume(slot);
-            }
-        });
-    }
-
-    fn slot(&self) -> MutexGuard<'_, Option<QueueSlot>> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,14 +201,14 @@ impl QueueEnv {
     /// Whether the machine went on since the last call.
     #[inline]
     pub fn take_resumed(&self) -> bool {
-        self.is_resumed() && self.link.resumed.swap(false, SeqCst)
+        self.link.place.take_resumed()
     }
 
     /// Whether the machine went on since [`QueueEnv::take_resumed`].
     #[inline]
     #[must_use]
     pub fn is_resumed(&self) -> bool {
-        self.link.resumed.load(SeqCst)
+        self.link.place.is_resumed()
     }
 
     /// The doorbell.

@@ -10,6 +10,7 @@ pub mod pci;
 mod regs;
 pub mod ring;
 pub mod rng;
+pub mod scsi;
 pub mod spec;
 
 use spindle_block::iothread::{Handle, Queue};
@@ -19,6 +20,7 @@ pub use blk::{VirtioBlk, VirtioBlkConfig};
 pub use link::QueueEnv;
 pub use ring::RingError;
 pub use rng::{VirtioRng, VirtioRngConfig};
+pub use scsi::{VirtioScsi, VirtioScsiConfig};
 
 /// A queue that a device has.
 #[derive(Clone)]

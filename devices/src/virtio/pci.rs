@@ -171,7 +171,7 @@ impl VirtioPci {
             link: Arc::clone(link),
         };
         match self.device.queue(env) {
-            Ok(queue) => link.attach(start.epoch, queue),
+            Ok(queue) => link.place().attach(start.epoch, queue),
             Err(why) => self.shared.needs_reset(start.queue, why),
         }
     }
@@ -184,7 +184,7 @@ impl VirtioPci {
                 return;
             }
             regs.resetting = true;
-            self.links.iter().for_each(|link| link.retire());
+            self.links.iter().for_each(|link| link.place().retire());
             let both = self.links.iter().zip(&regs.queues);
             both.filter(|(_, queue)| queue.started).map(|(link, _)| Arc::clone(link)).collect()
         };
@@ -195,7 +195,7 @@ impl VirtioPci {
             }
         }));
         for link in started {
-            link.detach(countdown.clone());
+            link.place().detach(countdown.clone());
         }
     }
 
@@ -221,7 +221,7 @@ impl VirtioPci {
             }
         }));
         let link = &self.links[usize::from(queue)];
-        link.detach(countdown);
+        link.place().detach(countdown);
     }
 
     fn finish_queue_reset(&self, queue: u16) {
@@ -359,11 +359,11 @@ impl Controller for VirtioPci {
 
     fn pause(&self, done: Done) {
         let countdown = Countdown::new(done);
-        self.links.iter().for_each(|link| link.pause(countdown.clone()));
+        self.links.iter().for_each(|link| link.place().pause(countdown.clone()));
     }
 
     fn resume(&self) {
-        self.links.iter().for_each(Link::resume);
+        self.links.iter().for_each(|link| link.place().resume());
     }
 
     fn reset(&self, done: Done) {

@@ -301,7 +301,7 @@ impl Regs {
         };
         actions.push(Action::Start(Start {
             queue: index as u16,
-            epoch: view.links[index].epoch(),
+            epoch: view.links[index].place().epoch(),
             setup,
             features: self.features,
         }));
@@ -314,7 +314,7 @@ impl Regs {
             return;
         }
         queue.resetting = true;
-        view.links[index].retire();
+        view.links[index].place().retire();
         actions.push(Action::ResetQueue { queue: index as u16 });
     }
 }

@@ -24,15 +24,15 @@ use spindle_tests::{
 static ALLOC: CountingAlloc = CountingAlloc;
 
 const USAGE: &str = "\
-usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read|virtio-blk
+usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read|virtio-blk|nvme
                    [depth=N] [count=N] [cache=none|writeback] [aio=io_uring|threads] [seed=N]";
 
 struct Request {
     file: String,
     format: String,
     pattern: Pattern,
-    /// The load goes through virtio-blk, from available ring to used ring.
-    virtio: bool,
+    /// The controller that the load goes through, from submission to completion.
+    controller: Option<Controller>,
     depth: u32,
     count: u64,
     direct: bool,
@@ -40,12 +40,18 @@ struct Request {
     seed: u64,
 }
 
+#[derive(Clone, Copy)]
+enum Controller {
+    VirtioBlk,
+    Nvme,
+}
+
 fn parse() -> Option<Request> {
     let mut request = Request {
         file: String::new(),
         format: String::new(),
         pattern: Pattern::RandomRead,
-        virtio: false,
+        controller: None,
         depth: 32,
         count: 100_000,
         direct: false,
@@ -61,7 +67,8 @@ fn parse() -> Option<Request> {
             ("pattern", "randwrite") => request.pattern = Pattern::RandomWrite,
             ("pattern", "fillrandom") => request.pattern = Pattern::FillRandom,
             ("pattern", "read") => request.pattern = Pattern::Read,
-            ("pattern", "virtio-blk") => request.virtio = true,
+            ("pattern", "virtio-blk") => request.controller = Some(Controller::VirtioBlk),
+            ("pattern", "nvme") => request.controller = Some(Controller::Nvme),
             ("depth", _) => request.depth = value.parse().ok().filter(|n| *n > 0)?,
             ("count", _) => request.count = value.parse().ok().filter(|n| *n > 0)?,
             ("cache", "none" | "writeback") => request.direct = value == "none",
@@ -115,8 +122,10 @@ fn measure(request: &Request) -> Result<Outcome, String> {
         count: request.count,
         seed: request.seed,
     };
-    let outcome =
-        if request.virtio { through_virtio(&cx, &root, load) } else { run(&cx, &root, load) };
+    let outcome = match request.controller {
+        Some(controller) => through(controller, &cx, &root, load),
+        None => run(&cx, &root, load),
+    };
     let closing = Cx::clone(&cx);
     cx.block_on(async move { node.close(closing).await })
         .map_err(|e| format!("cannot close {}: {e}", request.file))?;
@@ -124,18 +133,22 @@ fn measure(request: &Request) -> Result<Outcome, String> {
 }
 
 /// Random reads by a guest of a few instructions.
-fn through_virtio(cx: &Cx, root: &Arc<Root>, load: Load) -> Outcome {
+fn through(controller: Controller, cx: &Cx, root: &Arc<Root>, load: Load) -> Outcome {
     let before = cx.ring_stats();
     let start = Instant::now();
     let (mut from, mut to) = (None, 0);
     let depth = u16::try_from(load.depth).unwrap_or(1024);
     let reads = RandomReads { depth, count: load.count, seed: load.seed };
-    reads.run(cx, root, |done| {
+    let progress = |done| {
         to = allocations();
         if done >= load.count / 10 {
             from.get_or_insert(to);
         }
-    });
+    };
+    match controller {
+        Controller::VirtioBlk => reads.run(cx, root, progress),
+        Controller::Nvme => reads.run_nvme(cx, root, progress),
+    }
     Outcome {
         requests: load.count,
         elapsed: start.elapsed(),

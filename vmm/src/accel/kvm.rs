@@ -149,6 +149,14 @@ impl Accelerator for Kvm {
         self.clock = self.vm.clock().ok();
     }
 
+    fn forget(&mut self) {
+        // A CPU that parks looks at the bus again; no time passes that the guest's clock must not count.
+        if let Some(cpus) = &self.cpus {
+            cpus.pause();
+            cpus.resume();
+        }
+    }
+
     fn deliver(&self) {
         if let Some(ring) = &self.ring {
             let mut view = self.bus.view();

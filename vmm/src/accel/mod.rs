@@ -93,6 +93,9 @@ pub trait Accelerator {
     /// Stops the CPUs, with their accesses completed; returns when they have.
     fn pause(&mut self);
 
+    /// Lets the CPUs (running ones, which go on) forget what of the bus is no more.
+    fn forget(&mut self);
+
     /// Delivers accesses that were collected.
     fn deliver(&self);
 

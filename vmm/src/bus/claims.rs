@@ -55,7 +55,11 @@ impl Claims {
             self.windows.push(Claim { device, since, window });
         }
         self.windows.sort_by_key(|c| c.since);
-        self.bells.insert(device, windows.doorbells);
+        if windows.doorbells.is_empty() {
+            self.bells.remove(&device);
+        } else {
+            self.bells.insert(device, windows.doorbells);
+        }
     }
 
     /// The map, the doorbells that are reachable in it, and its coalesced ranges.

@@ -60,7 +60,8 @@ impl BusView {
         }
     }
 
-    fn refresh(&mut self) {
+    /// Looks whether the map has changed, as every access does: the old one is let go of.
+    pub fn refresh(&mut self) {
         let generation = self.bus.generation();
         if generation != self.generation {
             self.map = self.bus.map();

@@ -31,19 +31,21 @@ impl KvmMsi {
 
 impl MsiSource for KvmMsi {
     fn vectors(&self, count: u16) -> io::Result<Vec<Arc<dyn MsiIrq>>> {
+        // First what can fail: a GSI is given back by its vector only.
+        let events =
+            (0..count).map(|_| EventFd::new(EFD_NONBLOCK)).collect::<io::Result<Vec<_>>>()?;
         let gsis = self.routes.allocate(count)?;
-        gsis.into_iter()
-            .map(|gsi| {
-                Ok(Arc::new(Vector {
-                    vm: Arc::clone(&self.vm),
-                    routes: Arc::clone(&self.routes),
-                    gsi,
-                    event: EventFd::new(EFD_NONBLOCK)?,
-                    open: AtomicBool::new(false),
-                    registered: Mutex::new(false),
-                }) as Arc<dyn MsiIrq>)
-            })
-            .collect()
+        let vector = |(gsi, event)| {
+            Arc::new(Vector {
+                vm: Arc::clone(&self.vm),
+                routes: Arc::clone(&self.routes),
+                gsi,
+                event,
+                open: AtomicBool::new(false),
+                registered: Mutex::new(false),
+            }) as Arc<dyn MsiIrq>
+        };
+        Ok(gsis.into_iter().zip(events).map(vector).collect())
     }
 }
 

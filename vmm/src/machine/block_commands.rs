@@ -55,7 +55,7 @@ impl Machine {
             }
             Command::BlockdevDel { node_name } => {
                 self.on_control(reply, move |graph, cx| async move {
-                    graph.delete(&cx, &node_name).await.map_err(|e| failed(&e))
+                    nodes::delete(&graph, &cx, &node_name).await.map_err(|e| failed(&e))
                 });
             }
             fault => self.fault_command(fault, reply),
@@ -122,7 +122,10 @@ impl Machine {
             Ok(node) => node,
             Err(error) => return reply.error(error),
         };
-        let on_it = |disk: &&Disk| self.disks.graph.node_of_root(&disk.id).is_ok_and(|n| n == node);
+        let on_it = |disk: &&Disk| {
+            let root = disk.root().map(|root| self.disks.graph.node_of_root(root));
+            root.is_some_and(|found| found.is_ok_and(|found| found == node))
+        };
         let devices: Vec<_> =
             self.disks.disks.iter().filter(on_it).map(|d| Arc::clone(&d.device)).collect();
         self.on_control(reply, move |graph, cx| async move {
@@ -137,12 +140,16 @@ impl Machine {
     fn query_block(&self) -> Vec<BlockInfo> {
         let roots = self.disks.graph.query_roots();
         let info = |disk: &Disk| {
-            let root = roots.iter().find(|root| root.name == disk.id)?;
-            let mut inserted = node_info(&root.node, disk.write_cache);
-            inserted.ro |= root.policy.read_only;
-            Some(BlockInfo::disk(&disk.id, inserted, disk.io_status))
+            let root = roots.iter().find(|root| Some(&*root.name) == disk.root());
+            let inserted = root.map(|root| {
+                let mut inserted = node_info(&root.node, disk.write_cache);
+                inserted.ro |= root.policy.read_only;
+                inserted
+            });
+            let tray_open = disk.drive.as_ref().map(|drive| drive.tray_open());
+            BlockInfo::new(&disk.id, inserted, disk.io_status, tray_open)
         };
-        self.disks.disks.iter().filter_map(info).collect()
+        self.disks.disks.iter().map(info).collect()
     }
 
     fn query_blockstats(&self, nodes: bool) -> Vec<BlockStats> {
@@ -152,7 +159,7 @@ impl Machine {
             return all.into_iter().map(|node| node_stats(node, &roots)).collect();
         }
         let stats = |disk: &Disk| {
-            let root = roots.iter().find(|root| root.name == disk.id)?;
+            let root = roots.iter().find(|root| Some(&*root.name) == disk.root())?;
             Some(BlockStats {
                 device: Some(String::new()),
                 qdev: Some(disk.id.clone()),

@@ -12,13 +12,13 @@ use spindle_devices::{
     Device, Dma, Registers, Space, Window, WindowSink, Windows,
     pci::{Address, BarWindows, ConfigPorts, Ecam, HostBridge, Identity, PciBus},
     platform::{
-        AcpiPm, DebugExit, FwCfg, I8042, Pvpanic, ResetControl, Rtc, SerialPort, fw_cfg, i8042,
-        serial::Output,
+        AcpiPm, DebugExit, FwCfg, I8042, PciHotplug, Pvpanic, ResetControl, Rtc, SerialPort,
+        fw_cfg, i8042, pci_hotplug, serial::Output,
     },
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{BuildError, Mailbox};
+use super::{BuildError, Mailbox, hotplug::Ejector};
 use crate::accel::{Accelerator, InterruptLines};
 
 /// Port of the pvpanic device, where QEMU has it too.
@@ -42,6 +42,7 @@ pub struct Board {
     pub(super) serial: Arc<SerialPort>,
     pub(super) pm: Arc<AcpiPm>,
     pub(super) pci: Arc<PciBus>,
+    pub(super) hotplug: Arc<PciHotplug>,
     pub(super) lines: Arc<dyn InterruptLines>,
     pub(super) fw_cfg: Arc<FwCfg>,
     reset_control: Arc<ResetControl>,
@@ -77,6 +78,8 @@ impl Board {
         let pci = PciBus::new();
         pci.add(Address { slot: 0, function: 0 }, HostBridge::new())?;
         pci.add(LPC_ADDRESS, HostBridge::bare("lpc", LPC, true))?;
+        let ejector = Ejector { pci: Arc::clone(&pci), mailbox: Arc::clone(to.mailbox) };
+        let hotplug = Arc::new(PciHotplug::new(Arc::new(ejector)));
         let config_ports =
             ConfigPorts::new(Arc::clone(&pci), Some(Arc::clone(&reset_control) as _));
         let rtc = Arc::new(Rtc::new(clocks.wall));
@@ -93,6 +96,7 @@ impl Board {
             // the middle of it, comes with the next exit or the next tick.
             Window { coalesce: true, ..port(ports::PCI_CONFIG, 4, Arc::clone(&config_ports) as _) },
             window(ports::PCI_CONFIG + 4, 4, Arc::clone(&config_ports) as _, 4),
+            port(ports::PCI_HOTPLUG, pci_hotplug::PORTS, Arc::clone(&hotplug) as _),
             port(ports::RTC, Rtc::PORTS, rtc),
             window(ports::I8042_DATA, 1, Arc::clone(&keyboard) as _, i8042::DATA),
             window(ports::I8042_COMMAND, 1, keyboard, i8042::COMMAND),
@@ -118,7 +122,7 @@ impl Board {
             high: high.map_or(0..0, |w| w.start..w.end),
             ports: PCI_PORTS,
         };
-        Ok(Self { serial, pm, pci, lines, fw_cfg, reset_control, config_ports, windows })
+        Ok(Self { serial, pm, pci, hotplug, lines, fw_cfg, reset_control, config_ports, windows })
     }
 
     /// Gives every PCI function its addresses, as firmware would.
@@ -135,6 +139,7 @@ impl Board {
     pub(super) fn reset(&self) {
         self.serial.reset();
         self.pm.reset();
+        self.hotplug.reset();
         self.reset_control.reset();
         self.config_ports.reset();
         self.fw_cfg.reset();
@@ -163,6 +168,7 @@ mod tests {
             u64::from(ports::I8042_COMMAND - ports::I8042_DATA),
             i8042::COMMAND - i8042::DATA
         );
+        assert_eq!(u64::from(ports::PCI_HOTPLUG_SIZE), pci_hotplug::PORTS);
         assert!(PCI_PORTS.start > u64::from(ports::PCI_HOTPLUG + ports::PCI_HOTPLUG_SIZE));
     }
 }

@@ -8,7 +8,7 @@ use spindle_devices::Dma;
 use super::{
     BuildError, Machine, Mailbox,
     board::{Board, Connections},
-    disks::{Disks, Sockets},
+    disks::{Disks, Ground},
     firmware,
     iothreads::Iothreads,
     ram,
@@ -55,14 +55,13 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         debug_exit: spec.debug_exit,
     })?;
     let iothreads = Iothreads::start(spec, &mailbox, &sandbox)?;
-    let sockets = Sockets {
-        board: &mut board,
+    let ground = Ground {
         bus: Arc::clone(accelerator.bus()) as _,
         vectors: accelerator.vectors(),
         dma,
         mailbox: Arc::clone(&mailbox),
     };
-    let disks = Disks::build(spec, iothreads, sockets)?;
+    let disks = Disks::build(spec, iothreads, ground, &mut board)?;
     firmware::set_boot_order(spec, &board);
     // Firmware would give out addresses; where nothing is booted, whoever drives the machine does.
     let entry = match &image {
@@ -86,11 +85,13 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
         mailbox,
         disks,
         actions: spec.actions,
+        spec: spec.clone(),
         state: RunState::Prelaunch,
         goals: VecDeque::new(),
         step: None,
         steps: 0,
         holds: Vec::new(),
+        media: 0,
         outcome: None,
     };
     Ok((machine, Ends { sandbox, serial, session }))

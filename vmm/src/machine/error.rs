@@ -4,7 +4,11 @@ use std::{io, path::PathBuf};
 
 use spindle_block::graph::GraphError;
 use spindle_boot::{BootError, MemoryMapError};
-use spindle_devices::pci::{AssignError, BusError, EndpointError};
+use spindle_devices::{
+    nvme::NvmeError,
+    pci::{AssignError, BusError, EndpointError},
+    virtio::scsi::LunError,
+};
 
 use crate::{kvm::KvmError, monitor::socket::SocketError, serial::SerialError};
 
@@ -57,6 +61,47 @@ pub enum BuildError {
     /// A PCI function.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
+    /// A place where nothing can come or go.
+    #[error(
+        "PCI address {0} cannot be plugged: a device that comes or goes is function 0 of a slot from 01 \
+         to 1e"
+    )]
+    NotPluggable(String),
+    /// An image is too small.
+    #[error("device '{id}': the image of {size} bytes is smaller than a block of {block}")]
+    TooSmall {
+        /// The device's id.
+        id: String,
+        /// The image's size in bytes.
+        size: u64,
+        /// The block's.
+        block: u32,
+    },
+    /// A disk's state file.
+    #[error("the state file '{}': {source}; state=none does without", .path.display())]
+    State {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: spindle_devices::state_file::StateError,
+    },
+    /// A directory for namespaces that a guest creates.
+    #[error("pool '{}': {reason}", .dir.display())]
+    Pool {
+        /// The directory.
+        dir: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An NVMe controller or namespace.
+    #[error(transparent)]
+    Nvme(NvmeError),
+    /// A SCSI unit's place.
+    #[error(transparent)]
+    Lun(LunError),
+    /// A device with nothing to sit on.
+    #[error("device '{0}': there is no controller that it could be behind")]
+    Misplaced(String),
     /// The block graph.
     #[error(transparent)]
     Graph(#[from] GraphError),

@@ -1,10 +1,14 @@
 //! What firmware finds at the firmware configuration device.
 
 use spindle_boot::{MemoryMap, memory_map::HYPERVISOR_PAGES, memory_map::MemoryKind};
+use spindle_devices::nvme::config::DEFAULT_IDS;
 use spindle_devices::platform::fw_cfg::{self, Item};
 
 use super::board::Board;
-use crate::spec::{DeviceSpec, MachineSpec};
+use crate::spec::{
+    DeviceSpec, MachineSpec,
+    device::{Place, ScsiPlace},
+};
 
 /// The file with the boot order.
 const BOOT_ORDER: &str = "bootorder";
@@ -48,7 +52,11 @@ pub(super) fn set_boot_order(spec: &MachineSpec, board: &Board) {
     let mut order: Vec<(u32, String)> = Vec::new();
     for device in &spec.devices {
         let Some((index, node, unit)) = boot_entry(device) else { continue };
-        let place = functions.iter().find(|(_, function)| function.id() == device.id());
+        let on = match device.kind().place() {
+            Place::Bus(controller) => controller,
+            Place::Pci(_) | Place::Nowhere => device.id(),
+        };
+        let place = functions.iter().find(|(_, function)| function.id() == on);
         let Some((at, _)) = place else { continue };
         let function = if at.function == 0 { String::new() } else { format!(",{:x}", at.function) };
         order.push((index, format!("/pci@i0cf8/{node}@{:x}{function}{unit}", at.slot)));
@@ -69,10 +77,26 @@ fn boot_order(paths: &[String]) -> Vec<u8> {
 }
 
 /// The place of a device in the boot order, the name of its PCI node, and what follows it.
-fn boot_entry(device: &DeviceSpec) -> Option<(u32, &'static str, &'static str)> {
+fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
+    let scsi = |index: u32, unit: String| Some((index, "scsi".to_owned(), unit));
+    let lun = |place: &ScsiPlace| {
+        let (target, lun) = place.address();
+        format!("/channel@0/disk@{target:x},{lun:x}")
+    };
+    // A controller that has no name of its own is called by its PCI ID.
+    let nvme = |index: u32, nsid: u32| {
+        let (vendor, id) = DEFAULT_IDS;
+        Some((index, format!("pci{vendor:04x},{id:x}"), format!("/namespace@{nsid:x},0")))
+    };
     match device {
-        DeviceSpec::VirtioBlkPci(disk) => Some((disk.bootindex?, "scsi", "/disk@0,0")),
-        DeviceSpec::VirtioRngPci(_) => None,
+        DeviceSpec::VirtioBlkPci(disk) => scsi(disk.bootindex?, "/disk@0,0".to_owned()),
+        DeviceSpec::ScsiHd(disk) => scsi(disk.bootindex?, lun(&disk.place)),
+        DeviceSpec::ScsiCd(drive) => scsi(drive.bootindex?, lun(&drive.place)),
+        DeviceSpec::Nvme(disk) => nvme(disk.bootindex?, 1),
+        DeviceSpec::NvmeNs(ns) => nvme(ns.bootindex?, ns.nsid),
+        DeviceSpec::VirtioRngPci(_) | DeviceSpec::VirtioScsiPci(_) | DeviceSpec::NvmeSubsys(_) => {
+            None
+        }
     }
 }
 

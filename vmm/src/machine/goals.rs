@@ -7,7 +7,7 @@ use std::{
 
 use spindle_block::{Cx, graph::Drain};
 use spindle_boot::RamState;
-use spindle_devices::device::Countdown;
+use spindle_devices::{Device, device::Countdown};
 
 use super::{BuildError, EXIT_FAILURE, Letter, Machine, disks};
 use crate::monitor::{
@@ -53,8 +53,9 @@ pub(super) struct Step {
 }
 
 /// Keeps devices paused.
-#[derive(Default)]
 pub(super) struct Hold {
+    /// All there were; disks are paused by their drain too, which tells their nodes.
+    devices: Vec<Arc<dyn Device>>,
     /// That of the disks; there when their last request has ended.
     drain: Option<Drain>,
 }
@@ -131,8 +132,8 @@ impl Machine {
     /// Lets every request in flight end, and takes no new ones until the hold is released.
     fn drain(&mut self, goal: Goal) {
         let waits = self.enter(Phase::Drain, goal);
-        self.holds.push(Hold::default());
-        for device in &self.disks.others {
+        self.holds.push(Hold { devices: self.devices(), drain: None });
+        for device in self.devices() {
             let waits = waits.clone();
             device.pause(Box::new(move || drop(waits)));
         }
@@ -154,7 +155,7 @@ impl Machine {
     fn release(&mut self) {
         if let Some(hold) = self.holds.pop() {
             drop(hold.drain);
-            self.disks.others.iter().for_each(|device| device.resume());
+            hold.devices.iter().for_each(|device| device.resume());
         }
     }
 

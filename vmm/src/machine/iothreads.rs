@@ -24,7 +24,7 @@ use crate::{
     spec::{
         DriverSpec, MachineSpec, ObjectSpec,
         block::AioMode,
-        device::{DeviceSpec, VirtioBlkSpec},
+        device::{DeviceSpec, Kindred, Place, Queues},
     },
 };
 
@@ -118,9 +118,10 @@ impl Iothreads {
         self.get(&self.control)
     }
 
-    /// The iothread of each queue of a disk.
-    pub(super) fn of_disk(&self, disk: &VirtioBlkSpec) -> Result<Vec<Handle>, BuildError> {
-        queue_map(disk, &self.control).into_iter().map(|id| self.get(id)).collect()
+    /// The iothread of each queue of a device.
+    pub(super) fn of_queues(&self, device: &dyn Kindred) -> Result<Vec<Handle>, BuildError> {
+        let Some(queues) = device.queues() else { return Ok(Vec::new()) };
+        queue_map(&queues, &self.control).into_iter().map(|id| self.get(id)).collect()
     }
 
     /// Ends them all; nothing is attached to them any more.
@@ -162,11 +163,11 @@ where
 }
 
 /// The id of each queue's iothread.
-fn queue_map<'a>(disk: &'a VirtioBlkSpec, fallback: &'a str) -> Vec<&'a str> {
-    let count = usize::from(disk.num_queues.max(1));
-    let mapping = &disk.iothread_vq_mapping;
+fn queue_map<'a>(queues: &Queues<'a>, fallback: &'a str) -> Vec<&'a str> {
+    let count = usize::from(queues.count.max(1));
+    let mapping = queues.mapping;
     if mapping.is_empty() {
-        return vec![disk.iothread.as_deref().unwrap_or(fallback); count];
+        return vec![queues.iothread.unwrap_or(fallback); count];
     }
     (0..count)
         .map(|queue| {
@@ -180,14 +181,12 @@ fn queue_map<'a>(disk: &'a VirtioBlkSpec, fallback: &'a str) -> Vec<&'a str> {
 
 /// The engine of an iothread: threads if a file of a disk that it serves asks for them.
 fn engine_of(spec: &MachineSpec, iothread: &str) -> Aio {
-    let disks = spec.devices.iter().filter_map(|device| match device {
-        DeviceSpec::VirtioBlkPci(disk) => Some(disk),
-        DeviceSpec::VirtioRngPci(_) => None,
-    });
-    let mut nodes: Vec<&str> = disks
-        .filter(|disk| queue_map(disk, SPARE).contains(&iothread))
-        .map(|disk| disk.drive.as_str())
-        .collect();
+    let served = |device: &&DeviceSpec| {
+        let queues = server_of(spec, device).and_then(|server| server.queues());
+        queues.is_some_and(|queues| queue_map(&queues, SPARE).contains(&iothread))
+    };
+    let mut nodes: Vec<&str> =
+        spec.devices.iter().filter(served).filter_map(DeviceSpec::drive).collect();
     // Children come before their parents in the description, so that this ends.
     while let Some(node) = nodes.pop().and_then(|name| spec.node(name)) {
         if let DriverSpec::File(file) | DriverSpec::HostDevice(file) = &node.driver
@@ -200,23 +199,18 @@ fn engine_of(spec: &MachineSpec, iothread: &str) -> Aio {
     Aio::IoUring
 }
 
+/// The device whose queues a disk's requests come through: itself, or the controller it is on.
+fn server_of<'a>(spec: &'a MachineSpec, device: &'a DeviceSpec) -> Option<&'a dyn Kindred> {
+    match device.kind().place() {
+        Place::Pci(_) | Place::Nowhere => Some(device.kind()),
+        Place::Bus(controller) => spec.device(controller).map(DeviceSpec::kind),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::spec::device::VqMapping;
-    use serde_json::json;
-
-    fn disk(queues: u16) -> VirtioBlkSpec {
-        let text = json!({
-            "id": "d", "bus": "pcie.0", "drive": "n", "num-queues": queues, "queue-size": 256,
-            "logical_block_size": 0, "physical_block_size": 0, "min_io_size": 0,
-            "opt_io_size": 0, "werror": "report", "rerror": "report", "share-rw": false,
-            "write-cache": true, "config-wce": true, "discard": true, "write-zeroes": true,
-            "max-discard-sectors": 1, "max-write-zeroes-sectors": 1, "seg-max-adjust": true,
-            "event_idx": true, "indirect_desc": true, "queue_reset": true,
-        });
-        serde_json::from_value(text).unwrap()
-    }
 
     #[test]
     fn queues_go_to_the_iothreads_that_are_named() {
@@ -224,13 +218,14 @@ mod tests {
             iothread: iothread.to_owned(),
             vqs: vqs.map(<[u16]>::to_vec),
         };
-        let mut four = disk(4);
-        assert_eq!(queue_map(&four, "x"), ["x"; 4]);
-        four.iothread = Some("a".to_owned());
-        assert_eq!(queue_map(&four, "x"), ["a"; 4]);
-        four.iothread_vq_mapping = vec![map("a", None), map("b", None)];
-        assert_eq!(queue_map(&four, "x"), ["a", "b", "a", "b"]);
-        four.iothread_vq_mapping = vec![map("a", Some(&[0, 3])), map("b", Some(&[1, 2]))];
-        assert_eq!(queue_map(&four, "x"), ["a", "b", "b", "a"]);
+        let four = |iothread, mapping: &[VqMapping]| {
+            let queues = Queues { count: 4, iothread, mapping };
+            queue_map(&queues, "x").join(" ")
+        };
+        assert_eq!(four(None, &[]), "x x x x");
+        assert_eq!(four(Some("a"), &[]), "a a a a");
+        assert_eq!(four(None, &[map("a", None), map("b", None)]), "a b a b");
+        let listed = [map("a", Some(&[0, 3])), map("b", Some(&[1, 2]))];
+        assert_eq!(four(None, &listed), "a b b a");
     }
 }

@@ -107,6 +107,21 @@ struct Core {
     watched: Vec<Watched>,
 }
 
+impl Core {
+    /// Watches the lines that were connected since the last time: a device was plugged.
+    fn watch_new_lines(&mut self, ops: &mut EventOps<'_>) {
+        for new in self.machine.borrow().accelerator.watched() {
+            if self.watched.iter().any(|watched| watched.fd == new.fd) {
+                continue;
+            }
+            match ops.add(Events::new_raw(new.fd, EventSet::IN)) {
+                Ok(()) => self.watched.push(new),
+                Err(e) => log::error!("the main loop: {e:?}"),
+            }
+        }
+    }
+}
+
 impl MutEventSubscriber for Core {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let mailbox = self.machine.borrow().mailbox.fd();
@@ -118,7 +133,7 @@ impl MutEventSubscriber for Core {
         }
     }
 
-    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         let fd = events.fd();
         if let Some(watched) = self.watched.iter().find(|watched| watched.fd == fd) {
             (watched.ready)();
@@ -129,6 +144,7 @@ impl MutEventSubscriber for Core {
             }
         } else {
             self.machine.borrow_mut().read_mail();
+            self.watch_new_lines(ops);
         }
     }
 }

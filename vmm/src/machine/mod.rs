@@ -11,6 +11,7 @@ mod driver;
 mod error;
 mod firmware;
 mod goals;
+mod hotplug;
 mod iothreads;
 mod mailbox;
 mod main_loop;
@@ -19,6 +20,9 @@ mod nodes;
 mod ram;
 mod requests;
 mod signals;
+#[cfg(test)]
+mod tests;
+mod trays;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -29,7 +33,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::{
     accel::Accelerator,
     monitor::{Event, schema::RunState},
-    spec::Actions,
+    spec::{Actions, MachineSpec},
 };
 use board::Board;
 pub use build::build;
@@ -53,12 +57,16 @@ pub struct Machine {
     mailbox: Arc<Mailbox>,
     disks: Disks,
     actions: Actions,
+    /// What the machine is made of by now.
+    spec: MachineSpec,
     state: RunState,
     goals: VecDeque<Goal>,
     step: Option<Step>,
     steps: u64,
     /// What keeps devices paused, newest last.
     holds: Vec<Hold>,
+    /// How many media were opened for drives.
+    media: u64,
     outcome: Option<u8>,
 }
 

@@ -29,6 +29,20 @@ impl Handler for Machine {
                 reply.done();
                 self.end(0, false, ShutdownCause::HostQmpQuit);
             }
+            Command::DeviceAdd(options) => {
+                // What earlier commands have done may still be on its way here.
+                self.make_calls();
+                reply.result(self.device_add(options));
+            }
+            Command::DeviceDel { id } => reply.result(self.device_del(&id)),
+            Command::OpenTray { id, force } => self.open_tray(&id, force, reply),
+            Command::CloseTray { id } => reply.result(self.close_tray(&id)),
+            Command::Eject { id, force } => self.eject(id, force, reply),
+            Command::RemoveMedium { id } => reply.result(self.remove_medium(&id)),
+            Command::InsertMedium { id, node_name } => {
+                reply.result(self.insert_medium(&id, &node_name));
+            }
+            Command::ChangeMedium(change) => self.change_medium(change, reply),
             other => self.block_command(other, reply),
         }
     }

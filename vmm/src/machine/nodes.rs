@@ -1,8 +1,11 @@
 //! Nodes of the block graph: from the description to what the graph opens, and faults both ways.
 
 use spindle_block::{
-    BlockError,
-    graph::{Backing, Cache, Discard, DriverOptions, HostFile, NodeOptions, Qcow2Options, options},
+    BlockError, Cx,
+    graph::{
+        Backing, Cache, Discard, DriverOptions, Graph, GraphError, HostFile, NodeOptions,
+        Qcow2Options, options,
+    },
     nodes::fault::{
         self, Action, Blkdebug, IoType, Limits, config,
         debug::{Event, InjectError, SetState},
@@ -15,6 +18,23 @@ use crate::spec::{
     blkdebug::BlkdebugSpec,
     block::{self, FaultAction, FaultErrno, FileSpec},
 };
+
+/// Closes a node, and the nodes that were written in its place (`NAME.file` and so on) as far as nobody
+/// else uses them.
+pub(super) async fn delete(graph: &Graph, cx: &Cx, name: &str) -> Result<(), GraphError> {
+    graph.delete(cx, name).await?;
+    let prefix = format!("{name}.");
+    let all = graph.query_nodes().into_iter().map(|node| node.node_name);
+    let mut inline: Vec<String> = all.filter(|node| node.starts_with(&prefix)).collect();
+    // Parents have shorter names than their children.
+    inline.sort_by_key(String::len);
+    for node in inline {
+        if let Err(error) = graph.delete(cx, &node).await {
+            log::debug!("closing '{node}': {error}");
+        }
+    }
+    Ok(())
+}
 
 /// What the graph is asked to open for `spec`.
 pub(super) fn options(spec: &BlockdevSpec) -> NodeOptions {

@@ -19,13 +19,18 @@ impl Machine {
         loop {
             let letter = self.mailbox.take();
             // Calls that were made before the letter was posted come first.
-            for call in self.mailbox.take_calls() {
-                call(self);
-            }
+            self.make_calls();
             match letter {
                 Some(letter) => self.read_letter(letter),
                 None => return,
             }
+        }
+    }
+
+    /// Makes the calls that wait.
+    pub(super) fn make_calls(&mut self) {
+        for call in self.mailbox.take_calls() {
+            call(self);
         }
     }
 

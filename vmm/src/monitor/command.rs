@@ -1,6 +1,7 @@
 //! The commands: their names, their arguments, and their typed form.
 use super::error::QmpError;
 use crate::spec::block::FAULT_RULE;
+use crate::spec::format::Format;
 use crate::spec::keyval::Options;
 use crate::spec::names::{did_you_mean, near};
 use crate::spec::props::{self, Kind, Mode, Prop, prop};
@@ -43,6 +44,47 @@ pub enum Command {
     },
     /// `blockdev-add`: the node last, its inline children before it.
     BlockdevAdd(Vec<BlockdevSpec>),
+    /// `device_add`: the options as they came; the machine knows what fits it.
+    DeviceAdd(Options),
+    /// `device_del`: answered at once, [`DEVICE_DELETED`](super::Event::DeviceDeleted) says when it is
+    /// done.
+    DeviceDel {
+        /// The device's id.
+        id: String,
+    },
+    /// `blockdev-open-tray`.
+    OpenTray {
+        /// The drive's id.
+        id: String,
+        /// Whether a guest that has locked it is not asked.
+        force: bool,
+    },
+    /// `blockdev-close-tray`.
+    CloseTray {
+        /// The drive's id.
+        id: String,
+    },
+    /// `eject`.
+    Eject {
+        /// The drive's id.
+        id: String,
+        /// Whether a guest that has locked it is not asked.
+        force: bool,
+    },
+    /// `blockdev-remove-medium`.
+    RemoveMedium {
+        /// The drive's id.
+        id: String,
+    },
+    /// `blockdev-insert-medium`.
+    InsertMedium {
+        /// The drive's id.
+        id: String,
+        /// The node with the medium.
+        node_name: String,
+    },
+    /// `blockdev-change-medium`.
+    ChangeMedium(MediumChange),
     /// `blockdev-del`.
     BlockdevDel {
         /// The node.
@@ -76,6 +118,19 @@ pub enum Command {
     },
 }
 
+/// `blockdev-change-medium`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MediumChange {
+    /// The drive's id.
+    pub id: String,
+    /// The image.
+    pub filename: String,
+    /// Its format; `None`: as its name says.
+    pub format: Option<String>,
+    /// Whether a guest that has locked the tray is not asked.
+    pub force: bool,
+}
+
 /// A disk by the id of its device or the name of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockTarget {
@@ -87,6 +142,10 @@ pub enum BlockTarget {
 
 const NODE: Prop = prop("node-name", Kind::Id, "name of a node");
 const NODE_REQUIRED: Prop = NODE.required();
+const DEVICE: Prop = prop("id", Kind::Id, "id of a device");
+const DRIVE: Prop = prop("device", Kind::Id, "another name for 'id'");
+const DRIVE_ID: Prop = prop("id", Kind::Id, "id of a drive");
+const FORCE: Prop = prop("force", Kind::Bool, "do not ask a guest that has locked it").or("off");
 const RULE: Prop = prop("id", Kind::Id, "name of a rule");
 
 const RESIZE: &[Prop] = &[
@@ -95,13 +154,30 @@ const RESIZE: &[Prop] = &[
     prop("size", Kind::Size { min: 0, max: i64::MAX as u64 }, "new size in bytes").required(),
 ];
 
-/// Commands and their arguments. `blockdev-add` and `x-fault-add` check theirs themselves.
+const CHANGE_MEDIUM: &[Prop] = &[
+    DRIVE,
+    DRIVE_ID,
+    prop("filename", Kind::Path, "the image").required(),
+    prop("format", Kind::Enum(Format::NAMES), "its format; default: by the file's ending"),
+    FORCE,
+    prop("read-only-mode", Kind::Enum(&["retain", "read-only"]), "it never is written").ignored(),
+];
+
+/// Commands and their arguments. Those that add something check theirs themselves.
 const COMMANDS: &[(&str, &[Prop])] = &[
     ("block_resize", RESIZE),
     ("blockdev-add", &[]),
+    ("blockdev-change-medium", CHANGE_MEDIUM),
+    ("blockdev-close-tray", &[DRIVE, DRIVE_ID]),
     ("blockdev-del", &[NODE_REQUIRED]),
+    ("blockdev-insert-medium", &[DRIVE_ID.required(), NODE_REQUIRED]),
+    ("blockdev-open-tray", &[DRIVE, DRIVE_ID, FORCE]),
+    ("blockdev-remove-medium", &[DRIVE_ID.required()]),
     ("cont", &[]),
+    ("device_add", &[]),
+    ("device_del", &[DEVICE.required()]),
     ("qmp_capabilities", &[prop("enable", Kind::Uints { max: 0 }, "capabilities: there are none")]),
+    ("eject", &[DRIVE, DRIVE_ID, FORCE]),
     ("query-block", &[]),
     ("query-blockstats", &[prop("query-nodes", Kind::Bool, "all nodes").or("off")]),
     ("query-commands", &[]),
@@ -150,6 +226,7 @@ pub(super) fn parse(name: &str, arguments: Options) -> Result<Parsed, QmpError> 
     };
     let command = match *name {
         "blockdev-add" => Command::BlockdevAdd(node_from_options(arguments, Mode::Strict)?),
+        "device_add" => device_add(arguments)?,
         "x-fault-add" => fault_add(arguments)?,
         _ => {
             let of = format!("command '{name}'");
@@ -168,6 +245,10 @@ impl Arguments {
         self.0.get(name)?.as_str().map(str::to_owned)
     }
 
+    fn switch(&self, name: &str) -> bool {
+        self.0.get(name).and_then(Value::as_bool).unwrap_or(false)
+    }
+
     /// An argument that the table requires.
     fn required(&self, name: &str) -> Result<String, QmpError> {
         self.text(name).ok_or_else(|| QmpError::generic(format!("Parameter '{name}' is missing")))
@@ -181,9 +262,7 @@ fn simple(name: &str, args: &Arguments) -> Result<Parsed, QmpError> {
         "query-version" => return Ok(Parsed::QueryVersion),
         "query-status" => Command::QueryStatus,
         "query-block" => Command::QueryBlock,
-        "query-blockstats" => Command::QueryBlockstats {
-            query_nodes: args.0.get("query-nodes").and_then(Value::as_bool).unwrap_or(false),
-        },
+        "query-blockstats" => Command::QueryBlockstats { query_nodes: args.switch("query-nodes") },
         "query-named-block-nodes" => Command::QueryNamedBlockNodes,
         "x-query-exits" => Command::QueryExits,
         "stop" => Command::Stop,
@@ -193,6 +272,21 @@ fn simple(name: &str, args: &Arguments) -> Result<Parsed, QmpError> {
         "quit" => Command::Quit,
         "block_resize" => resize(args)?,
         "blockdev-del" => Command::BlockdevDel { node_name: args.required("node-name")? },
+        "blockdev-open-tray" => Command::OpenTray { id: drive(args)?, force: args.switch("force") },
+        "blockdev-close-tray" => Command::CloseTray { id: drive(args)? },
+        "eject" => Command::Eject { id: drive(args)?, force: args.switch("force") },
+        "blockdev-remove-medium" => Command::RemoveMedium { id: args.required("id")? },
+        "blockdev-insert-medium" => Command::InsertMedium {
+            id: args.required("id")?,
+            node_name: args.required("node-name")?,
+        },
+        "blockdev-change-medium" => Command::ChangeMedium(MediumChange {
+            id: drive(args)?,
+            filename: args.required("filename")?,
+            format: args.text("format"),
+            force: args.switch("force"),
+        }),
+        "device_del" => Command::DeviceDel { id: args.required("id")? },
         "x-fault-del" => {
             Command::FaultDel { node_name: args.required("node-name")?, id: args.required("id")? }
         }
@@ -206,6 +300,14 @@ fn simple(name: &str, args: &Arguments) -> Result<Parsed, QmpError> {
     Ok(Parsed::Machine(Box::new(command)))
 }
 
+/// The drive that one of two arguments names.
+fn drive(args: &Arguments) -> Result<String, QmpError> {
+    match (args.text("id"), args.text("device")) {
+        (Some(id), None) | (None, Some(id)) => Ok(id),
+        _ => Err(QmpError::generic("Give one of 'id' and 'device'")),
+    }
+}
+
 fn resize(args: &Arguments) -> Result<Command, QmpError> {
     let target = match (args.text("device"), args.text("node-name")) {
         (Some(device), None) => BlockTarget::Device(device),
@@ -216,6 +318,13 @@ fn resize(args: &Arguments) -> Result<Command, QmpError> {
     };
     let size = args.0.get("size").and_then(Value::as_u64).unwrap_or_default();
     Ok(Command::BlockResize { target, size })
+}
+
+fn device_add(arguments: Options) -> Result<Command, QmpError> {
+    match arguments.get("driver") {
+        Some(Value::String(_)) => Ok(Command::DeviceAdd(arguments)),
+        _ => Err(QmpError::generic("Parameter 'driver' is missing")),
+    }
 }
 
 fn fault_add(mut arguments: Options) -> Result<Command, QmpError> {

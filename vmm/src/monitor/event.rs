@@ -34,6 +34,18 @@ pub enum Event {
         /// `pause` or `poweroff`.
         action: &'static str,
     },
+    /// A device is gone: it was unplugged, and nothing of it is left.
+    DeviceDeleted {
+        /// The device's id.
+        device: String,
+    },
+    /// The tray of a drive was opened or closed.
+    DeviceTrayMoved {
+        /// The device's id.
+        device: String,
+        /// Whether it is open now.
+        open: bool,
+    },
     /// A request failed.
     BlockIoError {
         /// The device's id.
@@ -84,6 +96,8 @@ impl Event {
             Self::Shutdown { .. } => "SHUTDOWN",
             Self::Powerdown => "POWERDOWN",
             Self::GuestPanicked { .. } => "GUEST_PANICKED",
+            Self::DeviceDeleted { .. } => "DEVICE_DELETED",
+            Self::DeviceTrayMoved { .. } => "DEVICE_TRAY_MOVED",
             Self::BlockIoError { .. } => "BLOCK_IO_ERROR",
         }
     }
@@ -95,6 +109,12 @@ impl Event {
                 Some(json!({"guest": guest, "reason": reason}))
             }
             Self::GuestPanicked { action } => Some(json!({"action": action})),
+            Self::DeviceDeleted { device } => {
+                Some(json!({"device": device, "path": format!("/machine/peripheral/{device}")}))
+            }
+            Self::DeviceTrayMoved { device, open } => {
+                Some(json!({"device": "", "id": device, "tray-open": open}))
+            }
             Self::BlockIoError { device, node_name, operation, action, nospace, reason } => {
                 Some(json!({
                     "qom-path": format!("/machine/peripheral/{device}"),
@@ -224,6 +244,11 @@ mod tests {
                    "data": {"qom-path": "/machine/peripheral/d0", "device": "", "node-name": "n",
                             "reason": "No space left on device", "operation": "write",
                             "action": "stop", "nospace": true}})
+        );
+        let deleted = Event::DeviceDeleted { device: "d0".to_owned() };
+        assert_eq!(
+            (deleted.name(), &deleted.message(at)["data"]),
+            ("DEVICE_DELETED", &json!({"device": "d0", "path": "/machine/peripheral/d0"}))
         );
         let reset = Event::Reset { guest: true, reason: ShutdownCause::GuestReset };
         assert_eq!(reset.message(at)["data"], json!({"guest": true, "reason": "guest-reset"}));

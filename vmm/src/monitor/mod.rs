@@ -20,7 +20,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use command::{BlockTarget, Command};
+pub use command::{BlockTarget, Command, MediumChange};
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, EventSender, IoAction, IoOperation};
 pub use rehearsal::rehearse;

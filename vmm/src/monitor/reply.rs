@@ -88,6 +88,18 @@ impl Reply {
         Self { token, mailbox: Some(mailbox) }
     }
 
+    /// A reply, and where its answer comes out.
+    #[cfg(test)]
+    pub(crate) fn tapped() -> (Self, impl Fn() -> Option<Result<Value, QmpError>>) {
+        let (mailbox, receiver, _) = Mailbox::new().expect("an eventfd");
+        let reply = Self::new(Token { connection: 0, command: 0 }, mailbox);
+        let answer = move || match receiver.try_recv().ok()? {
+            Message::Answer(_, answer) => Some(answer),
+            Message::Event(..) => None,
+        };
+        (reply, answer)
+    }
+
     /// Answers `{}`: done.
     pub fn done(self) {
         self.spend(Ok(Value::Object(serde_json::Map::new())));

@@ -89,6 +89,9 @@ pub struct BlockInfo {
     pub removable: bool,
     /// Whether its guest has locked the medium in.
     pub locked: bool,
+    /// Whether its tray is open, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tray_open: Option<bool>,
     /// Its medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inserted: Option<BlockDeviceInfo>,
@@ -98,16 +101,22 @@ pub struct BlockInfo {
 }
 
 impl BlockInfo {
-    /// A fixed disk with its medium.
+    /// A disk, or (`tray_open` is there) a drive, with its medium.
     #[must_use]
-    pub fn disk(qdev: &str, inserted: BlockDeviceInfo, io_status: IoStatus) -> Self {
+    pub fn new(
+        qdev: &str,
+        inserted: Option<BlockDeviceInfo>,
+        io_status: IoStatus,
+        tray_open: Option<bool>,
+    ) -> Self {
         Self {
             device: String::new(),
             qdev: qdev.to_owned(),
             kind: "unknown",
-            removable: false,
+            removable: tray_open.is_some(),
             locked: false,
-            inserted: Some(inserted),
+            tray_open,
+            inserted,
             io_status: Some(io_status),
         }
     }
@@ -321,8 +330,12 @@ mod tests {
         );
         assert_eq!(keys(&node.cache), words("direct no-flush writeback"));
         assert_eq!(
-            keys(&BlockInfo::disk("disk0", node, IoStatus::Nospace)),
+            keys(&BlockInfo::new("disk0", Some(node), IoStatus::Nospace, None)),
             words("device inserted io-status locked qdev removable type")
+        );
+        assert_eq!(
+            keys(&BlockInfo::new("cd0", None, IoStatus::Ok, Some(true))),
+            words("device io-status locked qdev removable tray_open type")
         );
         assert_eq!(
             keys(&BlockDeviceStats::default()),

@@ -111,6 +111,14 @@ fn malformed_messages_are_answered_and_survived() {
             "GenericError",
             "did you mean 'qcow2'",
         ),
+        (
+            r#"{"execute": "eject", "arguments": {"id": "d", "device": "d"}}"#,
+            "GenericError",
+            "one of",
+        ),
+        (r#"{"execute": "blockdev-open-tray"}"#, "GenericError", "one of"),
+        (r#"{"execute": "device_add", "arguments": {"id": "d"}}"#, "GenericError", "'driver'"),
+        (r#"{"execute": "device_del", "arguments": {"device": "d"}}"#, "GenericError", "'device'"),
         (r#"{"execute": "blockdev-del", "arguments": {}}"#, "GenericError", "node-name"),
         (
             r#"{"execute": "x-fault-add", "arguments": {"node-name": "f", "opp": "read"}}"#,
@@ -139,6 +147,22 @@ fn arguments_become_typed_commands() {
         command(r#"{"execute":"query-blockstats","arguments":{"query-nodes":true}}"#),
         Command::QueryBlockstats { query_nodes: true }
     );
+    assert_eq!(
+        command(r#"{"execute":"blockdev-open-tray","arguments":{"id":"cd","force":true}}"#),
+        Command::OpenTray { id: "cd".to_owned(), force: true }
+    );
+    assert_eq!(
+        command(
+            r#"{"execute":"blockdev-change-medium","arguments":{"device":"cd","filename":"a.iso",
+                "format":"raw","read-only-mode":"retain"}}"#
+        ),
+        Command::ChangeMedium(MediumChange {
+            id: "cd".to_owned(),
+            filename: "a.iso".to_owned(),
+            format: Some("raw".to_owned()),
+            force: false,
+        })
+    );
     assert_eq!(command(r#"{"execute":"x-fault-query"}"#), Command::FaultQuery { node_name: None });
     match command(
         r#"{"execute":"blockdev-add","arguments":{"driver":"qcow2","node-name":"n",
@@ -162,7 +186,8 @@ fn arguments_become_typed_commands() {
 
 #[test]
 fn every_command_of_the_list_is_known() {
-    let arguments = json!({"node-name": "n", "id": "i", "size": 1, "driver": "null-co"});
+    let arguments = json!({"node-name": "n", "id": "i", "size": 1, "driver": "null-co",
+                           "filename": "f.raw"});
     for name in names() {
         let Value::Object(all) = arguments.clone() else { unreachable!() };
         let fits = |drop: &[&str]| {
@@ -172,12 +197,13 @@ fn every_command_of_the_list_is_known() {
             }
             super::command::parse(name, some)
         };
-        let subsets: [&[&str]; 6] = [
-            &["node-name", "id", "size", "driver"],
-            &["id", "driver"],
-            &["id", "size"],
-            &["id", "size", "driver"],
-            &["size", "driver"],
+        let subsets: [&[&str]; 7] = [
+            &["node-name", "id", "size", "driver", "filename"],
+            &["id", "driver", "filename"],
+            &["id", "size", "filename"],
+            &["id", "size", "driver", "filename"],
+            &["size", "driver", "filename"],
+            &["size", "driver", "node-name", "filename"],
             &["size", "driver", "node-name"],
         ];
         assert!(subsets.iter().any(|drop| fits(drop).is_ok()), "{name}: {:?}", fits(&[]));

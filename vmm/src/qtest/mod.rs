@@ -132,6 +132,8 @@ impl Accelerator for Qtest {
 
     fn pause(&mut self) {}
 
+    fn forget(&mut self) {}
+
     fn deliver(&self) {}
 
     fn reset(&mut self) -> Result<(), BuildError> {

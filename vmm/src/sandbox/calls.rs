@@ -11,12 +11,13 @@ use libc::{
     SYS_lstat, SYS_madvise, SYS_membarrier, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
     SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_prctl,
     SYS_pread64, SYS_preadv, SYS_preadv2, SYS_prlimit64, SYS_pwrite64, SYS_pwritev, SYS_pwritev2,
-    SYS_read, SYS_readlink, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmsg,
-    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-    SYS_sched_getaffinity, SYS_sched_yield, SYS_sendmsg, SYS_sendto, SYS_set_robust_list,
-    SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_signalfd4, SYS_socket, SYS_stat, SYS_statfs,
-    SYS_statx, SYS_sync_file_range, SYS_tgkill, SYS_timerfd_create, SYS_timerfd_settime, SYS_umask,
-    SYS_uname, SYS_unlink, SYS_unlinkat, SYS_write, SYS_writev, c_long,
+    SYS_read, SYS_readlink, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_rename,
+    SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendmsg,
+    SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_signalfd4,
+    SYS_socket, SYS_stat, SYS_statfs, SYS_statx, SYS_sync_file_range, SYS_tgkill,
+    SYS_timerfd_create, SYS_timerfd_settime, SYS_umask, SYS_uname, SYS_unlink, SYS_unlinkat,
+    SYS_write, SYS_writev, c_long,
 };
 
 /// What any thread does: memory, locks, clocks, eventfds, log lines, signals, its own end.
@@ -84,11 +85,17 @@ pub(super) const FILES: &[c_long] = &[
     SYS_readlink,
     SYS_readlinkat,
     SYS_readv,
+    // A state file is replaced by a new one.
+    SYS_rename,
+    SYS_renameat,
+    SYS_renameat2,
     SYS_stat,
     SYS_statfs,
     SYS_statx,
     SYS_sync_file_range,
     SYS_uname,
+    SYS_unlink,
+    SYS_unlinkat,
 ];
 
 /// Starting threads: the workers of `aio=threads`, and helpers of the library.
@@ -138,6 +145,4 @@ pub(super) const MAIN: &[c_long] = &[
     SYS_timerfd_create,
     SYS_timerfd_settime,
     SYS_umask,
-    SYS_unlink,
-    SYS_unlinkat,
 ];

@@ -1,12 +1,15 @@
 //! The short form of a disk: `--disk FILE[,key=value…]` becomes a node, a device and, where it
 //! names one, an iothread.
+use super::MachineSpec;
 use super::block::DRIVERS;
 use super::device::{BLOCK_SIZE, QUEUE_SIZE, RERROR, WERROR};
 use super::error::SpecError;
 use super::format::{self, Format, Look};
 use super::keyval::Options;
+use super::nodes::device_from_options;
 use super::props::{Kind, Mode, Table, prop};
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// The keys of `--disk`.
@@ -21,7 +24,14 @@ pub const DISK: Table = Table {
         prop("controller", Kind::Enum(CONTROLLERS), "controller the guest sees").or("virtio-blk"),
         prop("queues", Kind::Uint { min: 1, max: 1024 }, "queues; default: vCPUs, up to 8")
             .alias(&["num-queues"]),
-        prop("queue-size", QUEUE_SIZE, "entries per queue").or("256"),
+        prop("queue-size", QUEUE_SIZE, "entries per queue; default: the controller's"),
+        prop("target", Kind::Uint { min: 0, max: 255 }, "SCSI target; default: the first free one"),
+        prop("lun", Kind::Uint { min: 0, max: 16383 }, "SCSI unit; default: the first free one"),
+        prop(
+            "state",
+            Kind::Path,
+            "file for reservations and the like, or none; default: FILE.state",
+        ),
         prop("iothread", Kind::Id, "iothread that serves it, made if need be; default: its own"),
         prop("cache", Kind::Enum(&CACHE_MODES), "use of the host's page cache").or("writeback"),
         prop("aio", Kind::Enum(&["io_uring", "threads"]), "engine").or("io_uring"),
@@ -42,8 +52,33 @@ pub const DISK: Table = Table {
     ],
 };
 
-/// The controllers a disk can be behind.
-const CONTROLLERS: &[&str] = &["virtio-blk"];
+/// The controllers a disk can be behind, and what puts it there.
+const FORMS: [Form; 3] = [
+    Form { name: "virtio-blk", own: &[], lower: virtio_blk },
+    Form { name: "virtio-scsi", own: &["target", "lun", "state"], lower: virtio_scsi },
+    Form { name: "nvme", own: &["state"], lower: nvme },
+];
+const CONTROLLERS: &[&str] = &{
+    let mut names = [""; FORMS.len()];
+    let mut i = 0;
+    while i < FORMS.len() {
+        names[i] = FORMS[i].name;
+        i += 1;
+    }
+    names
+};
+
+/// One controller.
+struct Form {
+    name: &'static str,
+    /// Those of [`SOME`] that it takes.
+    own: &'static [&'static str],
+    /// Makes the devices of a disk whose node has the disk's name: those that others sit on first.
+    lower: fn(&Checked<'_>, &MachineSpec) -> Result<Vec<Options>, SpecError>,
+}
+
+/// Keys that not every controller takes.
+const SOME: [&str; 3] = ["target", "lun", "state"];
 
 /// QEMU's cache modes.
 const CACHE_MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync", "unsafe"];
@@ -51,9 +86,34 @@ const CACHE_MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync
 /// What a disk in short form becomes.
 pub(super) struct LongForm {
     pub(super) blockdev: Options,
-    pub(super) device: Options,
+    /// Devices, those that others sit on first.
+    pub(super) devices: Vec<Options>,
     /// The iothread it names.
     pub(super) iothread: Option<String>,
+}
+
+/// A disk's options after they went through the table.
+struct Checked<'a> {
+    id: &'a str,
+    options: &'a Options,
+    write_cache: bool,
+    /// Names that are taken, now or later.
+    ids: &'a HashSet<String>,
+}
+
+impl Checked<'_> {
+    fn get(&self, key: &str) -> Value {
+        self.options.get(key).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Adds to `device` those of the options that were given, under the names they have there.
+    fn pass(&self, device: &mut Value, names: &[(&str, &str)]) {
+        for (key, name) in names {
+            if let Some(value) = self.options.get(*key) {
+                device[name] = value.clone();
+            }
+        }
+    }
 }
 
 /// The id that a disk gives itself, if any.
@@ -62,7 +122,14 @@ pub(super) fn own_id(options: &Options) -> Option<&str> {
 }
 
 /// Lowers one disk; `id` is its name if it has none of its own.
-pub(super) fn lower(options: Options, id: &str, files: &dyn Look) -> Result<LongForm, SpecError> {
+/// `spec` is what there is before it.
+pub(super) fn lower(
+    options: Options,
+    id: &str,
+    spec: &MachineSpec,
+    ids: &HashSet<String>,
+    files: &dyn Look,
+) -> Result<LongForm, SpecError> {
     let disk = DISK.apply(options, Mode::Lenient)?;
     let get = |key: &str| disk.get(key).cloned().unwrap_or(Value::Null);
     let text = |key: &str| disk.get(key).and_then(Value::as_str);
@@ -85,29 +152,84 @@ pub(super) fn lower(options: Options, id: &str, files: &dyn Look) -> Result<Long
         "cache": {"direct": direct, "no-flush": no_flush},
         "file": {"driver": protocol, "filename": get("file"), "aio": get("aio")},
     });
+    let controller = text("controller").unwrap_or_default();
+    let form = FORMS.iter().find(|form| form.name == controller).unwrap_or(&FORMS[0]);
+    if let Some(key) = SOME.iter().find(|key| disk.contains_key(**key) && !form.own.contains(key)) {
+        let reason = format!("a disk with controller={controller} has none");
+        return Err(SpecError::bad("--disk", key, reason));
+    }
+    let devices = (form.lower)(&Checked { id, options: &disk, write_cache, ids }, spec)?;
+    let iothread = text("iothread").map(str::to_owned);
+    Ok(LongForm { blockdev: object(blockdev), devices, iothread })
+}
+
+/// Options that every disk's device has.
+fn device(driver: &str, disk: &Checked<'_>) -> Value {
     let mut device = json!({
-        "driver": "virtio-blk-pci",
-        "id": id,
-        "drive": id,
-        "queue-size": get("queue-size"),
-        "logical_block_size": get("logical-block-size"),
-        "physical_block_size": get("physical-block-size"),
-        "werror": get("werror"),
-        "rerror": get("rerror"),
-        "write-cache": write_cache,
+        "driver": driver,
+        "id": disk.id,
+        "drive": disk.id,
+        "logical_block_size": disk.get("logical-block-size"),
+        "werror": disk.get("werror"),
+        "rerror": disk.get("rerror"),
+        "write-cache": disk.write_cache,
     });
-    for (key, name) in [
-        ("queues", "num-queues"),
-        ("iothread", "iothread"),
-        ("serial", "serial"),
-        ("bootindex", "bootindex"),
-    ] {
-        if let Some(value) = disk.get(key) {
-            device[name] = value.clone();
+    disk.pass(&mut device, &["serial", "bootindex"].map(|name| (name, name)));
+    device
+}
+
+fn virtio_blk(disk: &Checked<'_>, _spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    let mut device = device("virtio-blk-pci", disk);
+    device["physical_block_size"] = disk.get("physical-block-size");
+    let names = [("iothread", "iothread"), ("queue-size", "queue-size"), ("queues", "num-queues")];
+    disk.pass(&mut device, &names);
+    Ok(vec![object(device)])
+}
+
+/// A controller for each disk.
+fn nvme(disk: &Checked<'_>, _spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    let mut device = device("nvme", disk);
+    if disk.get("physical-block-size") != json!(0) {
+        let reason = "a disk with controller=nvme has none";
+        return Err(SpecError::bad("--disk", "physical-block-size", reason));
+    }
+    device["max_ioqpairs"] = json!(0);
+    let names = [("iothread", "iothread"), ("queues", "max_ioqpairs"), ("state", "state")];
+    disk.pass(&mut device, &names);
+    if let Some(entries) = disk.options.get("queue-size").and_then(Value::as_u64) {
+        device["mqes"] = json!(entries.saturating_sub(1));
+    }
+    Ok(vec![object(device)])
+}
+
+/// Disks share an adapter unless they want it otherwise.
+fn virtio_scsi(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    let mut adapter = json!({"driver": "virtio-scsi-pci"});
+    let names =
+        [("iothread", "iothread"), ("queue-size", "virtqueue_size"), ("queues", "num_queues")];
+    disk.pass(&mut adapter, &names);
+    let adapter = object(adapter);
+    let mut devices = Vec::new();
+    let mut bus = None;
+    for there in &spec.devices {
+        if device_from_options(adapter.clone(), there.id(), Mode::Lenient)? == *there {
+            bus = Some(there.id().to_owned());
         }
     }
-    let iothread = text("iothread").map(str::to_owned);
-    Ok(LongForm { blockdev: object(blockdev), device: object(device), iothread })
+    let bus = bus.unwrap_or_else(|| {
+        let taken = |id: &str| disk.ids.contains(id) || spec.device(id).is_some();
+        let free = (0..).map(|n| format!("scsi{n}")).find(|id| !taken(id)).unwrap_or_default();
+        let mut adapter = adapter;
+        adapter.insert("id".to_owned(), Value::from(&*free));
+        devices.push(adapter);
+        free
+    });
+    let mut device = device("scsi-hd", disk);
+    device["bus"] = json!(format!("{bus}.0"));
+    device["physical_block_size"] = disk.get("physical-block-size");
+    disk.pass(&mut device, &[("target", "scsi-id"), ("lun", "lun"), ("state", "state")]);
+    devices.push(object(device));
+    Ok(devices)
 }
 
 /// `write-cache`, `cache.direct` and `cache.no-flush` of a cache mode (QEMU's `-drive cache=`).

@@ -1,6 +1,6 @@
 //! A machine as it is being described, and how it becomes a [`MachineSpec`].
 use super::block::{BlockdevSpec, DriverSpec};
-use super::device::{DeviceSpec, VirtioBlkSpec};
+use super::device::{DeviceSpec, PciAddr, QueuesMut};
 use super::disk;
 use super::endpoint::{QmpSpec, QtestSpec, SerialSpec};
 use super::error::SpecError;
@@ -8,7 +8,7 @@ use super::format::Look;
 use super::keyval::Options;
 use super::names::{did_you_mean, near};
 use super::nodes::{device_from_options, node_from_options, object_from_options};
-use super::object::{IothreadSpec, ObjectSpec};
+use super::object::ObjectSpec;
 use super::props::{self, Kind, Mode, Prop, prop};
 use super::{AccelSpec, Actions, MachineSpec, size};
 use serde_json::{Map, Value};
@@ -209,6 +209,7 @@ impl Draft {
             let fallback = free_id(driver, &mut ids);
             spec.devices.push(device_from_options(options, &fallback, Mode::Lenient)?);
         }
+        settle(&mut spec)?;
         fill_queues(&mut spec);
         fill_iothreads(&mut spec);
         check(&spec)?;
@@ -263,12 +264,14 @@ fn add_disk(
         Some(id) => id.to_owned(),
         None => free_id("disk", ids),
     };
-    let long = disk::lower(options, &fallback, files)?;
+    let long = disk::lower(options, &fallback, spec, ids, files)?;
     if let Some(id) = long.iothread.filter(|id| spec.object(id).is_none()) {
         spec.objects.push(iothread(id)?);
     }
     spec.blockdevs.extend(node_from_options(long.blockdev, Mode::Lenient)?);
-    spec.devices.push(device_from_options(long.device, &fallback, Mode::Lenient)?);
+    for device in long.devices {
+        spec.devices.push(device_from_options(device, &fallback, Mode::Lenient)?);
+    }
     Ok(())
 }
 
@@ -281,7 +284,7 @@ fn iothread(id: String) -> Result<ObjectSpec, SpecError> {
 }
 
 /// `prefix0`, `prefix1`, …: the first that is not taken; it is then.
-fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
+pub(super) fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
     let mut n = 0_u64;
     loop {
         let id = format!("{prefix}{n}");
@@ -292,35 +295,55 @@ fn free_id(prefix: &str, ids: &mut HashSet<String>) -> String {
     }
 }
 
-fn disks_of(spec: &mut MachineSpec) -> impl Iterator<Item = &mut VirtioBlkSpec> {
-    spec.devices.iter_mut().filter_map(|device| match device {
-        DeviceSpec::VirtioBlkPci(disk) => Some(disk),
-        DeviceSpec::VirtioRngPci(_) => None,
-    })
+/// Gives every device its place on the bus of one that comes before it.
+fn settle(spec: &mut MachineSpec) -> Result<(), SpecError> {
+    for mut device in std::mem::take(&mut spec.devices) {
+        device.kind_mut().settle(spec)?;
+        spec.devices.push(device);
+    }
+    Ok(())
 }
 
-fn fill_queues(spec: &mut MachineSpec) {
-    let auto = u16::try_from(spec.cpus.min(QUEUES_AUTO_MAX)).unwrap_or(1);
-    for disk in disks_of(spec).filter(|disk| disk.num_queues == 0) {
-        disk.num_queues = auto;
+/// All names that devices and nodes of a machine have.
+pub(super) fn ids_of(spec: &MachineSpec) -> HashSet<String> {
+    let devices = spec.devices.iter().map(|device| device.id().to_owned());
+    devices.chain(spec.blockdevs.iter().map(|node| node.node_name.clone())).collect()
+}
+
+/// Fills in a number of queues that was left open: as many as CPUs, up to [`QUEUES_AUTO_MAX`].
+pub(super) fn fill_count(spec: &MachineSpec, count: &mut u16) {
+    if *count == 0 {
+        *count = u16::try_from(spec.cpus.min(QUEUES_AUTO_MAX)).unwrap_or(1);
     }
 }
 
-/// Gives every disk without an iothread one of its own, or one shared round-robin when there are
-/// more such disks than `iothreads-max`.
+fn queues_of(spec: &mut MachineSpec) -> impl Iterator<Item = QueuesMut<'_>> {
+    spec.devices.iter_mut().filter_map(|device| device.kind_mut().queues_mut())
+}
+
+fn fill_queues(spec: &mut MachineSpec) {
+    let mut devices = std::mem::take(&mut spec.devices);
+    for queues in devices.iter_mut().filter_map(|device| device.kind_mut().queues_mut()) {
+        fill_count(spec, queues.count);
+    }
+    spec.devices = devices;
+}
+
+/// Gives every device whose queues have no iothread one of its own, or one shared round-robin when
+/// there are more such devices than `iothreads-max`.
 fn fill_iothreads(spec: &mut MachineSpec) {
     let limit = spec.iothreads_max.max(1) as usize;
     let mut ids: HashSet<String> = spec.objects.iter().map(|o| o.id().to_owned()).collect();
     let mut made: Vec<String> = Vec::new();
     let mut served = 0;
-    for disk in disks_of(spec) {
-        if disk.iothread.is_some() || !disk.iothread_vq_mapping.is_empty() {
+    for queues in queues_of(spec) {
+        if queues.iothread.is_some() || queues.is_mapped {
             continue;
         }
         if made.len() < limit {
             made.push(free_id("iothread", &mut ids));
         }
-        disk.iothread = made.get(served % limit).cloned();
+        *queues.iothread = made.get(served % limit).cloned();
         served += 1;
     }
     // The table's own defaults, which cannot fail for a well-formed id.
@@ -350,6 +373,7 @@ fn check(spec: &MachineSpec) -> Result<(), SpecError> {
     for device in &spec.devices {
         check_device(spec, device)?;
     }
+    sole_places(spec)?;
     match (spec.accel, &spec.qtest) {
         (AccelSpec::Kvm, Some(_)) => {
             return conflict(
@@ -388,54 +412,20 @@ fn check_device(spec: &MachineSpec, device: &DeviceSpec) -> Result<(), SpecError
         let hint = did_you_mean(&near(drive, names));
         return conflict(format!("device '{id}': drive: no node '{drive}'{hint}"));
     }
-    match device {
-        DeviceSpec::VirtioBlkPci(disk) => check_disk(spec, disk),
-        DeviceSpec::VirtioRngPci(rng) => match rng.rng.as_deref() {
-            Some(name) => match spec.object(name) {
-                Some(ObjectSpec::RngBuiltin(_) | ObjectSpec::RngRandom(_)) => Ok(()),
-                _ => conflict(format!("device '{id}': rng: no rng object '{name}'")),
-            },
-            None => Ok(()),
-        },
-    }
+    device.kind().check(spec)
 }
 
-fn check_disk(spec: &MachineSpec, disk: &VirtioBlkSpec) -> Result<(), SpecError> {
-    let id = &disk.id;
-    let mapping = &disk.iothread_vq_mapping;
-    if disk.iothread.is_some() && !mapping.is_empty() {
-        return conflict(format!("device '{id}': give iothread or iothread-vq-mapping, not both"));
-    }
-    for name in disk.iothread.iter().chain(mapping.iter().map(|m| &m.iothread)) {
-        if !matches!(spec.object(name), Some(ObjectSpec::Iothread(_))) {
-            let known = spec.objects.iter().filter_map(|object| match object {
-                ObjectSpec::Iothread(IothreadSpec { id, .. }) => Some(&**id),
-                _ => None,
-            });
-            let hint = did_you_mean(&near(name, known));
-            return conflict(format!("device '{id}': no iothread '{name}'{hint}"));
-        }
-    }
-    let listed: Vec<u16> =
-        mapping.iter().filter_map(|m| m.vqs.as_ref()).flatten().copied().collect();
-    let with_list = mapping.iter().filter(|m| m.vqs.is_some()).count();
-    if with_list != 0 {
-        let mut sorted = listed;
-        sorted.sort_unstable();
-        if with_list != mapping.len() || !sorted.iter().copied().eq(0..disk.num_queues) {
+/// No two devices ask for the same place on the PCI bus.
+fn sole_places(spec: &MachineSpec) -> Result<(), SpecError> {
+    let mut places: HashMap<PciAddr, &str> = HashMap::new();
+    for device in &spec.devices {
+        let Some(addr) = device.addr() else { continue };
+        if let Some(other) = places.insert(addr, device.id()) {
+            let (at, id) = (String::from(addr), device.id());
             return conflict(format!(
-                "device '{id}': iothread-vq-mapping: list each of the queues 0 to {} once, or \
-                 none at all",
-                disk.num_queues.saturating_sub(1)
+                "device '{id}': addr: PCI address {at} is taken by '{other}'"
             ));
         }
-    }
-    let (logical, physical) = (disk.logical_block_size, disk.physical_block_size);
-    if physical != 0 && logical > physical {
-        return conflict(format!(
-            "device '{id}': logical_block_size {logical} is larger than physical_block_size \
-             {physical}"
-        ));
     }
     Ok(())
 }
@@ -468,10 +458,10 @@ fn sole_writers(spec: &MachineSpec) -> Result<(), SpecError> {
         }
     }
     for device in &spec.devices {
-        let DeviceSpec::VirtioBlkPci(disk) = device else { continue };
-        let read_only = spec.node(&disk.drive).is_some_and(|node: &BlockdevSpec| node.read_only);
-        if !disk.share_rw && !read_only {
-            claim(&disk.drive, format!("device '{}'", disk.id))?;
+        let Some(drive) = device.kind().drive() else { continue };
+        let read_only = spec.node(drive.node).is_some_and(|node: &BlockdevSpec| node.read_only);
+        if !drive.share_rw && !read_only {
+            claim(drive.node, format!("device '{}'", device.id()))?;
         }
     }
     Ok(())

@@ -118,13 +118,13 @@ pub fn of_file(files: &dyn Look, path: &Path) -> Result<Format, SpecError> {
     let refuse = |reason: String| Err(SpecError::Content { path: path.to_owned(), reason });
     match (ending.as_deref(), seen) {
         (Some("qcow2"), Some("qcow2")) => Ok(Format::Qcow2),
-        (Some("raw"), None) => Ok(Format::Raw),
+        (Some("raw" | "iso"), None) => Ok(Format::Raw),
         (Some("qcow2"), None) => refuse(
             "its name says qcow2, but it does not begin as a qcow2 image does; type format=raw \
              if it holds plain bytes"
                 .to_owned(),
         ),
-        (Some(ending @ ("qcow2" | "raw")), Some(seen)) => refuse(format!(
+        (Some(ending @ ("qcow2" | "raw" | "iso")), Some(seen)) => refuse(format!(
             "its name says {ending}, but it begins like a {seen} image; {}",
             advice(seen, true)
         )),
@@ -192,6 +192,7 @@ mod tests {
         assert_eq!(of("a.QCOW2", QCOW2), Ok(Format::Qcow2));
         assert_eq!(of("a.raw", b"\xeb\x63"), Ok(Format::Raw));
         assert_eq!(of("a.raw", b""), Ok(Format::Raw));
+        assert_eq!(of("a.iso", b"\0\0"), Ok(Format::Raw));
     }
 
     #[test]
@@ -206,6 +207,7 @@ mod tests {
             ("a.raw", QCOW2, &["name says raw", "begins like a qcow2", "format=qcow2"]),
             ("a.qcow2", b"", &["name says qcow2", "format=raw"]),
             ("a.qcow2", b"KDMV", &["begins like a vmdk", "convert"]),
+            ("a.iso", QCOW2, &["name says iso", "begins like a qcow2"]),
             ("a.img", QCOW2, &["'.img'", "qcow2 image", "format=qcow2"]),
             ("a.img", b"\0\0", &["'.img'", "format=raw"]),
             ("disk", b"\0\0", &["no ending", "format=raw"]),

@@ -17,6 +17,7 @@ pub mod keyval;
 pub mod names;
 mod nodes;
 pub mod object;
+mod plug;
 pub mod props;
 pub mod size;
 #[cfg(test)]

@@ -75,6 +75,95 @@ fn the_short_form_is_the_long_form() {
 }
 
 #[test]
+fn short_disks_are_behind_the_controller_they_name() {
+    let short = lower(
+        &["a.raw,controller=nvme,queues=4,iothread=io,serial=S1,queue-size=64,state=none"],
+        &[],
+        &[],
+        &[],
+    );
+    let node = "raw,node-name=disk0,discard=unmap,file.driver=file,file.filename=a.raw";
+    let long = lower(
+        &[],
+        &[node],
+        &["iothread,id=io"],
+        &["nvme,id=disk0,drive=disk0,max_ioqpairs=4,mqes=63,iothread=io,serial=S1,state=none"],
+    );
+    assert_eq!(short, long);
+    let one = |id: &str, spec: &MachineSpec| match spec.device(id) {
+        Some(DeviceSpec::ScsiHd(disk)) => {
+            (disk.place.adapter().to_owned(), disk.place.address().0, disk.place.address().1)
+        }
+        other => panic!("{id}: {other:?}"),
+    };
+    let at = |adapter: &str, target, lun| (adapter.to_owned(), target, lun);
+    let spec = lower(
+        &[
+            "a.raw,controller=virtio-scsi",
+            "b.raw,controller=virtio-scsi,lun=5",
+            "c.raw,controller=virtio-scsi,target=0",
+            "d.raw,controller=virtio-scsi,queues=3",
+            "e.raw,controller=virtio-scsi",
+        ],
+        &[],
+        &[],
+        &["virtio-scsi-pci,id=scsi1", "scsi-cd,id=cd"],
+    );
+    assert_eq!(one("disk0", &spec), at("scsi0", 0, 0));
+    assert_eq!(one("disk1", &spec), at("scsi0", 0, 5));
+    assert_eq!(one("disk2", &spec), at("scsi0", 0, 1));
+    assert_eq!(one("disk3", &spec), at("scsi2", 0, 0), "queues of its own, a name nobody has");
+    assert_eq!(one("disk4", &spec), at("scsi0", 1, 0));
+    match spec.device("cd") {
+        Some(DeviceSpec::ScsiCd(drive)) => {
+            assert_eq!((drive.place.adapter(), drive.place.address()), ("scsi0", (2, 0)));
+            assert_eq!(drive.drive, None);
+        }
+        other => panic!("{other:?}"),
+    }
+    // Controllers have an iothread each, disks behind them none.
+    let queues = |id: &str| spec.device(id).unwrap().kind().queues();
+    assert_eq!(queues("scsi0").unwrap().iothread, Some("iothread0"));
+    assert_eq!(queues("scsi2").unwrap().count, 3);
+    assert!(queues("disk0").is_none());
+    assert_eq!(again(&spec), spec);
+}
+
+#[test]
+fn namespaces_get_the_lowest_ids_that_are_free() {
+    let nodes = ["a", "b", "c", "d"].map(|name| format!("null,node-name={name}"));
+    let spec = lower(
+        &[],
+        &nodes.each_ref().map(|node| &**node),
+        &[],
+        &[
+            "nvme-subsys,id=s",
+            "nvme,id=x,subsys=s,drive=a",
+            "nvme,id=y,subsys=s",
+            "nvme-ns,id=n,drive=b,bus=y",
+            "nvme-ns,id=m,drive=c,nsid=7,eui64=0x1122334455667788",
+            "nvme,id=z",
+            "nvme-ns,id=o,drive=d,bus=z",
+        ],
+    );
+    let nsid = |id: &str| match spec.device(id) {
+        Some(DeviceSpec::NvmeNs(ns)) => (ns.bus.clone().unwrap(), ns.nsid),
+        other => panic!("{id}: {other:?}"),
+    };
+    assert_eq!(nsid("n"), ("y".to_owned(), 2), "1 is taken in the subsystem");
+    assert_eq!(nsid("m"), ("x".to_owned(), 7));
+    assert_eq!(nsid("o"), ("z".to_owned(), 1));
+    assert_eq!(again(&spec), spec);
+    assert_eq!(device::hex_bytes::<2>("a-b-c-d"), Ok(Some([0xab, 0xcd])));
+    assert_eq!(device::hex_bytes::<2>("auto"), Ok(None));
+    assert!(device::hex_bytes::<2>("abc").is_err() && device::hex_bytes::<2>("abcg").is_err());
+    assert_eq!(device::pci_id("1af4:10F0"), Some((0x1AF4, 0x10F0)));
+    assert!(
+        ["", "1af4", "1af4:", "x:1", "ffff:1", "1:0"].iter().all(|t| device::pci_id(t).is_none())
+    );
+}
+
+#[test]
 fn defaults_are_those_that_are_promised() {
     let spec = lower(&["a.qcow2", "/dev/sdb"], &[], &[], &[]);
     assert_eq!((spec.memory, spec.cpus, spec.iothreads_max), (1 << 30, 1, 8));
@@ -191,7 +280,75 @@ fn errors_name_the_part_and_what_is_near() {
     let cases: &[(String, &[&str])] = &[
         (error(&["a.raw,quues=2"], &[], &[], &[]), &["--disk", "'quues'", "did you mean 'queues'"]),
         (error(&["a.raw,cache=writeboth"], &[], &[], &[]), &["cache", "did you mean 'writeback'"]),
-        (error(&["a.raw,controller=nvme"], &[], &[], &[]), &["controller", "virtio-blk"]),
+        (error(&["a.raw,controller=nvmee"], &[], &[], &[]), &["controller", "'nvme'"]),
+        (
+            error(&["a.raw,controller=nvme,target=1"], &[], &[], &[]),
+            &["target", "controller=nvme has none"],
+        ),
+        (
+            error(&["a.raw,controller=nvme,logical-block-size=1k"], &[], &[], &[]),
+            &["device 'disk0'", "512 or 4096"],
+        ),
+        (error(&["a.raw,state=x"], &[], &[], &[]), &["state", "controller=virtio-blk has none"]),
+        (
+            error(
+                &[
+                    "a.raw,controller=virtio-scsi,target=3,lun=0",
+                    "b.raw,controller=virtio-scsi,target=3,lun=0",
+                ],
+                &[],
+                &[],
+                &[],
+            ),
+            &["target 3, lun 0 of 'scsi0' is taken by 'disk"],
+        ),
+        (
+            error(&[], &["null,node-name=n"], &[], &["scsi-hd,drive=n,id=d"]),
+            &["device 'd'", "no virtio-scsi-pci before it"],
+        ),
+        (
+            error(
+                &[],
+                &["null,node-name=n"],
+                &[],
+                &["virtio-scsi-pci,id=a", "scsi-hd,drive=n,id=d,bus=b.0"],
+            ),
+            &["device 'd'", "no virtio-scsi-pci has a bus 'b.0'"],
+        ),
+        (error(&[], &[], &[], &["nvme-ns,drive=n"]), &["no nvme controller before it"]),
+        (
+            error(
+                &[],
+                &["null,node-name=n", "null,node-name=m"],
+                &[],
+                &["nvme,id=c,drive=n", "nvme-ns,drive=m,id=d,nsid=1"],
+            ),
+            &["device 'd'", "namespace 1 of 'c' is taken by 'c'"],
+        ),
+        (error(&[], &[], &[], &["nvme,id=c,subsys=s"]), &["device 'c'", "no nvme-subsys 's'"]),
+        (
+            error(&[], &[], &[], &["nvme,id=c,max_ioqpairs=4,msix_qsize=4"]),
+            &["device 'c'", "msix_qsize=4 is too few", "give it 5"],
+        ),
+        (
+            error(&[], &[], &[], &["virtio-scsi-pci,id=a,num_queues=4,vectors=6"]),
+            &["device 'a'", "vectors=6 is too few", "give it 7"],
+        ),
+        (
+            error(
+                &[],
+                &["null,node-name=n"],
+                &[],
+                &["nvme,id=c", "nvme-ns,id=d,drive=n,uuid=not-one"],
+            ),
+            &["device 'd'", "uuid", "'not-one' is not a UUID"],
+        ),
+        (error(&[], &[], &[], &["nvme,id=c,pool=/tmp"]), &["device 'c'", "pool and pool-size"]),
+        (error(&[], &[], &[], &["nvme,id=c,pci-id=8086"]), &["pci-id", "VVVV:DDDD"]),
+        (
+            error(&[], &[], &[], &["nvme,id=a,addr=5", "virtio-scsi-pci,id=b,addr=05.0"]),
+            &["device 'b'", "PCI address 05.0 is taken by 'a'"],
+        ),
         (error(&["missing.raw"], &[], &[], &[]), &["missing.raw"]),
         (error(&["a.img"], &[], &[], &[]), &["a.img", "format=raw"]),
         (error(&[], &["qcow3,node-name=a"], &[], &[]), &["driver", "did you mean 'qcow2'"]),
@@ -230,6 +387,15 @@ fn errors_name_the_part_and_what_is_near() {
                    iothread-vq-mapping.0.vqs.0=0"],
             ),
             &["iothread-vq-mapping", "0 to 2"],
+        ),
+        (
+            error(
+                &[],
+                &["null,node-name=n"],
+                &[],
+                &["virtio-blk-pci,drive=n,id=d,num-queues=4,vectors=4"],
+            ),
+            &["device 'd'", "vectors=4 is too few", "give it 5"],
         ),
     ];
     for (message, wanted) in cases {
@@ -288,9 +454,16 @@ fn tables_and_types_agree() {
         let mut map = keyval::Options::new();
         for row in table.props {
             let value = match row.name {
-                "id" | "drive" | "iothread" | "rng" | "file" | "image" | "backing" => json!("x"),
+                "id" | "drive" | "iothread" | "rng" | "file" | "image" | "backing" | "bus"
+                | "subsys"
+                    if !matches!(row.kind, props::Kind::Enum(_)) =>
+                {
+                    json!("x")
+                }
                 "addr" => json!("03.0"),
-                "serial" | "filename" | "config" => json!("s"),
+                "pool-size" => json!(1 << 20),
+                "serial" | "filename" | "config" | "state" | "model" | "pci-id" | "vendor"
+                | "pool" | "product" | "ver" => json!("s"),
                 "iothread-vq-mapping" => json!([{"iothread": "x", "vqs": [0]}]),
                 "rules" => json!([{"length": 1, "count": 1, "torn-bytes": 1, "id": "r"}]),
                 "inject-error" => json!([{"event": "none", "iotype": "read", "sector": 1}]),
@@ -299,7 +472,7 @@ fn tables_and_types_agree() {
                     json!(512)
                 }
                 "discard_granularity" | "size" | "l2-cache-size" => json!(512),
-                "bootindex" | "vectors" => json!(1),
+                "bootindex" | "vectors" | "msix_qsize" | "scsi-id" | "lun" => json!(1),
                 "lazy-refcounts" => json!(true),
                 _ => continue,
             };
@@ -386,15 +559,48 @@ fn qemu_properties(device: &str) -> Option<Vec<(String, Option<String>)>> {
 #[test]
 fn properties_and_defaults_are_qemus() {
     // Ours by purpose, or younger than the QEMU of Debian 12.
-    const OWN: &[&str] = &["id", "bus", "iothread-vq-mapping"];
-    const OTHER_DEFAULT: &[&str] =
-        &["addr", "num-queues", "werror", "rerror", "discard_granularity", "vectors"];
+    const OWN: &[&str] = &["id", "bus", "iothread-vq-mapping", "state"];
+    const OWN_OF: &[(&str, &[&str])] = &[
+        (
+            "nvme",
+            &[
+                "model",
+                "pci-id",
+                "subsys",
+                "pool",
+                "pool-size",
+                "mqes",
+                "dbcs",
+                "iothread",
+                "werror",
+                "rerror",
+            ],
+        ),
+        ("nvme-ns", &["nguid"]),
+    ];
+    const OTHER_DEFAULT: &[&str] = &[
+        "addr",
+        "num-queues",
+        "werror",
+        "rerror",
+        "discard_granularity",
+        "vectors",
+        "num_queues",
+        "msix_qsize",
+        "ioeventfd",
+        "scsi-id",
+        "lun",
+        "uuid",
+        "dpofua",
+    ];
     for table in device::DEVICES {
         let Some(theirs) = qemu_properties(table.name) else {
             eprintln!("qemu-system-x86_64 is not installed: nothing to compare with");
             return;
         };
-        for row in table.props.iter().filter(|row| !OWN.contains(&row.name)) {
+        let own = OWN_OF.iter().find(|(name, _)| *name == table.name).map_or(&[][..], |own| own.1);
+        let ours = |name| OWN.contains(name) || own.contains(name);
+        for row in table.props.iter().filter(|row| !ours(&row.name)) {
             let found = theirs.iter().find(|(name, _)| name == row.name);
             let (_, default) = found.unwrap_or_else(|| panic!("QEMU has no {}", row.name));
             if row.ignored || OTHER_DEFAULT.contains(&row.name) {
@@ -414,10 +620,11 @@ proptest::proptest! {
     #[test]
     fn no_options_panic(
         what in 0_usize..4,
-        head in "[a-z.-]{0,12}|virtio-blk-pci|virtio-rng-pci|qcow2|fault|iothread|a.raw",
+        head in "[a-z.-]{0,12}|virtio-blk-pci|virtio-rng-pci|qcow2|fault|iothread|a.raw|nvme\
+                 |nvme-ns|virtio-scsi-pci|scsi-hd|scsi-cd",
         pairs in proptest::collection::vec(
             "(driver|node-name|file|backing|id|drive|num-queues|vqs|iothread-vq-mapping|rules|size\
-             |serial|cache|aio|addr|bus)(\\.[0-9a-z]{1,4})?=[a-z0-9.,{}\\[\\]:\"-]{0,9}", 0..5),
+             |serial|cache|aio|addr|bus|nsid|lun|scsi-id|uuid|state|controller|target)(\\.[0-9a-z]{1,4})?=[a-z0-9.,{}\\[\\]:\"-]{0,9}", 0..5),
     ) {
         let text = format!("{head},{}", pairs.join(","));
         let implied = ["file", "driver", "qom-type", "driver"][what];

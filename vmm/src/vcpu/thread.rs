@@ -61,6 +61,8 @@ impl Cpu {
         loop {
             if seat.kick.is_wanted() || self.stuck {
                 self.complete_access(seat);
+                // A device that was unplugged is not held by what this CPU saw last.
+                self.bus.refresh();
                 if !self.obey() {
                     break;
                 }

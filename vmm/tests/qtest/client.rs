@@ -163,6 +163,11 @@ impl Qtest {
         self.ok(&format!("write {at:#x} {} 0x{digits}", bytes.len()));
     }
 
+    /// How many descriptors the process has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// Hangs up; returns how the process ended.
     pub fn end(self) -> (TempDir, ExitStatus) {
         let Self { dir, child, lines, .. } = self;

@@ -103,13 +103,13 @@ impl Disk {
         q.load(HEADER + 16, 1)
     }
 
-    fn write(&mut self, q: &mut Qtest, sector: u64, bytes: &[u8]) {
+    pub fn write(&mut self, q: &mut Qtest, sector: u64, bytes: &[u8]) {
         q.write(DATA, bytes);
         self.start(q, 1, sector, bytes.len() as u32);
         assert_eq!(self.wait(q), 0);
     }
 
-    fn read(&mut self, q: &mut Qtest, sector: u64, len: u32) -> Vec<u8> {
+    pub fn read(&mut self, q: &mut Qtest, sector: u64, len: u32) -> Vec<u8> {
         self.start(q, 0, sector, len);
         assert_eq!(self.wait(q), 0);
         q.read(DATA, len as usize)

@@ -6,5 +6,7 @@ mod client;
 mod disk;
 mod faults;
 mod fw_cfg;
+mod hotplug;
 mod platform;
 mod protocol;
+mod qmp;

@@ -1,77 +1,8 @@
-//! How a disk is built, and what it tells its machine.
+//! How a disk is built.
 
-use spindle_block::{BlockError, iothread::Handle};
+use spindle_block::iothread::Handle;
 
-/// What a device does when a request of its guest fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorPolicy {
-    /// Tell the guest.
-    Report,
-    /// Tell the guest it went well.
-    Ignore,
-    /// Park the request and ask the machine to stop; it is tried again when the machine goes on.
-    Stop,
-    /// [`ErrorPolicy::Stop`] when there is no space left, [`ErrorPolicy::Report`] otherwise.
-    Enospc,
-}
-
-impl ErrorPolicy {
-    /// What is done about `error`.
-    #[must_use]
-    pub fn action(self, error: BlockError) -> ErrorAction {
-        match self {
-            Self::Report => ErrorAction::Report,
-            Self::Ignore => ErrorAction::Ignore,
-            Self::Stop => ErrorAction::Stop,
-            Self::Enospc if error == BlockError::NoSpace => ErrorAction::Stop,
-            Self::Enospc => ErrorAction::Report,
-        }
-    }
-}
-
-/// What was done about one failed request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorAction {
-    /// The guest got the error.
-    Report,
-    /// The guest was told that it went well.
-    Ignore,
-    /// The request is parked and the machine is to stop.
-    Stop,
-}
-
-/// The two operations that BLOCK_IO_ERROR knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IoOperation {
-    /// A read.
-    Read,
-    /// Everything else.
-    Write,
-}
-
-/// A request failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IoErrorEvent {
-    /// The device's id.
-    pub device: String,
-    /// The name of the block graph's root.
-    pub node: String,
-    /// What was asked for.
-    pub operation: IoOperation,
-    /// What was done about it.
-    pub action: ErrorAction,
-    /// There was no space left.
-    pub nospace: bool,
-    /// Why it failed.
-    pub reason: BlockError,
-}
-
-/// Who hears of failed requests. Called on iothreads; it may not wait.
-pub trait BlockEvents: Send + Sync {
-    /// A request failed. With [`ErrorAction::Stop`] the machine is to stop: pause every device,
-    /// and resume them when the user says so.
-    fn io_error(&self, event: IoErrorEvent);
-}
+pub use crate::policy::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation};
 
 /// A virtio disk. Sizes are in bytes unless they say otherwise; the names are those of QEMU's
 /// `virtio-blk-pci` properties.

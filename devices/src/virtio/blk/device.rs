@@ -7,7 +7,6 @@ use spindle_block::{Root, iothread::Queue};
 use super::{
     VirtioBlkConfig,
     cmd::Limits,
-    config::BlockEvents,
     queue::BlkQueue,
     regs::{self, ConfigSpace},
     spec,
@@ -15,6 +14,7 @@ use super::{
 use crate::{
     Access, Dma,
     pci::{Endpoint, EndpointError, Slot},
+    storage::BlockEvents,
     virtio::{
         QueueEnv, QueuePlan, RingError, VirtioDevice,
         pci::VirtioPci,

@@ -12,7 +12,6 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-pub use config::{
-    BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, VirtioBlkConfig,
-};
+pub use crate::storage::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation};
+pub use config::VirtioBlkConfig;
 pub use device::VirtioBlk;

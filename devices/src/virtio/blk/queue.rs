@@ -11,13 +11,14 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     cmd::{Command, Limits, SegmentOp, id_bytes},
-    config::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, VirtioBlkConfig},
+    config::{BlockEvents, ErrorAction, VirtioBlkConfig},
     sg::{Taken, take},
     spec::{ID_LEN, Lifetime, SEGMENT_LEN, Segment},
-    status::{Status, is_drivers_fault},
+    status::Status,
 };
 use crate::{
     Dma,
+    policy::Failures,
     virtio::{
         QueueEnv,
         ring::{Chain, Ring, RingError},
@@ -54,9 +55,7 @@ pub(super) struct BlkQueue {
     root: RootHandle,
     limits: Limits,
     id: [u8; ID_LEN],
-    werror: ErrorPolicy,
-    rerror: ErrorPolicy,
-    events: Arc<dyn BlockEvents>,
+    failures: Failures,
     slots: Box<[Slot]>,
     /// Requests in the block layer.
     in_flight: u32,
@@ -97,9 +96,12 @@ impl BlkQueue {
             root,
             limits,
             id: id_bytes(&config.serial),
-            werror: config.werror,
-            rerror: config.rerror,
-            events,
+            failures: Failures {
+                device: config.id.clone(),
+                werror: config.werror,
+                rerror: config.rerror,
+                events,
+            },
             slots,
             in_flight: 0,
             now: None,
@@ -188,23 +190,10 @@ impl BlkQueue {
     /// A request has failed: whether it is to be answered, and how.
     fn failed(&mut self, head: u16, error: BlockError) -> Option<Status> {
         let slot = &mut self.slots[usize::from(head)];
-        let read = slot.op == Op::Read;
-        let policy = if read { self.rerror } else { self.werror };
-        let action =
-            if is_drivers_fault(error) { ErrorAction::Report } else { policy.action(error) };
+        let action = self.failures.decide(slot.op, self.root.root().name(), error);
         if action == ErrorAction::Stop {
             slot.state = State::Parked;
             self.parked.push(head);
-        }
-        if !is_drivers_fault(error) {
-            self.events.io_error(IoErrorEvent {
-                device: self.env.device().to_owned(),
-                node: self.root.root().name().to_owned(),
-                operation: if read { IoOperation::Read } else { IoOperation::Write },
-                action,
-                nospace: error == BlockError::NoSpace,
-                reason: error,
-            });
         }
         match action {
             ErrorAction::Report => Some(error.into()),

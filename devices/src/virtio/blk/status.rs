@@ -32,23 +32,3 @@ impl From<BlockError> for Status {
         }
     }
 }
-
-/// Whether an error is the driver's own mistake: such a request is answered, whatever the error
-/// policy, because trying it again cannot help.
-#[must_use]
-pub fn is_drivers_fault(error: BlockError) -> bool {
-    match error {
-        BlockError::OutOfRange
-        | BlockError::Misaligned
-        | BlockError::ReadOnly
-        | BlockError::Unsupported => true,
-        BlockError::NoSpace
-        | BlockError::Medium
-        | BlockError::Corrupt
-        | BlockError::Aborted
-        | BlockError::TimedOut
-        | BlockError::NoMemory
-        | BlockError::Permission
-        | BlockError::Gone => false,
-    }
-}

@@ -7,8 +7,9 @@ use super::{
     ErrorAction, ErrorPolicy,
     cmd::{Command, Limits, Request, SegmentOp, id_bytes},
     spec::{Header, Segment},
-    status::{Status, is_drivers_fault},
+    status::Status,
 };
+use crate::policy::is_drivers_fault;
 
 fn limits(features: u64) -> Limits {
     Limits { features, block_size: 512, max_discard_sectors: 100, max_write_zeroes_sectors: 50 }

@@ -1,0 +1,155 @@
+//! Iothreads on threads of their own: sleeping and waking through shadow doorbells, and resets while
+//! they work. What the single thread of the other tests cannot show.
+
+use std::{
+    rc::Rc,
+    sync::mpsc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use spindle_block::{
+    Iothread, Root,
+    iothread::{Clock, Handle},
+    nodes::null::{NullNode, NullOptions},
+    ring::{self, Aio, sim::World},
+    root::Policy,
+};
+use spindle_devices::testkit::{
+    Machine,
+    driver::nvme::{Cmd, Cqe, NvmeDriver},
+};
+
+struct Thread {
+    handle: Handle,
+    join: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn start() -> Self {
+        let (tell, told) = mpsc::channel();
+        let join = std::thread::spawn(move || {
+            let (engine, _) = ring::open(Aio::IoUring).unwrap();
+            let cx = Iothread::new("worker", engine, Clock::Real).unwrap();
+            tell.send(cx.handle()).unwrap();
+            cx.run();
+        });
+        Self { handle: told.recv().unwrap(), join: Some(join) }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.handle.post(|cx| cx.stop());
+        let joined = self.join.take().map(JoinHandle::join);
+        assert!(joined.is_none_or(|result| result.is_ok()) || std::thread::panicking());
+    }
+}
+
+/// Waits for another thread to make something true.
+fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+fn run(driver: &mut NvmeDriver, id: u16, cmd: Cmd) -> Cqe {
+    driver.submit(id, cmd);
+    driver.ring(id);
+    until("a command never ended", || driver.take(id))
+}
+
+fn enable(driver: &mut NvmeDriver) {
+    driver.place_admin(16);
+    driver.set(0x14, 4, 0x0046_0001);
+    until("never ready", || (driver.status() & 1 == 1).then_some(()));
+}
+
+fn create(driver: &mut NvmeDriver, id: u16) {
+    let (cq, sq) = (driver.new_cq(id, 8), driver.new_sq(id, 8));
+    assert_eq!(run(driver, 0, NvmeDriver::create_cq_cmd(&cq, id)).status, 0);
+    assert_eq!(run(driver, 0, NvmeDriver::create_sq_cmd(&sq, id)).status, 0);
+    driver.cqs.push(cq);
+    driver.sqs.push(sq);
+}
+
+/// A controller on a disk that takes no time, with two pairs of queues on two threads.
+fn setup(threads: &[Thread; 2]) -> NvmeDriver {
+    let machine = Machine::with_iothreads(World::new(1), Vec::new());
+    let handles = threads.iter().map(|thread| thread.handle.clone()).collect();
+    let root = Root::new("null", NullNode::new(NullOptions::default()), Policy::default());
+    let disk = machine.add_nvme("nvme0", &[root], |config| config.iothreads = handles);
+    machine.assign();
+    let mut driver = NvmeDriver::probe(&Rc::new(machine), disk.at);
+    driver.enable_msix();
+    enable(&mut driver);
+    driver
+}
+
+/// A host that submits exactly when the iothread goes to sleep would never be heard if the event
+/// index were not looked at again: each round lets it sleep.
+#[test]
+fn no_command_is_lost_between_the_last_look_and_sleep() {
+    let threads = [Thread::start(), Thread::start()];
+    let mut driver = setup(&threads);
+    (1..=2).for_each(|id| create(&mut driver, id));
+    let pages = (driver.machine.memory.alloc(4096, 4096), driver.machine.memory.alloc(4096, 4096));
+    assert_eq!(run(&mut driver, 0, Cmd::new(0x7c, 0).data(pages.0, pages.1)).status, 0);
+    // The queues hear of it by mail; an answered command behind it says that they have.
+    driver.shadows = Some(pages);
+    let data = driver.alloc(4096);
+    for round in 0..4_000u32 {
+        let id = 1 + (round & 1) as u16;
+        let cmd = Cmd::new(0x02, 1).data(data.prp1, 0).blocks(round.into(), 8);
+        // Some rounds begin at once, some when the thread has had time to fall asleep.
+        for _ in 0..round % 64 * 8 {
+            std::hint::spin_loop();
+        }
+        assert_eq!(run(&mut driver, id, cmd).status, 0, "round {round}");
+    }
+    assert!(driver.rung < 8_000);
+}
+
+#[test]
+fn resets_and_commands_on_real_threads() {
+    let threads = [Thread::start(), Thread::start()];
+    let mut driver = setup(&threads);
+    let data = driver.alloc(4096);
+    for round in 0..100u32 {
+        (1..=2).for_each(|id| create(&mut driver, id));
+        for n in 0..u64::from(round % 7) {
+            for id in 1..=2 {
+                driver.submit(id, Cmd::new(0x02, 1).data(data.prp1, 0).blocks(n, 8));
+                driver.ring(id);
+            }
+        }
+        if round % 3 == 0 {
+            driver.submit(0, Cmd::new(0x00, 0).dw(10, 1));
+            driver.ring(0);
+        }
+        driver.set(0x14, 4, 0x0046_0000);
+        until("a reset never ended", || (driver.status() & 1 == 0).then_some(()));
+        // Nothing is answered any more.
+        let before: Vec<_> = driver
+            .cqs
+            .iter()
+            .map(|cq| driver.machine.memory.read(cq.at, cq.size as usize * 16))
+            .collect();
+        std::thread::yield_now();
+        for (cq, before) in driver.cqs.iter().zip(before) {
+            assert!(driver.machine.memory.read(cq.at, cq.size as usize * 16) == before);
+        }
+        // Memory is not given back: use the same queues again.
+        let (sqs, cqs) = (driver.sqs.clone(), driver.cqs.clone());
+        for (sq, cq) in sqs.iter().zip(&cqs) {
+            driver.machine.memory.write(sq.at, &vec![0; sq.size as usize * 64]);
+            driver.machine.memory.write(cq.at, &vec![0; cq.size as usize * 16]);
+        }
+        enable(&mut driver);
+    }
+}

@@ -1,0 +1,227 @@
+//! INQUIRY, READ CAPACITY, REPORT LUNS, REQUEST SENSE and the reports of what is supported.
+
+use super::setup::{Shows, assert_sense, setup};
+
+pub const SHOWS: Shows = &[
+    ("INQUIRY", "SPC-5 6.7", "standard_inquiry_data_have_their_golden_bytes"),
+    ("INQUIRY: VPD 00h, 80h, 83h, 86h", "SPC-5 7.7", "vital_product_data_have_their_golden_bytes"),
+    ("INQUIRY: VPD B0h, B1h, B2h", "SBC-4 6.6", "pages_of_block_devices_have_their_golden_bytes"),
+    ("INQUIRY: INVALID FIELD IN CDB", "SPC-5 6.7.1", "inquiry_refuses_what_there_is_not"),
+    ("READ CAPACITY(10), (16)", "SBC-4 5.20, 5.21", "the_capacity_is_told_in_both_forms"),
+    ("REQUEST SENSE", "SPC-5 6.39", "request_sense_answers_in_both_formats"),
+    ("REPORT SUPPORTED OPERATION CODES", "SPC-5 6.35", "supported_commands_are_reported"),
+    (
+        "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        "SPC-5 6.36",
+        "supported_functions_are_reported",
+    ),
+    ("LOG SENSE", "SPC-5 6.8", "log_pages_are_reported"),
+    ("INVALID COMMAND OPERATION CODE", "SPC-5 4.4", "what_is_no_command_is_refused"),
+];
+
+fn inquiry(page: u8, len: u8) -> [u8; 6] {
+    [0x12, u8::from(page != 0xff), if page == 0xff { 0 } else { page }, 0, len, 0]
+}
+
+#[test]
+fn standard_inquiry_data_have_their_golden_bytes() {
+    let mut t = setup(1 << 20, |config| config.version = "2.5+".into());
+    let reply = t.driver.command(&inquiry(0xff, 255), &[], 255);
+    assert!(reply.is_good());
+    let mut expected = vec![0, 0, 7, 0x12, 91, 0, 0, 2];
+    expected.extend(b"SPINDLE HARDDISK        2.5+");
+    expected.resize(58, 0);
+    expected.extend([0, 0xa0, 5, 0xc0, 6, 0]);
+    expected.resize(96, 0);
+    assert_eq!(reply.data[..96], expected);
+    assert_eq!((reply.residual, reply.written), (159, 108 + 96));
+    for len in [0u8, 5, 36, 96] {
+        let reply = t.driver.command(&inquiry(0xff, len), &[], 96);
+        assert_eq!(reply.residual, 96 - u32::from(len), "cut to {len}");
+        assert_eq!(reply.data[..usize::from(len)], expected[..usize::from(len)]);
+        assert!(reply.data[usize::from(len)..].iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn vital_product_data_have_their_golden_bytes() {
+    let mut t = setup(1 << 20, |config| {
+        config.serial = "S123".into();
+        config.wwn = 0x5000_c500_1234_5678;
+    });
+    let mut page = |page| {
+        let reply = t.driver.command(&inquiry(page, 255), &[], 255);
+        assert!(reply.is_good(), "page {page:#x}");
+        reply.data[..255 - reply.residual as usize].to_vec()
+    };
+    assert_eq!(page(0x00), [0, 0, 0, 7, 0, 0x80, 0x83, 0x86, 0xb0, 0xb1, 0xb2]);
+    assert_eq!(page(0x80), [&[0, 0x80, 0, 4], &b"S123"[..]].concat());
+    let mut expected = vec![0, 0x83, 0, 28, 2, 1, 0, 12];
+    expected.extend(b"SPINDLE S123");
+    expected.extend([1, 3, 0, 8, 0x50, 0x00, 0xc5, 0x00, 0x12, 0x34, 0x56, 0x78]);
+    assert_eq!(page(0x83), expected);
+    let mut expected = vec![0, 0x86, 0, 60, 0, 5, 1];
+    expected.resize(64, 0);
+    assert_eq!(page(0x86), expected);
+}
+
+#[test]
+fn a_disk_without_names_has_one_of_its_own() {
+    let mut t = setup(1 << 20, |_| ());
+    let reply = t.driver.command(&inquiry(0x80, 255), &[], 255);
+    assert_eq!(reply.data[4..9], *b"disk0");
+    let reply = t.driver.command(&inquiry(0x83, 255), &[], 255);
+    // NAA 3: locally assigned.
+    assert_eq!(reply.data[21..24], [1, 3, 0][..3]);
+    assert_eq!(reply.data[25] >> 4, 3);
+}
+
+#[test]
+fn pages_of_block_devices_have_their_golden_bytes() {
+    let mut t = setup(1 << 20, |config| {
+        config.physical_block_size = 4096;
+        config.opt_io_size = 65536;
+        config.discard_granularity = Some(8192);
+        config.max_unmap_blocks = 0x1000;
+        config.rotation_rate = 7200;
+    });
+    let mut page = |page| t.driver.command(&inquiry(page, 64), &[], 64).data;
+    let mut expected = vec![0, 0xb0, 0, 60, 1, 128, 0, 8, 0, 0x40, 0, 0, 0, 0, 0, 128, 0, 0, 0, 0];
+    expected.extend([0, 0, 0x10, 0, 0, 0, 0, 255, 0, 0, 0, 16, 0x80, 0, 0, 0]);
+    expected.extend([0, 0, 0, 0, 0, 0, 0x10, 0]);
+    expected.resize(64, 0);
+    assert_eq!(page(0xb0), expected);
+    let mut expected = vec![0, 0xb1, 0, 60, 0x1c, 0x20, 0, 0, 2];
+    expected.resize(64, 0);
+    assert_eq!(page(0xb1), expected);
+    assert_eq!(page(0xb2)[..8], [0, 0xb2, 0, 4, 0, 0xe4, 2, 0]);
+}
+
+#[test]
+fn inquiry_refuses_what_there_is_not() {
+    let mut t = setup(1 << 20, |_| ());
+    for cdb in [[0x12, 1, 0x81, 0, 64, 0], [0x12, 0, 1, 0, 64, 0], [0x12, 2, 0, 0, 64, 0]] {
+        assert_sense(&t.driver.command(&cdb, &[], 64), (5, 0x24, 0), &format!("{cdb:x?}"));
+    }
+}
+
+#[test]
+fn the_capacity_is_told_in_both_forms() {
+    let mut t = setup(1 << 20, |config| config.physical_block_size = 4096);
+    let reply = t.driver.command(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[], 8);
+    assert_eq!(reply.data, [0, 0, 7, 255, 0, 0, 2, 0]);
+    let cdb = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
+    let reply = t.driver.command(&cdb, &[], 32);
+    let mut expected = vec![0, 0, 0, 0, 0, 0, 7, 255, 0, 0, 2, 0, 0, 3, 0xc0, 0];
+    expected.resize(32, 0);
+    assert_eq!(reply.data, expected);
+    let mut large = setup(3 << 40, |_| ());
+    let reply = large.driver.command(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[], 8);
+    assert_eq!(reply.data, [255, 255, 255, 255, 0, 0, 2, 0], "too large for the short form");
+    let reply = large.driver.command(&cdb, &[], 32);
+    assert_eq!(reply.data[..8], ((3u64 << 31) - 1).to_be_bytes());
+}
+
+#[test]
+fn request_sense_answers_in_both_formats() {
+    let mut t = setup(1 << 20, |_| ());
+    let reply = t.driver.command(&[3, 0, 0, 0, 18, 0], &[], 18);
+    assert!(reply.is_good());
+    assert_eq!(reply.data, [0x70, 0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let reply = t.driver.command(&[3, 1, 0, 0, 18, 0], &[], 18);
+    assert_eq!((reply.data[..8].to_vec(), reply.residual), (vec![0x72, 0, 0, 0, 0, 0, 0, 0], 10));
+}
+
+#[test]
+fn supported_commands_are_reported() {
+    let mut t = setup(1 << 20, |_| ());
+    let report = |options: u8, opcode: u8, action: u8| {
+        [0xa3, 0x0c, options, opcode, 0, action, 0, 0, 16, 0, 0, 0]
+    };
+    let reply = t.driver.command(&report(0, 0, 0), &[], 4096);
+    assert!(reply.is_good());
+    let len = u32::from_be_bytes(reply.data[..4].try_into().unwrap()) as usize;
+    assert_eq!((len % 8, len + 4), (0, 4096 - reply.residual as usize));
+    let listed: Vec<_> = reply.data[4..4 + len].chunks(8).collect();
+    assert!(listed.len() > 40);
+    for command in &listed {
+        let (with_action, action) = (command[5] & 1 != 0, command[3]);
+        let reply = t.driver.command(
+            &report(if with_action { 2 } else { 1 }, command[0], action),
+            &[],
+            4096,
+        );
+        assert!(reply.is_good(), "{command:x?}");
+        assert_eq!(reply.data[1] & 7, 3, "{command:x?} is supported");
+        assert_eq!(reply.data[3], command[7], "CDB size of {command:x?}");
+        assert_eq!(reply.data[4], command[0], "usage data of {command:x?}");
+        let wrong = t.driver.command(
+            &report(if with_action { 1 } else { 2 }, command[0], action),
+            &[],
+            4096,
+        );
+        assert_sense(&wrong, (5, 0x24, 0), &format!("{command:x?} asked for the wrong way"));
+        assert_eq!(t.driver.command(&report(3, command[0], action), &[], 4096).data[1] & 7, 3);
+    }
+    let timeouts = t.driver.command(&report(0x81, 0x28, 0), &[], 4096);
+    assert_eq!(timeouts.data[..4], [0, 0x83, 0, 10]);
+    assert_eq!((timeouts.data[14..16].to_vec(), timeouts.residual), (vec![0, 10], 4096 - 26));
+    let unknown = t.driver.command(&report(1, 0xff, 0), &[], 4096);
+    assert_eq!((unknown.data[1], unknown.residual), (1, 4092));
+    assert_sense(&t.driver.command(&report(5, 0, 0), &[], 4096), (5, 0x24, 0), "a reserved option");
+}
+
+#[test]
+fn supported_functions_are_reported() {
+    let mut t = setup(1 << 20, |_| ());
+    let report = |extended: u8, len: u8| [0xa3, 0x0d, extended, 0, 0, 0, 0, 0, 0, len, 0, 0];
+    let reply = t.driver.command(&report(0, 16), &[], 16);
+    assert_eq!((reply.data[..4].to_vec(), reply.residual), (vec![0xd9, 3, 0, 0], 12));
+    let reply = t.driver.command(&report(0x80, 16), &[], 16);
+    assert_eq!((reply.data[..4].to_vec(), reply.residual), (vec![0xd9, 3, 0, 12], 0));
+    assert_sense(&t.driver.command(&report(0, 3), &[], 3), (5, 0x24, 0), "no room");
+}
+
+#[test]
+fn log_pages_are_reported() {
+    let mut t = setup(1 << 20, |_| ());
+    let log = |page: u8, subpage: u8, pointer: u8| [0x4d, 0, page, subpage, 0, 0, pointer, 1, 0, 0];
+    let reply = t.driver.command(&log(0x40, 0, 0), &[], 256);
+    assert_eq!(reply.data[..7], [0, 0, 0, 3, 0, 0x19, 0x2f]);
+    let reply = t.driver.command(&log(0x40, 0xff, 0), &[], 256);
+    assert_eq!(reply.data[..12], [0x40, 0xff, 0, 8, 0, 0, 0, 0xff, 0x19, 0, 0x2f, 0]);
+    assert_eq!(
+        t.driver.command(&log(0x6f, 0, 0), &[], 256).data[..12],
+        [0x2f, 0, 0, 8, 0, 0, 3, 4, 0, 0, 255, 0]
+    );
+    super::setup::write(&mut t.driver, 0, &[1; 1024]);
+    super::setup::read(&mut t.driver, 0, 4);
+    let reply = t.driver.command(&log(0x59, 0, 0), &[], 256);
+    let number = |at: usize| u64::from_be_bytes(reply.data[at..at + 8].try_into().unwrap());
+    assert_eq!(reply.data[..8], [0x19, 0, 0, 80, 0, 1, 3, 64]);
+    assert_eq!((number(8), number(16), number(24), number(32)), (1, 1, 2, 4));
+    let later = t.driver.command(&log(0x59, 0, 2), &[], 256);
+    assert_eq!(later.data[..8], [0x19, 0, 0, 12, 0, 3, 3, 8]);
+    for (cdb, what) in [
+        (log(0x7e, 0, 0), "a page that there is not"),
+        (log(0x59, 1, 0), "a subpage that there is not"),
+        (log(0x19, 0, 0), "thresholds"),
+        (log(0x59, 0, 4), "a parameter beyond the last"),
+        ([0x4d, 1, 0x59, 0, 0, 0, 0, 1, 0, 0], "saving"),
+    ] {
+        assert_sense(&t.driver.command(&cdb, &[], 256), (5, 0x24, 0), what);
+    }
+}
+
+#[test]
+fn what_is_no_command_is_refused() {
+    let mut t = setup(1 << 20, |_| ());
+    for opcode in [0x02, 0x17, 0x43, 0x7f, 0xbe, 0xc0, 0xff] {
+        let reply = t.driver.command(&[opcode], &[], 0);
+        assert_sense(&reply, (5, 0x20, 0), &format!("{opcode:#x}"));
+        assert_eq!(reply.sense[15..18], [0xc0, 0, 0], "it points at the operation code");
+    }
+    let aca = t.driver.command(&[0, 0, 0, 0, 0, 4], &[], 0);
+    assert_sense(&aca, (5, 0x24, 0), "NACA");
+    assert_eq!(aca.sense[15..18], [0xca, 0, 5]);
+}

@@ -1,0 +1,157 @@
+//! Iothreads on threads of their own: task management, units that come and go, and resets while
+//! they work. What the single thread of the other tests cannot show.
+
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use spindle_block::{
+    Iothread,
+    iothread::{Clock, Handle},
+    nodes::null::{NullNode, NullOptions},
+    ring::{self, Aio, sim::World},
+};
+use spindle_devices::{
+    scsi::UnitKind,
+    testkit::{Machine, driver::ScsiDriver},
+};
+
+use super::setup::{ALL, ten};
+
+struct Thread {
+    handle: Handle,
+    join: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn start() -> Self {
+        let (tell, told) = mpsc::channel();
+        let join = std::thread::spawn(move || {
+            let (engine, _) = ring::open(Aio::IoUring).unwrap();
+            let cx = Iothread::new("worker", engine, Clock::Real).unwrap();
+            tell.send(cx.handle()).unwrap();
+            cx.run();
+        });
+        Self { handle: told.recv().unwrap(), join: Some(join) }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.handle.post(|cx| cx.stop());
+        let joined = self.join.take().map(JoinHandle::join);
+        assert!(joined.is_none_or(|result| result.is_ok()) || std::thread::panicking());
+    }
+}
+
+/// Waits for another thread to make `ready` true.
+fn until(what: &str, mut ready: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !ready() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn functions_resets_and_commands_on_real_threads() {
+    let threads = [Thread::start(), Thread::start()];
+    let machine = Machine::with_iothreads(World::new(1), Vec::new());
+    let handles: Vec<_> = (0..4).map(|i| threads[i % 2].handle.clone()).collect();
+    let adapter = machine.add_scsi("hba0", |config| config.iothreads = handles);
+    // Requests take a while, so that functions and resets meet them in flight.
+    let options = NullOptions { latency_ns: 20_000, read_zeroes: true, ..NullOptions::default() };
+    let unit = |name: &str| machine.scsi_unit(name, UnitKind::Disk, NullNode::new(options), |_| ());
+    let (fixed, guest) = (unit("fixed"), unit("guest"));
+    adapter.device.add_lun(0, 0, fixed).unwrap();
+    machine.assign();
+    let machine = Rc::new(machine);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for round in 0..60 {
+        let mut driver = ScsiDriver::new(&machine, adapter.at, ALL, 4, 64);
+        driver.function.enable_msix();
+        adapter.device.add_lun(0, 1, Arc::clone(&guest)).unwrap();
+        let offered: Vec<_> = (0..random.usize(1..24))
+            .map(|i| {
+                let lun = ScsiDriver::lun(0, random.u16(..2));
+                let cdb = ten(*random.choice(&[0x28, 0x2f, 0x00]).unwrap(), 0, i as u32 * 8, 8);
+                let ticket = driver.offer(i % 4, lun, &cdb, &[], 4096);
+                driver.rings[i % 4].notify();
+                ticket
+            })
+            .collect();
+        let ended = |driver: &ScsiDriver| {
+            offered.iter().filter(|ticket| driver.look(ticket, 0).response != 0xee).count()
+        };
+        let function = *random.choice(&[0, 1, 3, 4, 5, 6, 7]).unwrap();
+        if random.u8(..3) > 0 {
+            let lun = ScsiDriver::lun(0, random.u16(..2));
+            let (_, response) = driver.offer_tmf(function, lun, offered[0].tag);
+            until("the function", || machine.memory.read(response, 1) != [0xee]);
+            let code = machine.memory.read(response, 1)[0];
+            assert!(matches!(code, 0 | 10), "function {function}: {code}");
+        }
+        let gone = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&gone);
+        let done = move || flag.store(true, SeqCst);
+        adapter.device.remove_lun(0, 1, Box::new(done)).unwrap();
+        if random.bool() {
+            until("answers", || ended(&driver) == offered.len());
+            until("the unit", || gone.load(SeqCst));
+        }
+        driver.function.set(20, 1, 0);
+        until("the reset", || driver.function.status() == 0);
+        until("the unit", || gone.load(SeqCst));
+        let memory = machine.memory.read(0, 2 << 20);
+        std::thread::sleep(Duration::from_micros(100));
+        assert!(machine.memory.read(0, 2 << 20) == memory, "round {round}: DMA after the reset");
+    }
+}
+
+#[test]
+fn an_aborted_command_is_over_when_the_function_is_on_every_queue() {
+    let threads = [Thread::start(), Thread::start()];
+    let machine = Machine::with_iothreads(World::new(1), Vec::new());
+    let handles: Vec<_> = (0..4).map(|i| threads[i % 2].handle.clone()).collect();
+    let adapter = machine.add_scsi("hba0", |config| config.iothreads = handles);
+    let options = NullOptions { latency_ns: 20_000, ..NullOptions::default() };
+    let unit = machine.scsi_unit("disk0", UnitKind::Disk, NullNode::new(options), |_| ());
+    adapter.device.add_lun(0, 0, unit).unwrap();
+    machine.assign();
+    let machine = Rc::new(machine);
+    let mut driver = ScsiDriver::new(&machine, adapter.at, ALL, 4, 64);
+    let lun = ScsiDriver::lun(0, 0);
+    for round in 0..100 {
+        let offered: Vec<_> = (0..12)
+            .map(|i| {
+                let ticket = driver.offer(i % 4, lun, &ten(0x28, 0, 0, 1), &[], 512);
+                if i % 3 == 0 {
+                    driver.rings[i % 4].notify();
+                }
+                ticket
+            })
+            .collect();
+        let function = if round % 2 == 0 { 1 } else { 5 };
+        let (head, response) = driver.offer_tmf(function, lun, 0);
+        until("the function", || driver.control.take() == Some((head, 1)));
+        assert_eq!(machine.memory.read(response, 1), [0]);
+        for ticket in &offered {
+            let response = driver.look(ticket, 0).response;
+            assert_ne!(response, 0xee, "round {round}: a command is still under way");
+        }
+        for ring in &mut driver.rings {
+            while ring.take().is_some() {}
+        }
+    }
+    driver.function.set(20, 1, 0);
+    until("the reset", || driver.function.status() == 0);
+}
