@@ -19,6 +19,8 @@ pub struct Submission {
     id: u16,
     size: u32,
     head: u32,
+    /// The host's tail, as seen last: looked up again when everything before it is taken.
+    seen: u32,
     span: Span,
     shadow: Option<Shadow>,
     /// Commands taken and not answered.
@@ -128,6 +130,7 @@ impl Submission {
             id,
             size: entries,
             head: 0,
+            seen: 0,
             span,
             shadow: None,
             outstanding: 0,
@@ -144,7 +147,7 @@ impl Submission {
 
     #[inline]
     fn pending(&self, ctl: &Ctl) -> bool {
-        !self.closed && self.tail(ctl) != self.head
+        !self.closed && (self.seen != self.head || self.tail(ctl) != self.head)
     }
 }
 
@@ -409,12 +412,16 @@ impl Rings {
         if sq.closed {
             return false;
         }
+        if sq.seen != sq.head {
+            return true;
+        }
         let tail = sq.tail(&self.ctl);
         if tail >= sq.size {
             sq.closed = true;
             self.ctl.raise_event(event::INVALID_DOORBELL_VALUE);
             return false;
         }
+        sq.seen = tail;
         tail != sq.head
     }
 

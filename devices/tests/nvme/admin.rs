@@ -1,6 +1,6 @@
 //! Admin commands: what each answers, and each documented error (base 5).
 
-use spindle_devices::testkit::driver::nvme::Cmd;
+use spindle_devices::{Device, testkit::driver::nvme::Cmd};
 
 use super::{driver, number};
 
@@ -470,11 +470,10 @@ fn a_host_that_is_not_heard_of_in_time_is_taken_for_dead() {
     assert_eq!(driver.status() & 2, 0);
     // A machine that stands still has no host that could be heard of.
     let function = setup.disk.device.function();
-    let pause = spindle_devices::Device::pause;
-    pause(&*function, Box::new(|| ()));
+    function.pause(Box::new(|| ()));
     setup.machine.turn();
     (0..5).for_each(|_| later(400));
-    spindle_devices::Device::resume(&*function);
+    function.resume();
     setup.machine.turn();
     assert_eq!(driver.status() & 2, 0);
     (0..3).for_each(|_| later(400));

@@ -248,3 +248,27 @@ fn without_the_option_there_are_no_shadows() {
     assert_eq!(driver.admin(Cmd::new(0x7c, 0)).status, 0x01);
     assert_eq!(driver.identify(1, 0, 0, 0).1[257] & 1, 0);
 }
+
+#[test]
+fn the_host_is_told_only_when_every_queue_looks_at_its_shadow() {
+    let machine = spindle_devices::testkit::Machine::new(9);
+    let (root, _) = machine.add_root("disk", 1 << 20);
+    let handles: Vec<_> = machine.iothreads.iter().map(|cx| cx.handle()).collect();
+    let disk = machine.add_nvme("nvme0", &[root], |config| config.iothreads = handles);
+    machine.assign();
+    let machine = std::rc::Rc::new(machine);
+    let mut driver = NvmeDriver::new(&machine, disk.at, 2, 8);
+    let pages = (machine.memory.alloc(4096, 4096), machine.memory.alloc(4096, 4096));
+    let sq = driver.new_sq(3, 8);
+    // Queue 2 is on the second iothread, which does not run.
+    for cmd in [Cmd::new(0x7c, 0).data(pages.0, pages.1), NvmeDriver::create_sq_cmd(&sq, 2)] {
+        driver.submit(0, cmd);
+        driver.ring(0);
+        for _ in 0..8 {
+            machine.iothreads[0].turn();
+        }
+        assert!(driver.look(0).is_none(), "{cmd:x?}");
+        machine.run();
+        assert_eq!(driver.take(0).unwrap().status, 0);
+    }
+}

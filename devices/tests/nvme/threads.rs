@@ -100,7 +100,6 @@ fn no_command_is_lost_between_the_last_look_and_sleep() {
     (1..=2).for_each(|id| create(&mut driver, id));
     let pages = (driver.machine.memory.alloc(4096, 4096), driver.machine.memory.alloc(4096, 4096));
     assert_eq!(run(&mut driver, 0, Cmd::new(0x7c, 0).data(pages.0, pages.1)).status, 0);
-    // The queues hear of it by mail; an answered command behind it says that they have.
     driver.shadows = Some(pages);
     let data = driver.alloc(4096);
     for round in 0..4_000u32 {

@@ -195,7 +195,7 @@ impl AdminQueue {
                 Ok(Reply::Done(0))
             }
             admin::CREATE_CQ => self.create_cq(sqe),
-            admin::CREATE_SQ => self.create_sq(sqe),
+            admin::CREATE_SQ => self.create_sq(port, sq, sqe),
             admin::DELETE_SQ => self.delete_sq(port, sq, sqe),
             admin::DELETE_CQ => self.delete_cq(port, sq, sqe),
             admin::ABORT => self.abort(port, sq, sqe),
@@ -209,7 +209,7 @@ impl AdminQueue {
                 Ok(Reply::Later)
             }
             admin::DOORBELL_BUFFER if self.ctl.config().shadow_doorbells => {
-                self.doorbell_buffer(sqe)
+                self.doorbell_buffer(port, sq, sqe)
             }
             admin::NAMESPACE_MANAGEMENT => {
                 self.not_while_sanitizing()?;
@@ -307,7 +307,7 @@ impl AdminQueue {
         Ok(Reply::Done(0))
     }
 
-    fn create_sq(&mut self, sqe: &Sqe) -> Result<Reply, Status> {
+    fn create_sq(&mut self, port: &mut Port<'_>, sq: u16, sqe: &Sqe) -> Result<Reply, Status> {
         let wanted = self.queues.parse_sq(&self.ctl, sqe, self.bounds())?;
         let (id, cq) = (wanted.place.id, wanted.cq);
         let submission = Submission::new(&self.ctl, wanted.place, wanted.priority)
@@ -316,10 +316,15 @@ impl AdminQueue {
         door.clear_sq();
         door.sq_cq.store(cq, SeqCst);
         door.sq_size.store(wanted.place.entries, SeqCst);
-        self.ctl.homes()[usize::from(cq)].post(Mail::Add(submission));
+        let (added, answer) = channel();
+        let done = Countdown::new(Box::new(move || added.send(())));
+        self.ctl.homes()[usize::from(cq)].post(Mail::Add(submission, done));
         self.queues.add_sq(id, cq);
         self.ctl.windows_changed();
-        Ok(Reply::Done(0))
+        self.later(port, sq, sqe, Then::Nothing, async move {
+            answer.await;
+            Ok(0)
+        })
     }
 
     fn delete_sq(&mut self, port: &mut Port<'_>, sq: u16, sqe: &Sqe) -> Result<Reply, Status> {
@@ -370,7 +375,12 @@ impl AdminQueue {
     }
 
     /// Doorbell Buffer Config (Base 5.8).
-    fn doorbell_buffer(&mut self, sqe: &Sqe) -> Result<Reply, Status> {
+    fn doorbell_buffer(
+        &mut self,
+        port: &mut Port<'_>,
+        sq: u16,
+        sqe: &Sqe,
+    ) -> Result<Reply, Status> {
         let (doorbells, events) = (sqe.dptr[0].get(), sqe.dptr[1].get());
         if (doorbells | events) & (self.ctl.page() - 1) != 0 {
             return Err(Status::INVALID_FIELD);
@@ -382,11 +392,17 @@ impl AdminQueue {
         let pages = ShadowPages { doorbells, events };
         self.ctl.set_shadow_pages(Some(pages));
         self.rings.use_shadows(pages);
+        let (heard, answer) = channel();
+        let done = Countdown::new(Box::new(move || heard.send(())));
         for id in self.queues.cqs() {
-            self.ctl.homes()[usize::from(id)].post(Mail::Shadows(pages));
+            self.ctl.homes()[usize::from(id)].post(Mail::Shadows(pages, done.clone()));
         }
+        drop(done);
         self.ctl.windows_changed();
-        Ok(Reply::Done(0))
+        self.later(port, sq, sqe, Then::Nothing, async move {
+            answer.await;
+            Ok(0)
+        })
     }
 
     /// Answers a command when `task` has ended.

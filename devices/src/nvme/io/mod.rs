@@ -12,8 +12,8 @@ pub use queue::IoQueue;
 
 /// What is told to the queue half of a completion queue.
 pub enum Mail {
-    /// A submission queue that posts to it.
-    Add(Submission),
+    /// A submission queue that posts to it. The host may use it once `done` is let go of.
+    Add(Submission, Countdown),
     /// No more commands of this submission queue; the answer comes when none is under way.
     Delete {
         /// The submission queue.
@@ -30,8 +30,9 @@ pub enum Mail {
         /// Whether it was aborted.
         reply: Sender<bool>,
     },
-    /// Doorbells are in guest memory from now on.
-    Shadows(ShadowPages),
+    /// Doorbells are in guest memory from now on. The host may write them there once `done` is let go
+    /// of: before that, what it writes would be taken for stale.
+    Shadows(ShadowPages, Countdown),
     /// Lets go of `done` when nothing of a namespace is in the block layer.
     Quiesce {
         /// The namespace; `None`: all.

@@ -21,8 +21,14 @@ impl IoQueue {
     pub(super) fn read_mail(&mut self, port: &Port<'_>) {
         while let Some(mail) = self.home.take() {
             match mail {
-                Mail::Add(sq) => self.rings.add(sq),
-                Mail::Shadows(pages) => self.rings.use_shadows(pages),
+                Mail::Add(sq, done) => {
+                    self.rings.add(sq);
+                    drop(done);
+                }
+                Mail::Shadows(pages, done) => {
+                    self.rings.use_shadows(pages);
+                    drop(done);
+                }
                 Mail::Delete { id, reply } => self.delete(id, reply),
                 Mail::Abort { sq, cid, reply } => {
                     let aborted = self.abort(sq, cid);
