@@ -598,11 +598,26 @@ impl Iothread {
                     continue;
                 }
             }
+            if !open {
+                busy |= self.attend(slot);
+            }
             if touched {
                 self.after_service(slot, Progress::Idle);
             }
         }
         busy
+    }
+
+    /// What a queue that is not served has to do all the same.
+    fn attend(self: &Rc<Self>, slot: usize) -> bool {
+        let attended = self.with_attached(slot, |queue, _| {
+            let wanted = queue.wants_attention();
+            if wanted {
+                queue.attend();
+            }
+            wanted
+        });
+        attended == Some(true)
     }
 
     fn after_service(self: &Rc<Self>, slot: usize, progress: Progress) {
@@ -731,3 +746,6 @@ impl Drop for Iothread {
         self.shut();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,15 @@ pub trait Queue: Send {
     /// as long as the queue is attached.
     fn doorbell(&self) -> Option<RawFd>;
 
+    /// Whether [`Queue::attend`] is wanted. Looked up while the queue is paused or dead.
+    fn wants_attention(&self) -> bool {
+        false
+    }
+
+    /// Does what cannot wait until the queue works again: somebody whose own request is in flight
+    /// waits for it. It takes no requests and touches no guest memory.
+    fn attend(&mut self) {}
+
     /// Nothing is in flight and nothing will be taken until it is resumed: the answer to a pause or
     /// a reset that was asked for through [`Iothread::pause`].
     fn drained(&mut self);

@@ -80,18 +80,38 @@ pub struct Job {
     /// It waits for its turn among those that must not be mixed with a COMPARE AND WRITE.
     locks: bool,
     reserve: ReserveOutcome,
-    aborted: Arc<AtomicBool>,
+    aborted: AbortFlag,
     pub(super) block: u64,
 }
 
-/// Ends a job early, between two of its pieces.
+/// Ends a job early: between two of its pieces, or while it waits for others.
 #[derive(Clone, Debug, Default)]
-pub struct AbortFlag(Arc<AtomicBool>);
+pub struct AbortFlag(Arc<Abort>);
+
+#[derive(Debug, Default)]
+struct Abort {
+    set: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
 
 impl AbortFlag {
     /// The job goes no further.
     pub fn set(&self) {
-        self.0.store(true, SeqCst);
+        self.0.set.store(true, SeqCst);
+        let waker = self.0.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.set.load(SeqCst)
+    }
+
+    /// Whether it is set; if not, `waker` is woken when it is.
+    fn poll(&self, waker: &Waker) -> bool {
+        *self.0.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+        self.is_set()
     }
 }
 
@@ -112,7 +132,7 @@ impl Job {
             guard: atomic.then(|| unit.begin_atomic()),
             locks,
             reserve: ReserveOutcome::default(),
-            aborted: Arc::default(),
+            aborted: AbortFlag::default(),
             block: unit.config.block_size().into(),
         }
     }
@@ -137,7 +157,7 @@ impl Job {
     /// What ends it early.
     #[must_use]
     pub fn abort_flag(&self) -> AbortFlag {
-        AbortFlag(Arc::clone(&self.aborted))
+        self.aborted.clone()
     }
 
     /// Runs it. `data` is the command's memory, and comes back.
@@ -222,7 +242,7 @@ impl Job {
 
     /// One request. What fails is at `lba`.
     pub(super) async fn io(&mut self, cx: &Cx, io: Io, lba: Option<u64>) -> Result<IoBuf, Stop> {
-        if self.aborted.load(SeqCst) {
+        if self.aborted.is_set() {
             return Err(self.failure(BlockError::Aborted, true, lba));
         }
         let read = io.op == Op::Read;
@@ -339,7 +359,8 @@ impl Job {
         let token = Countdown::new(Box::new(move || told.set(Ok(()))));
         self.unit.end_commands(&self.reserve.ended, &token);
         drop(token);
-        drop(over.wait().await);
+        // Two initiators may end each other's commands: whoever is ended does not wait any more.
+        drop(over.wait(Some(&self.aborted)).await);
     }
 
     /// Waits for all writes that are in flight and free.
@@ -351,7 +372,7 @@ impl Job {
             initiator.barrier(nexus, token.clone());
         }
         drop(token);
-        drop(over.wait().await);
+        drop(over.wait(Some(&self.aborted)).await);
     }
 
     /// Stores registrations and the reservation, and waits for it.
@@ -362,7 +383,7 @@ impl Job {
         let over = Arc::new(Over::default());
         let told = Arc::clone(&over);
         self.unit.store_reservations(move |result| told.set(result));
-        over.wait().await.map_err(|error| {
+        over.wait(None).await.map_err(|error| {
             log::error!("{}: reservations cannot be stored: {error}", self.unit.config.id);
             self.unit.reservations_not_stored();
             Stop::Refused(Sense::new(key::HARDWARE_ERROR, asc::INTERNAL_FAILURE))
@@ -386,8 +407,12 @@ impl Over {
         }
     }
 
-    async fn wait(&self) -> io::Result<()> {
+    /// Waits for the end, or until `abort` is set.
+    async fn wait(&self, abort: Option<&AbortFlag>) -> io::Result<()> {
         poll_fn(|task| {
+            if abort.is_some_and(|abort| abort.poll(task.waker())) {
+                return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));
+            }
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(result) = state.0.take() {
                 return Poll::Ready(result);

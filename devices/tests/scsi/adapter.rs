@@ -2,9 +2,13 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use spindle_devices::testkit::{
-    Machine,
-    driver::{Descriptor, NEXT, ScsiDriver, WRITE},
+use spindle_block::nodes::null::{NullNode, NullOptions};
+use spindle_devices::{
+    scsi::UnitKind,
+    testkit::{
+        Machine,
+        driver::{Descriptor, NEXT, ScsiDriver, WRITE},
+    },
 };
 
 use super::setup::{ALL, assert_sense, setup, ten};
@@ -293,6 +297,9 @@ fn random_chains_and_commands_never_hang_or_panic() {
         let mut t = setup(1 << 20, |_| ());
         let (other, _) = t.machine.scsi_disk("disk1", 1 << 20, |_| ());
         t.adapter.device.add_lun(1, 1, Arc::clone(&other)).unwrap();
+        let options = NullOptions { size: 1 << 20, ..NullOptions::default() };
+        let drive = t.machine.scsi_unit("cd0", UnitKind::Cd, NullNode::new(options), |_| ());
+        t.adapter.device.add_lun(1, 2, drive).unwrap();
         for i in 0..40 {
             let mut cdb = [0u8; 32];
             random.fill(&mut cdb);
@@ -300,7 +307,7 @@ fn random_chains_and_commands_never_hang_or_panic() {
                 .choice(&[
                     0x00, 0x03, 0x04, 0x08, 0x0a, 0x12, 0x15, 0x1a, 0x1b, 0x28, 0x2a, 0x2e, 0x2f,
                     0x35, 0x41, 0x42, 0x48, 0x4d, 0x55, 0x5a, 0x5e, 0x5f, 0x88, 0x89, 0x93, 0x9e,
-                    0xa0, 0xa3, 0xa8,
+                    0xa0, 0xa3, 0xa8, 0x1e, 0x43, 0x46, 0x4a, 0x51, 0x52, 0xad, 0xbd, 0xbe,
                 ])
                 .unwrap();
             // Small numbers, so that some of it makes sense.

@@ -19,6 +19,7 @@ use spindle_block::{
     ring::{self, Aio, sim::World},
 };
 use spindle_devices::{
+    Device,
     scsi::UnitKind,
     testkit::{Machine, driver::ScsiDriver},
 };
@@ -154,4 +155,77 @@ fn an_aborted_command_is_over_when_the_function_is_on_every_queue() {
     }
     driver.function.set(20, 1, 0);
     until("the reset", || driver.function.status() == 0);
+}
+
+#[test]
+fn commands_that_wait_for_others_and_pauses_never_wait_for_each_other() {
+    let threads = [Thread::start(), Thread::start()];
+    let machine = Machine::with_iothreads(World::new(1), Vec::new());
+    let options = NullOptions { latency_ns: 20_000, read_zeroes: true, ..NullOptions::default() };
+    let unit = machine.scsi_unit("disk0", UnitKind::Disk, NullNode::new(options), |_| ());
+    let adapters = [0, 1].map(|i| {
+        let name = format!("hba{i}");
+        let handles = [&threads[i], &threads[1 - i]].map(|thread| thread.handle.clone()).to_vec();
+        let adapter = machine.add_scsi(&name, |config| config.iothreads = handles);
+        adapter.device.add_lun(0, 0, Arc::clone(&unit)).unwrap();
+        adapter
+    });
+    machine.assign();
+    let machine = Rc::new(machine);
+    let mut drivers = [&adapters[0], &adapters[1]]
+        .map(|adapter| ScsiDriver::new(&machine, adapter.at, ALL, 2, 64));
+    let lun = ScsiDriver::lun(0, 0);
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let keys = |key: u64, action_key: u64| {
+        [&key.to_be_bytes()[..], &action_key.to_be_bytes(), &[0; 8]].concat()
+    };
+    for round in 0..150 {
+        let mut offered = Vec::new();
+        for (i, driver) in drivers.iter_mut().enumerate() {
+            for _ in 0..random.usize(1..8) {
+                let queue = random.usize(..2);
+                let mine = i as u64 + 1;
+                let out = |action| [0x5f, action, 1, 0, 0, 0, 0, 0, 24, 0];
+                let ticket = match random.u8(..6) {
+                    0 => driver.offer(queue, lun, &ten(0x2a, 0, 0, 1), &[0; 512], 0),
+                    1 => {
+                        let cdb = [0x89, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0];
+                        driver.offer(queue, lun, &cdb, &[0; 1024], 0)
+                    }
+                    // Register, then preempt the other and end its commands.
+                    2 => driver.offer(queue, lun, &out(6), &keys(0, mine), 0),
+                    3 => driver.offer(queue, lun, &out(5), &keys(mine, 3 - mine), 0),
+                    4 => driver.offer(queue, lun, &ten(0x41, 0, 0, 9), &[0; 512], 0),
+                    _ => driver.offer(queue, lun, &ten(0x28, 0, 0, 1), &[], 512),
+                };
+                driver.rings[queue].notify();
+                offered.push((i, ticket));
+            }
+        }
+        let which = random.usize(..2);
+        let function = adapters[which].device.function();
+        let paused = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&paused);
+        function.pause(Box::new(move || flag.store(true, SeqCst)));
+        until("the pause", || paused.load(SeqCst));
+        function.resume();
+        let open = |drivers: &[ScsiDriver; 2]| {
+            let ended = |(i, ticket): &(usize, _)| {
+                ScsiDriver::look(&drivers[*i], ticket, 0).response != 0xee
+            };
+            offered.iter().filter(|one| !ended(one)).count()
+        };
+        until(&format!("answers in round {round}"), || open(&drivers) == 0);
+        for driver in &mut drivers {
+            for ring in &mut driver.rings {
+                while ring.take().is_some() {}
+            }
+        }
+    }
+    for driver in &drivers {
+        driver.function.set(20, 1, 0);
+        until("the reset", || driver.function.status() == 0);
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    inbox::{Inbox, Item},
+    inbox::Inbox,
     lun::{event_lun, reported_lun},
     regs::ConfigSpace,
     spec::{Event, event, feature, notification, response},
@@ -61,16 +61,8 @@ pub(super) struct Mail {
     pub action: Action,
     /// Let go of once it is done.
     pub token: Option<Countdown>,
-    /// Whoever waits must not wait for a paused queue.
+    /// Whoever waits is in flight itself, and must not wait for a queue that is paused.
     pub urgent: bool,
-}
-
-impl Item for Mail {
-    fn let_go(&mut self) {
-        if self.urgent {
-            self.token = None;
-        }
-    }
 }
 
 /// A message for the control queue: a function is complete.
@@ -78,14 +70,6 @@ impl Item for Mail {
 pub(super) struct FunctionDone {
     pub slot: u16,
     pub response: u8,
-}
-
-impl Item for FunctionDone {
-    fn let_go(&mut self) {}
-}
-
-impl Item for Event {
-    fn let_go(&mut self) {}
 }
 
 /// Most events that wait for buffers.

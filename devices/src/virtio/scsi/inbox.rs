@@ -10,43 +10,36 @@ use std::{
 
 use vmm_sys_util::eventfd::EventFd;
 
-/// Something to leave.
-pub(super) trait Item {
-    /// The queue is paused, with nothing in flight: lets go of what somebody waits for who must not
-    /// wait for a paused queue.
-    fn let_go(&mut self);
-}
-
 struct Inner<T> {
     items: VecDeque<T>,
     /// Set while there is a queue half.
     wake: Option<Arc<EventFd>>,
     /// Moves with every queue half.
     epoch: u64,
-    /// The queue half is paused, with nothing in flight.
-    drained: bool,
 }
 
 /// See the module. What is left while there is no queue half is dropped.
 pub(super) struct Inbox<T> {
     inner: Mutex<Inner<T>>,
     pending: AtomicBool,
+    /// Something came since the queue half looked last.
+    news: AtomicBool,
 }
 
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
-        let inner = Inner { items: VecDeque::new(), wake: None, epoch: 0, drained: false };
-        Self { inner: Mutex::new(inner), pending: AtomicBool::new(false) }
+        let inner = Inner { items: VecDeque::new(), wake: None, epoch: 0 };
+        let no = || AtomicBool::new(false);
+        Self { inner: Mutex::new(inner), pending: no(), news: no() }
     }
 }
 
-impl<T: Item> Inbox<T> {
+impl<T> Inbox<T> {
     /// A queue half is there, and is woken by `wake`. Returns its epoch.
     pub fn open(&self, wake: &Arc<EventFd>) -> u64 {
         let mut inner = self.lock();
         inner.wake = Some(Arc::clone(wake));
         inner.epoch += 1;
-        inner.drained = false;
         let (epoch, old) = (inner.epoch, std::mem::take(&mut inner.items));
         drop(inner);
         drop(old);
@@ -68,7 +61,7 @@ impl<T: Item> Inbox<T> {
 
     /// Leaves something, if there is a queue half; if `epoch` is given, if there is that one. What
     /// is dropped is dropped outside the lock: it may call back.
-    pub fn post(&self, epoch: Option<u64>, mut item: T) {
+    pub fn post(&self, epoch: Option<u64>, item: T) {
         let mut inner = self.lock();
         let there = epoch.is_none_or(|epoch| epoch == inner.epoch);
         let Some(wake) = inner.wake.clone().filter(|_| there) else {
@@ -76,11 +69,9 @@ impl<T: Item> Inbox<T> {
             drop(item);
             return;
         };
-        if inner.drained {
-            item.let_go();
-        }
         inner.items.push_back(item);
         self.pending.store(true, SeqCst);
+        self.news.store(true, SeqCst);
         drop(inner);
         // It can only fail by overflow; then it is readable, which is all that is wanted.
         drop(wake.write(1));
@@ -112,13 +103,18 @@ impl<T: Item> Inbox<T> {
         self.lock().items.len()
     }
 
-    /// The queue half is paused with nothing in flight (`true`), or works again.
-    pub fn set_drained(&self, drained: bool) {
+    /// Whether something came since the last [`Inbox::visit`].
+    pub fn has_news(&self) -> bool {
+        self.news.load(SeqCst)
+    }
+
+    /// Looks at everything without taking it. What `look` returns is dropped outside the lock.
+    pub fn visit<R>(&self, mut look: impl FnMut(&mut T) -> Option<R>) {
         let mut inner = self.lock();
-        inner.drained = drained;
-        if drained {
-            inner.items.iter_mut().for_each(Item::let_go);
-        }
+        self.news.store(false, SeqCst);
+        let dropped: Vec<R> = inner.items.iter_mut().filter_map(&mut look).collect();
+        drop(inner);
+        drop(dropped);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<T>> {

@@ -99,6 +99,14 @@ impl Slot {
         }
     }
 
+    /// It gets this response, whatever comes of it.
+    pub fn end(&mut self, code: u8) {
+        self.ended.get_or_insert(code);
+        if let Some(job) = &self.job {
+            job.abort.set();
+        }
+    }
+
     /// Whether it is changing the medium, and nothing keeps it from it.
     pub fn is_free_writer(&self) -> bool {
         self.state == State::InFlight

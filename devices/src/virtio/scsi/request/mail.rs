@@ -69,10 +69,7 @@ impl RequestQueue {
                     None
                 }
                 (Action::End(code), _) => {
-                    slot.ended.get_or_insert(*code);
-                    if let Some(job) = &slot.job {
-                        job.abort.set();
-                    }
+                    slot.end(*code);
                     None
                 }
                 _ => None,
@@ -95,5 +92,34 @@ impl RequestQueue {
             }
         }
         self.released.extend(token);
+    }
+
+    /// The queue is paused or dead: what is in flight is told of messages whose senders cannot wait,
+    /// and waited for. The messages stay, for what is parked or in the ring.
+    pub(super) fn attend_mail(&mut self) {
+        self.locals.refresh(&self.hba);
+        let (dead, slots) = (self.dead, &mut self.slots);
+        self.hba.requests[self.number].visit(|mail| {
+            let token = if mail.urgent || dead { mail.token.take() } else { None }?;
+            let in_flight = slots.iter_mut().filter(|slot| slot.state == State::InFlight);
+            for slot in in_flight {
+                if !mail.selector.matches(slot.target, slot.lun, slot.tag) {
+                    continue;
+                }
+                match &mail.action {
+                    Action::End(code) => slot.end(*code),
+                    Action::Barrier if !slot.is_free_writer() => continue,
+                    Action::Forget => slot.leaving = true,
+                    Action::Barrier | Action::Refresh => {}
+                    Action::Count(count) => {
+                        count.fetch_add(1, SeqCst);
+                        continue;
+                    }
+                    Action::Wake => continue,
+                }
+                slot.waiting.push(token.clone());
+            }
+            Some(token)
+        });
     }
 }

@@ -64,7 +64,6 @@ pub(super) struct RequestQueue {
     stepping: bool,
     /// There may be a step to do.
     look_for_steps: bool,
-    was_drained: bool,
     /// The time, looked up once a pass.
     now: Option<Instant>,
     dead: bool,
@@ -94,7 +93,6 @@ impl RequestQueue {
             released: Vec::new(),
             stepping: false,
             look_for_steps: true,
-            was_drained: false,
             now: None,
             dead: false,
             env,
@@ -444,9 +442,6 @@ fn take_into(
 
 impl Queue for RequestQueue {
     fn service(&mut self, port: &mut Port<'_>, budget: u32) -> Progress {
-        if std::mem::take(&mut self.was_drained) {
-            self.hba.requests[self.number].set_drained(false);
-        }
         self.locals.refresh(&self.hba);
         if self.env.take_resumed() {
             self.replay(port);
@@ -562,10 +557,16 @@ impl Queue for RequestQueue {
         Some(self.env.bell().fd())
     }
 
+    fn wants_attention(&self) -> bool {
+        self.hba.requests[self.number].has_news()
+    }
+
+    fn attend(&mut self) {
+        self.attend_mail();
+    }
+
     fn drained(&mut self) {
         debug_assert_eq!(self.in_flight, 0, "drained with requests in flight");
-        self.was_drained = true;
-        self.hba.requests[self.number].set_drained(true);
     }
 }
 
