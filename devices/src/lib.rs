@@ -22,7 +22,6 @@ pub mod queue_link;
 pub mod register;
 pub mod scsi;
 pub mod state_file;
-pub mod storage;
 pub mod testkit;
 pub mod virtio;
 

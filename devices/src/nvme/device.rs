@@ -54,7 +54,8 @@ impl Nvme {
         let irqs = slot.vectors.vectors(vectors).map_err(failed("interrupt vectors"))?;
         let (pin, line) = slot.wire.map_or((0, None), |(pin, line)| (pin, Some(line)));
         let interrupts = Interrupts::new(irqs, line);
-        let subsystem = config.subsystem.clone().unwrap_or_else(|| Subsystem::new(&config.serial));
+        let subsystem =
+            config.subsystem.clone().unwrap_or_else(|| Subsystem::single(&config.serial));
         if let Some(pool) = &config.pool {
             subsystem.set_pool(pool);
         }

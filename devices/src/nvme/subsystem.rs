@@ -38,6 +38,8 @@ struct Inner {
 pub struct Subsystem {
     serial: String,
     nqn: String,
+    /// It is for one controller alone, and says so: a host then needs no path selection.
+    is_single: bool,
     inner: Mutex<Inner>,
     background: Background,
     /// Moves whenever a namespace comes, goes or changes: queue halves look again.
@@ -49,6 +51,16 @@ impl Subsystem {
     /// the serial number: two subsystems of one machine have different ones.
     #[must_use]
     pub fn new(serial: &str) -> Arc<Self> {
+        Self::make(serial, false)
+    }
+
+    /// A subsystem for one controller.
+    #[must_use]
+    pub fn single(serial: &str) -> Arc<Self> {
+        Self::make(serial, true)
+    }
+
+    fn make(serial: &str, is_single: bool) -> Arc<Self> {
         let uuid = uuid_of(serial, 0);
         let mut nqn = "nqn.2014-08.org.nvmexpress:uuid:".to_owned();
         for (i, byte) in uuid.iter().enumerate() {
@@ -60,6 +72,7 @@ impl Subsystem {
         Arc::new(Self {
             serial: serial.to_owned(),
             nqn,
+            is_single,
             inner: Mutex::default(),
             background: Background::default(),
             generation: AtomicU64::new(1),
@@ -69,6 +82,12 @@ impl Subsystem {
     /// What it does beside the commands of its hosts.
     pub(super) fn background(&self) -> &Background {
         &self.background
+    }
+
+    /// Whether it is for one controller alone.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.is_single
     }
 
     /// Its NVMe qualified name.
@@ -122,7 +141,9 @@ impl Subsystem {
                 .find(|nsid| !inner.members.contains_key(nsid) && !inner.promised.contains(nsid))
                 .ok_or(NvmeError::Full)?,
         };
-        let namespace = Namespace::new(config, &self.serial, nsid)?;
+        let mut namespace = config.clone();
+        namespace.shared &= !self.is_single;
+        let namespace = Namespace::new(&namespace, &self.serial, nsid)?;
         let attached = BTreeSet::new();
         inner.members.insert(nsid, Member { namespace: Arc::clone(&namespace), attached });
         Ok(namespace)

@@ -22,7 +22,7 @@ use super::{
     spec::asc,
     tray::Tray,
 };
-use crate::{device::Countdown, state_file::DiskState, storage::ErrorPolicy};
+use crate::{device::Countdown, policy::ErrorPolicy, state_file::DiskState};
 
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

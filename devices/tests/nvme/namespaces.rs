@@ -132,6 +132,9 @@ fn two_controllers_share_a_namespace() {
     assert_eq!((number(&list, 0, 2), number(&list, 2, 4)), (2, 1 << 16));
     assert_eq!(number(&a.identify(0x13, 0, 0, 0).1, 0, 2), 2);
     assert_eq!(a.identify(3, 1, 0, 0).1, b.identify(3, 1, 0, 0).1);
+    // CMIC and NMIC say so.
+    assert_eq!(a.identify(1, 0, 0, 0).1[76], 2);
+    assert_eq!(a.identify(0, 1, 0, 0).1[30], 1);
 }
 
 #[test]

@@ -11,8 +11,8 @@ use spindle_block::{
 };
 use spindle_devices::{
     Device,
+    policy::{ErrorAction, ErrorPolicy, IoOperation},
     scsi::{UnitConfig, UnitKind},
-    storage::{ErrorAction, ErrorPolicy, IoOperation},
     testkit::{Machine, ScsiAdapter, driver::ScsiDriver},
 };
 

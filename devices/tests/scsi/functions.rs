@@ -9,8 +9,8 @@ use spindle_block::{
 };
 use spindle_devices::{
     Device,
+    policy::ErrorPolicy,
     scsi::UnitKind,
-    storage::ErrorPolicy,
     testkit::{
         Machine,
         driver::{ScsiDriver, ScsiTicket},

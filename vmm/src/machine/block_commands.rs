@@ -36,26 +36,13 @@ impl Machine {
             }
             Command::BlockResize { target, size } => self.block_resize(target, size, reply),
             Command::BlockdevAdd(specs) => {
-                let options: Vec<_> = specs.iter().map(nodes::options).collect();
                 self.on_control(reply, move |graph, cx| async move {
-                    let mut made = Vec::new();
-                    for options in options {
-                        match graph.open(&cx, options).await {
-                            Ok(name) => made.push(name),
-                            Err(error) => {
-                                for name in made.iter().rev() {
-                                    let _ = graph.delete(&cx, name).await;
-                                }
-                                return Err(failed(&error));
-                            }
-                        }
-                    }
-                    Ok(())
+                    nodes::open_all(&graph, &cx, &specs).await.map_err(|e| failed(&e))
                 });
             }
             Command::BlockdevDel { node_name } => {
                 self.on_control(reply, move |graph, cx| async move {
-                    nodes::delete(&graph, &cx, &node_name).await.map_err(|e| failed(&e))
+                    graph.delete(&cx, &node_name).await.map_err(|e| failed(&e))
                 });
             }
             fault => self.fault_command(fault, reply),

@@ -19,18 +19,24 @@ use crate::spec::{
     block::{self, FaultAction, FaultErrno, FileSpec},
 };
 
-/// Closes a node, and the nodes that were written in its place (`NAME.file` and so on) as far as nobody
-/// else uses them.
-pub(super) async fn delete(graph: &Graph, cx: &Cx, name: &str) -> Result<(), GraphError> {
-    graph.delete(cx, name).await?;
-    let prefix = format!("{name}.");
-    let all = graph.query_nodes().into_iter().map(|node| node.node_name);
-    let mut inline: Vec<String> = all.filter(|node| node.starts_with(&prefix)).collect();
-    // Parents have shorter names than their children.
-    inline.sort_by_key(String::len);
-    for node in inline {
-        if let Err(error) = graph.delete(cx, &node).await {
-            log::debug!("closing '{node}': {error}");
+/// Opens the nodes of one description, the file's first: all of them, or none.
+pub(super) async fn open_all(
+    graph: &Graph,
+    cx: &Cx,
+    specs: &[BlockdevSpec],
+) -> Result<(), GraphError> {
+    let mut made = Vec::new();
+    for spec in specs {
+        match graph.open(cx, options(spec)).await {
+            Ok(name) => made.push(name),
+            Err(error) => {
+                for name in made.iter().rev() {
+                    if let Err(error) = graph.delete(cx, name).await {
+                        log::warn!("closing '{name}': {error}");
+                    }
+                }
+                return Err(error);
+            }
         }
     }
     Ok(())

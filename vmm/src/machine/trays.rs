@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use spindle_block::{Cx, error::with_causes, graph::Graph};
 use spindle_devices::{
     device::Countdown,
@@ -16,6 +16,7 @@ use super::{Machine, nodes};
 use crate::{
     monitor::{MediumChange, QmpError, Reply},
     spec::{
+        BlockdevSpec,
         format::{self, HostFiles},
         node_from_options,
         props::Mode,
@@ -116,14 +117,14 @@ impl Machine {
 
     /// `blockdev-change-medium`: opens the image, then the tray, puts it there, and closes the tray.
     pub(super) fn change_medium(&mut self, change: MediumChange, reply: Reply) {
-        let described = self.drive(&change.id).and_then(|unit| Ok((unit, describe(&change)?)));
+        self.media += 1;
+        let node = format!("{}-medium{}", change.id, self.media);
+        let described =
+            self.drive(&change.id).and_then(|unit| Ok((unit, describe(&change, &node)?)));
         let (unit, specs) = match described {
             Ok(described) => described,
             Err(error) => return reply.error(error),
         };
-        self.media += 1;
-        let node = format!("{}-medium{}", change.id, self.media);
-        let options: Vec<_> = specs(&node).iter().flatten().map(nodes::options).collect();
         let (graph, mailbox) = (Arc::clone(&self.disks.graph), Arc::clone(&self.mailbox));
         let control = match self.disks.iothreads.control() {
             Ok(control) => control,
@@ -132,13 +133,8 @@ impl Machine {
         control.post(move |cx| {
             let task = Cx::clone(cx);
             cx.spawn(async move {
-                for (n, options) in options.iter().enumerate() {
-                    if let Err(error) = graph.open(&task, options.clone()).await {
-                        if n > 0 {
-                            delete(&graph, &task, &node).await;
-                        }
-                        return reply.error(failed(&error));
-                    }
+                if let Err(error) = nodes::open_all(&graph, &task, &specs).await {
+                    return reply.error(failed(&error));
                 }
                 mailbox.call(Box::new(move |machine| {
                     machine.exchange(&unit, change, node, reply);
@@ -203,10 +199,8 @@ fn not_open(id: &str, error: TrayError) -> QmpError {
     }
 }
 
-/// What makes the nodes of a medium, the file's first, under the name of the upper one.
-type Describe = Box<dyn Fn(&str) -> Option<Vec<crate::spec::BlockdevSpec>>>;
-
-fn describe(change: &MediumChange) -> Result<Describe, QmpError> {
+/// The nodes of a medium, the file's first; the upper one is called `node`.
+fn describe(change: &MediumChange, node: &str) -> Result<Vec<BlockdevSpec>, QmpError> {
     let path = Path::new(&change.filename);
     let format = match &change.format {
         Some(format) => format.clone(),
@@ -214,25 +208,18 @@ fn describe(change: &MediumChange) -> Result<Describe, QmpError> {
     };
     let device = format::look(&HostFiles, path)?.block_device;
     let protocol = if device { "host_device" } else { "file" };
-    let filename = change.filename.clone();
-    let of = move |node: &str| {
-        let options = json!({
-            "driver": format,
-            "node-name": node,
-            "read-only": true,
-            "file": {"driver": protocol, "filename": filename},
-        });
-        let Value::Object(options) = options else { return Ok(Vec::new()) };
-        node_from_options(Map::from_iter(options), Mode::Lenient)
-    };
-    // What is wrong with it shows before anything is touched.
-    of("medium")?;
-    Ok(Box::new(move |node| of(node).ok()))
+    let options = Map::from_iter([
+        ("driver".to_owned(), json!(format)),
+        ("node-name".to_owned(), json!(node)),
+        ("read-only".to_owned(), json!(true)),
+        ("file".to_owned(), json!({ "driver": protocol, "filename": change.filename })),
+    ]);
+    Ok(node_from_options(options, Mode::Lenient)?)
 }
 
 /// Closes the nodes of a medium.
 async fn delete(graph: &Graph, cx: &Cx, node: &str) {
-    if let Err(error) = nodes::delete(graph, cx, node).await {
+    if let Err(error) = graph.delete(cx, node).await {
         log::debug!("closing '{node}': {error}");
     }
 }

@@ -137,7 +137,7 @@ fn controller(ctl: &Ctl) -> Vec<u8> {
         // IEEE OUI, lowest byte first.
         .bytes(73, &[OUI[2], OUI[1], OUI[0]])
         // CMIC: several controllers.
-        .u8(76, 1 << 1)
+        .u8(76, u8::from(!ctl.subsystem().is_single()) << 1)
         .u8(77, config.mdts)
         .u16(78, ctl.cntlid())
         .u32(80, VERSION)

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Access, Dma,
     pci::{Endpoint, EndpointError, Slot},
-    storage::BlockEvents,
+    policy::BlockEvents,
     virtio::{
         QueueEnv, QueuePlan, RingError, VirtioDevice,
         pci::VirtioPci,

@@ -12,6 +12,6 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-pub use crate::storage::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation};
+pub use crate::policy::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation};
 pub use config::VirtioBlkConfig;
 pub use device::VirtioBlk;

@@ -17,8 +17,8 @@ use crate::{
     Access, Dma,
     device::{Countdown, Done},
     pci::{Endpoint, EndpointError, Slot},
+    policy::BlockEvents,
     scsi::LogicalUnit,
-    storage::BlockEvents,
     virtio::{
         QueueEnv, QueuePlan, RingError, VirtioDevice,
         pci::VirtioPci,

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     device::Countdown,
+    policy::BlockEvents,
     scsi::{Ended, Initiator, LogicalUnit, LunSelect, Nexus, UnitKind, spec::asc},
-    storage::BlockEvents,
 };
 
 /// Which requests a message is about.

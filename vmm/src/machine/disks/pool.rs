@@ -132,18 +132,7 @@ impl Pool {
         });
         let Value::Object(options) = options else { return Err(String::new()) };
         let specs = node_from_options(options, Mode::Lenient).map_err(|e| words(&e))?;
-        let mut opened: Vec<String> = Vec::new();
-        for spec in &specs {
-            match self.graph.open(cx, nodes::options(spec)).await {
-                Ok(node) => opened.push(node),
-                Err(error) => {
-                    for node in opened.iter().rev() {
-                        let _ = self.graph.delete(cx, node).await;
-                    }
-                    return Err(words(&error));
-                }
-            }
-        }
+        nodes::open_all(&self.graph, cx, &specs).await.map_err(|e| words(&e))?;
         let drive = Drive { node: &name, share_rw: false };
         let lease = Lease::new(&self.graph, &name, drive, false).map_err(|e| words(&e))?;
         let state = self.states.of(&self.graph, &name, None).map_err(|e| words(&e))?;
@@ -159,7 +148,7 @@ impl Pool {
 
     /// Closes the image of a namespace that nobody uses, and removes it.
     async fn remove(&self, cx: &Cx, nsid: u32) -> Result<(), Reason> {
-        nodes::delete(&self.graph, cx, &self.name(nsid)).await.map_err(|e| words(&e))?;
+        self.graph.delete(cx, &self.name(nsid)).await.map_err(|e| words(&e))?;
         let path = self.path(nsid);
         fs::remove_file(&path).map_err(|e| format!("'{}': {e}", path.display()))?;
         match beside(&path).map(fs::remove_file) {

@@ -25,13 +25,13 @@ use super::{
 };
 use crate::{
     device::Countdown,
+    policy::{ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, is_drivers_fault},
     scsi::{
         Answer, Arrival, Elsewhere, Failure, Job, JobEnd, LunSelect, Sense, Step, answer_elsewhere,
         cmd::Transfer,
         sense_of,
         spec::{SENSE_MAX, Status},
     },
-    storage::{ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, is_drivers_fault},
     virtio::{
         QueueEnv,
         ring::{Chain, Ring, RingError},
