@@ -15,6 +15,7 @@ const LONG: &[&str] = &[
     "append",
     "audio",
     "blockdev",
+    "cdrom",
     "chardev",
     "cpu",
     "cpus",

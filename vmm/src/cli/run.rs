@@ -50,6 +50,9 @@ pub(super) struct RunArgs {
     /// Disk from an image file, with its options
     #[arg(long, value_name = "FILE[,KEY=VALUE...]", help_heading = DISKS)]
     disk: Vec<String>,
+    /// CD or DVD image, in a drive behind a virtio SCSI adapter
+    #[arg(long, value_name = "FILE", help_heading = DISKS)]
+    cdrom: Vec<String>,
     /// Node of the block graph, as key=value pairs or JSON
     #[arg(long, value_name = "DRIVER,node-name=NAME[,...]", help_heading = DISKS)]
     blockdev: Vec<String>,
@@ -189,6 +192,11 @@ fn describe(args: RunArgs) -> Result<Draft, SpecError> {
     }
     for text in &args.action {
         draft.set_actions(keyval::parse("--action", text, None, &[])?)?;
+    }
+    for file in &args.cdrom {
+        let keys = [("file", &**file), ("controller", "virtio-scsi"), ("media", "cdrom")];
+        let options = keys.map(|(key, value)| (key.to_owned(), Value::from(value)));
+        draft.disks.push(options.into_iter().collect());
     }
     for (of, texts, implied, to) in [
         ("--object", &args.object, "qom-type", &mut draft.objects),

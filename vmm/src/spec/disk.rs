@@ -27,6 +27,7 @@ pub const DISK: Table = Table {
         prop("queue-size", QUEUE_SIZE, "entries per queue; default: the controller's"),
         prop("target", Kind::Uint { min: 0, max: 255 }, "SCSI target; default: the first free one"),
         prop("lun", Kind::Uint { min: 0, max: 16383 }, "SCSI unit; default: the first free one"),
+        prop("media", Kind::Enum(&["disk", "cdrom"]), "a SCSI disk, or a drive with this in it"),
         prop(
             "state",
             Kind::Path,
@@ -55,7 +56,7 @@ pub const DISK: Table = Table {
 /// The controllers a disk can be behind, and what puts it there.
 const FORMS: [Form; 3] = [
     Form { name: "virtio-blk", own: &[], lower: virtio_blk },
-    Form { name: "virtio-scsi", own: &["target", "lun", "state"], lower: virtio_scsi },
+    Form { name: "virtio-scsi", own: &["target", "lun", "media", "state"], lower: virtio_scsi },
     Form { name: "nvme", own: &["state"], lower: nvme },
 ];
 const CONTROLLERS: &[&str] = &{
@@ -78,7 +79,7 @@ struct Form {
 }
 
 /// Keys that not every controller takes.
-const SOME: [&str; 3] = ["target", "lun", "state"];
+const SOME: [&str; 4] = ["target", "lun", "media", "state"];
 
 /// QEMU's cache modes.
 const CACHE_MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync", "unsafe"];
@@ -143,10 +144,11 @@ pub(super) fn lower(
     debug_assert!(DRIVERS.iter().any(|t| t.name == protocol));
     let id = own_id(&disk).unwrap_or(id);
     let (write_cache, direct, no_flush) = cache(text("cache").unwrap_or_default());
+    let read_only = if text("media") == Some("cdrom") { json!(true) } else { get("readonly") };
     let blockdev = json!({
         "driver": format.name(),
         "node-name": id,
-        "read-only": get("readonly"),
+        "read-only": read_only,
         "discard": get("discard"),
         "detect-zeroes": get("detect-zeroes"),
         "cache": {"direct": direct, "no-flush": no_flush},
@@ -224,10 +226,20 @@ fn virtio_scsi(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, S
         devices.push(adapter);
         free
     });
-    let mut device = device("scsi-hd", disk);
+    let mut device = if disk.get("media") == "cdrom" {
+        let mut drive = json!({
+            "driver": "scsi-cd", "id": disk.id, "drive": disk.id, "rerror": disk.get("rerror"),
+        });
+        disk.pass(&mut drive, &["serial", "bootindex"].map(|name| (name, name)));
+        drive
+    } else {
+        let mut device = device("scsi-hd", disk);
+        device["physical_block_size"] = disk.get("physical-block-size");
+        disk.pass(&mut device, &[("state", "state")]);
+        device
+    };
     device["bus"] = json!(format!("{bus}.0"));
-    device["physical_block_size"] = disk.get("physical-block-size");
-    disk.pass(&mut device, &[("target", "scsi-id"), ("lun", "lun"), ("state", "state")]);
+    disk.pass(&mut device, &[("target", "scsi-id"), ("lun", "lun")]);
     devices.push(object(device));
     Ok(devices)
 }
