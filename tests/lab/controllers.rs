@@ -21,6 +21,7 @@ pub const NVME: &[Case] = &[
     Case { name: "nvme-format-changes-the-block-size", run: nvme_format },
     Case { name: "nvme-discard-shrinks-the-file", run: nvme_discard },
     Case { name: "nvme-resets-under-load", run: nvme_reset },
+    Case { name: "nvme-unbound-under-load", run: nvme_unbind },
 ];
 
 /// Cases of the group `scsi`.
@@ -31,6 +32,7 @@ pub const SCSI: &[Case] = &[
     Case { name: "scsi-discard-and-write-same-shrink-the-file", run: scsi_discard },
     Case { name: "reservations-are-seen-by-both-paths", run: scsi_reservations },
     Case { name: "scsi-resets-under-load", run: scsi_reset },
+    Case { name: "scsi-unbound-under-load", run: scsi_unbind },
     Case { name: "a-medium-is-changed", run: scsi_medium },
 ];
 
@@ -40,11 +42,11 @@ pub const HOT_PLUG: &[Case] = &[
     Case { name: "namespaces-and-units-come-and-go-under-load", run: plug_disks },
 ];
 
-const NVME_MODULES: &str = "spindle.modules=nvme";
-const SCSI_MODULES: &str = "spindle.modules=virtio_pci,virtio_scsi,sd_mod,sg,sr_mod,isofs";
+pub const NVME_MODULES: &str = "spindle.modules=nvme";
+pub const SCSI_MODULES: &str = "spindle.modules=virtio_pci,virtio_scsi,sd_mod,sg,sr_mod,isofs";
 
 /// The test guest in its initramfs, with these drivers.
-fn guest(context: &Context, modules: &str, script: impl Into<String>) -> Result<Guest, Error> {
+pub fn guest(context: &Context, modules: &str, script: impl Into<String>) -> Result<Guest, Error> {
     let mut guest = Guest::initramfs(context.vmm.clone(), Job::new(script))?;
     guest.append = modules.to_owned();
     Ok(guest)
@@ -73,7 +75,7 @@ fn scsi_root(context: &Context) -> Outcome {
 }
 
 /// A qcow2 node in QEMU's words.
-fn node(name: &str, path: &Path) -> Value {
+pub fn node(name: &str, path: &Path) -> Value {
     let file = json!({ "driver": "file", "filename": text(path) });
     json!({ "driver": "qcow2", "node-name": name, "file": file })
 }
@@ -268,6 +270,56 @@ fn nvme_reset(context: &Context) -> Outcome {
 
 fn scsi_reset(context: &Context) -> Outcome {
     resets(context, SCSI_MODULES, "virtio-scsi", "sda", "sg_reset --device --no-escalate /dev/sda")
+}
+
+/// The driver is taken away in the middle of its requests and comes back, again and again; then the disk
+/// works as before.
+fn unbinds(
+    context: &Context,
+    modules: &str,
+    controller: &str,
+    driver: &str,
+    device: &str,
+) -> Outcome {
+    let image = context.qcow2("a.qcow2", 64)?;
+    let script = format!(
+        r#"
+        set -x
+        cd /sys/bus/{driver} || exit 1
+        function=$(basename $(ls -d [0-9v]*:* virtio[0-9]* 2>/dev/null | head -n 1))
+        wait_for() {{
+            tries=0
+            until [ "$(ls /sys/block | grep -cx {device})" = $1 ]; do
+                tries=$((tries + 1))
+                [ $tries -lt 100 ] || exit $2
+                sleep 0.1
+            done
+        }}
+        for i in 1 2 3; do
+            wait_for 1 2
+            fio --name=load --filename=/dev/{device} --rw=randrw --bs=4k --direct=1 --iodepth=16                 --ioengine=io_uring --time_based --runtime=60 --size=8m >/dev/null 2>&1 &
+            sleep 1
+            echo $function >unbind || exit 3
+            wait_for 0 4
+            wait
+            echo $function >bind || exit 5
+        done
+        wait_for 1 6
+        {fio} --ioengine=io_uring
+        "#,
+        fio = fio_verify("a", &format!("/dev/{device}"))
+    );
+    let disk = Disk::new(&image, "qcow2").with(&format!("controller={controller},queues=2"));
+    context.succeed(&guest(context, modules, script)?.cpus(2).disk(disk))?;
+    check_qcow2(&image)
+}
+
+fn nvme_unbind(context: &Context) -> Outcome {
+    unbinds(context, NVME_MODULES, "nvme", "pci/drivers/nvme", "nvme0n1")
+}
+
+fn scsi_unbind(context: &Context) -> Outcome {
+    unbinds(context, SCSI_MODULES, "virtio-scsi", "virtio/drivers/virtio_scsi", "sda")
 }
 
 /// What the sg3 utilities read and write.

@@ -11,6 +11,7 @@ mod controllers;
 mod crash;
 mod disk;
 mod inner;
+mod management;
 mod outer;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ const GROUPS: &[Group] = &[
     Group { name: "control", cases: disk::CONTROL },
     Group { name: "nvme", cases: controllers::NVME },
     Group { name: "scsi", cases: controllers::SCSI },
+    Group { name: "management", cases: management::CASES },
     Group { name: "hot-plug", cases: controllers::HOT_PLUG },
     Group { name: "crash", cases: crash::CASES },
 ];
