@@ -328,7 +328,12 @@ fn full_disk(context: &Context) -> Outcome {
 /// uses stays.
 fn nodes(context: &Context) -> Outcome {
     let (disk, spare) = (context.qcow2("a.qcow2", 64)?, context.qcow2("b.qcow2", 16)?);
-    let script = format!("echo '<<ready>>'\n{} --ioengine=io_uring", fio_verify("a", "/dev/vda"));
+    // The disk grows when the guest may end.
+    let script = format!(
+        "size=$(cat /sys/block/vda/size)\necho '<<ready>>'\n{} --ioengine=io_uring || exit 1\n\
+         while [ $(cat /sys/block/vda/size) = $size ]; do sleep 0.2; done\n",
+        fio_verify("a", "/dev/vda")
+    );
     let node = |name: &str, path: &Path| {
         let file = json!({ "driver": "file", "filename": text(path) });
         json!({ "driver": "qcow2", "node-name": name, "file": file })
@@ -352,6 +357,7 @@ fn nodes(context: &Context) -> Outcome {
     }
     let used = qmp.execute("blockdev-del", json!({ "node-name": "a" }));
     require(used.is_err(), || "the guest's disk was taken away".to_owned())?;
+    qmp.execute("block_resize", json!({ "node-name": "a", "size": 128 << 20 }))?;
     running.finish()?.success()?;
     check_qcow2(&disk)?;
     check_qcow2(&spare)
