@@ -18,9 +18,9 @@ mod page {
     pub const PROVISIONING: u8 = 0xb2;
 }
 
-/// Version descriptors (SPC-5, table 144): SAM-5, SPC-5, then SBC-4 or MMC-6.
-const VERSIONS_DISK: [u16; 3] = [0x00a0, 0x05c0, 0x0600];
-const VERSIONS_CD: [u16; 3] = [0x00a0, 0x05c0, 0x04e0];
+/// Version descriptors (SPC-5, table 144): SAM-5, SPC-5 and SPC-4, then SBC-4 and SBC-3, or MMC-6.
+const VERSIONS_DISK: &[u16] = &[0x00a0, 0x05c0, 0x0460, 0x0600, 0x04c0];
+const VERSIONS_CD: &[u16] = &[0x00a0, 0x05c0, 0x0460, 0x04e0];
 /// Length of standard data with version descriptors, in bytes.
 const STANDARD_LEN: usize = 96;
 /// Most descriptors of one UNMAP: its parameter list stays below 4 KiB.

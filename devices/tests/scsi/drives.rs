@@ -121,7 +121,7 @@ fn a_disc_is_read_in_blocks_of_2048_bytes() {
     let inquiry = t.reply(&[0x12, 0, 0, 0, 96, 0]);
     assert_eq!(inquiry[..3], [5, 0x80, 7]);
     assert_eq!(inquiry[16..32], *b"CD-ROM          ");
-    assert_eq!(inquiry[58..64], [0, 0xa0, 5, 0xc0, 4, 0xe0]);
+    assert_eq!(inquiry[58..66], [0, 0xa0, 5, 0xc0, 4, 0x60, 4, 0xe0]);
     assert_eq!(t.reply(&[0x12, 1, 0, 0, 96, 0]), [5, 0, 0, 4, 0, 0x80, 0x83, 0x86]);
     for opcode in [0x0a, 0x2a, 0x8a, 0xaa, 0x41, 0x42, 0x04, 0x5f, 0x88, 0x9e] {
         let reply = t.driver.command(&[opcode], &[], 0);

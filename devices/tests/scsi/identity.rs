@@ -31,7 +31,7 @@ fn standard_inquiry_data_have_their_golden_bytes() {
     let mut expected = vec![0, 0, 7, 0x12, 91, 0, 0, 2];
     expected.extend(b"SPINDLE HARDDISK        2.5+");
     expected.resize(58, 0);
-    expected.extend([0, 0xa0, 5, 0xc0, 6, 0]);
+    expected.extend([0, 0xa0, 5, 0xc0, 4, 0x60, 6, 0, 4, 0xc0]);
     expected.resize(96, 0);
     assert_eq!(reply.data[..96], expected);
     assert_eq!((reply.residual, reply.written), (159, 108 + 96));
