@@ -381,30 +381,4 @@ mod tests {
             });
         }
     }
-
-    #[test]
-    fn a_shrunken_disk_gives_its_space_back_and_grows_with_zeros() {
-        let temp = tempfile::NamedTempFile::new().expect("a temporary file");
-        let path = temp.path().to_path_buf();
-        on_ring(async move |cx| {
-            let file: Arc<dyn Node> = FileNode::open(&FileOptions::new(&path)).expect("open");
-            create(&cx, &file, &CreateOptions::new(1 << 20)).await.expect("create");
-            let image = open(&cx, Arc::clone(&file), None, Default::default()).await.expect("open");
-            let node: Arc<dyn Node> = Arc::clone(&image) as _;
-            write(&cx, &node, 0, &[7; 1 << 20]).await.expect("write");
-            assert_eq!(image.shrink(&cx, 2 << 20).await, Err(BlockError::OutOfRange));
-            assert_eq!(image.shrink(&cx, 100).await, Err(BlockError::Misaligned));
-            image.shrink(&cx, 66048).await.expect("shrink");
-            assert_eq!(node.info().size, 66048);
-            Arc::clone(&node).resize(std::rc::Rc::clone(&cx), 1 << 20).await.expect("grow");
-            let bytes = read(&cx, &node, 0, 1 << 20).await.expect("read");
-            assert!(bytes[..66048].iter().all(|b| *b == 7));
-            assert!(bytes[66048..].iter().all(|b| *b == 0));
-            close(&cx, &node).await;
-            let found = check(&cx, &file, Repair::None).await.expect("check");
-            assert_eq!((found.corruptions, found.leaks), (0, 0), "{:?}", found.messages);
-            assert_eq!(found.allocated_clusters, 2);
-            close(&cx, &file).await;
-        });
-    }
 }
