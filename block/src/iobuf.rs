@@ -271,15 +271,27 @@ impl IoBuf {
     #[must_use]
     pub fn is_zero(&self, at: u64, len: u64) -> bool {
         let mut zero = true;
-        let mut chunk = [0u8; 512];
-        let mut pos = at;
-        let end = at + len;
-        while zero && pos < end {
-            let n = (end - pos).min(512) as usize;
-            self.read_at(pos, &mut chunk[..n]);
-            zero = chunk[..n].iter().all(|b| *b == 0);
-            pos += n as u64;
-        }
+        self.each(at, len, |base, n| {
+            // Stops at the first block that is not, and looks at whole words where it can.
+            const BLOCK: usize = 256;
+            let mut done = 0;
+            while zero && done < n {
+                let mut seen = 0_u64;
+                if n - done >= BLOCK {
+                    for word in 0..BLOCK / 8 {
+                        let place = base.wrapping_add(done + word * 8).cast::<u64>();
+                        // SAFETY: the segment is valid (module header) and has `BLOCK` bytes left.
+                        seen |= unsafe { place.read_unaligned() };
+                    }
+                    done += BLOCK;
+                } else {
+                    // SAFETY: as above, one byte.
+                    seen = u64::from(unsafe { base.wrapping_add(done).read() });
+                    done += 1;
+                }
+                zero = seen == 0;
+            }
+        });
         zero
     }
 

@@ -308,6 +308,25 @@ impl Allocator {
         Ok(())
     }
 
+    /// Raises the refcount of a cluster that is in use. `false` when it cannot rise any further.
+    pub async fn raise(&self, cx: &Cx, host: &Host, cluster: u64) -> Result<bool, BlockError> {
+        loop {
+            {
+                let mut state = lock(&self.state);
+                match state.refs.get(cluster) {
+                    Some(0) => return Err(BlockError::Corrupt),
+                    Some(u16::MAX) => return Ok(false),
+                    Some(count) => return Ok(state.refs.set(cluster, count + 1)),
+                    None if !state.refs.covers(cluster) => return Err(BlockError::Corrupt),
+                    None => {}
+                }
+            }
+            let _slow = self.slow.take(1).await;
+            let slice = lock(&self.state).refs.slice_of(cluster);
+            self.load(cx, host, slice).await?;
+        }
+    }
+
     /// Lowers the refcount of each cluster by one. Returns those that nobody uses any more; they
     /// are not free before [`Allocator::reuse`].
     pub async fn lower(

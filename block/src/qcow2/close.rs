@@ -13,6 +13,7 @@ impl Qcow2 {
         if self.info.read_only {
             return Ok(());
         }
+        self.abandon_tail(cx).await;
         self.flush(cx).await?;
         let _order = self.order.take(1).await;
         // Nothing is pinned any more, so the limbo empties; the lowered refcounts are then written.

@@ -14,8 +14,9 @@ use crate::{BlockError, Cx, Range};
 /// Unpacked clusters that are kept: guests read compressed clusters in small pieces.
 const KEPT: usize = 4;
 
-/// Unpacks clusters, and remembers the last few by their place in the file. A place is never
-/// written again with other compressed data while the image is open: this driver writes none.
+/// Unpacks clusters, and remembers the last few by their place in the file. Before other compressed
+/// data is written to a place, [`Unpacker::forget`] is called; whoever reads the old data has ended
+/// by then, for a pin keeps its clusters from being used again.
 pub(super) struct Unpacker {
     compression: Compression,
     kept: Mutex<VecDeque<(Range, Arc<[u8]>)>>,
@@ -24,6 +25,15 @@ pub(super) struct Unpacker {
 impl Unpacker {
     pub fn new(compression: Compression) -> Self {
         Self { compression, kept: Mutex::new(VecDeque::new()) }
+    }
+
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// Other data is going to be in this part of the file.
+    pub fn forget(&self, part: Range) {
+        lock(&self.kept).retain(|(at, _)| !at.overlaps(part));
     }
 
     fn find(&self, place: Range) -> Option<Arc<[u8]>> {
@@ -40,7 +50,7 @@ impl Unpacker {
 }
 
 /// Unpacks exactly `len` bytes. What follows in `packed` is padding.
-fn unpack(compression: Compression, packed: &[u8], len: usize) -> Option<Vec<u8>> {
+pub(super) fn unpack(compression: Compression, packed: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut bytes = vec![0; len];
     match compression {
         Compression::Zlib => {

@@ -404,6 +404,11 @@ impl Header {
         Ok(bytes)
     }
 
+    /// Takes away the extension that names the backing file's format.
+    pub(super) fn clear_backing_format(&mut self) {
+        self.extensions.retain(|extension| extension.kind != EXT_BACKING_FORMAT);
+    }
+
     /// Adds the extension that names the backing file's format.
     pub fn set_backing_format(&mut self, format: &str) {
         let data = format.as_bytes().to_vec();

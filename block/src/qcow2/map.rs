@@ -12,8 +12,8 @@ use crate::{BlockError, Cx, Extent, ExtentKind, Lane, Map, OpKind, Pin, Range};
 pub(super) enum Stretch {
     /// In the file at this offset.
     Host { at: u64, owned: bool },
-    /// Reads as zeros; a host cluster is set aside or not.
-    Zero { allocated: bool },
+    /// Reads as zeros: an entry says so (and may keep a host cluster), or there is nothing at all.
+    Zero { at: Option<u64>, said: bool },
     /// The backing file decides.
     Backing,
     /// Compressed data in this range of the file: one cluster.
@@ -40,7 +40,10 @@ impl Stretch {
             (Self::Host { at, owned }, Self::Host { at: next, owned: next_owned }) => {
                 at.checked_add(len) == Some(next) && owned == next_owned
             }
-            (Self::Zero { .. }, Self::Zero { .. }) | (Self::Backing, Self::Backing) => self == next,
+            (Self::Zero { at, said }, Self::Zero { at: next, said: next_said }) => {
+                said == next_said && at.and_then(|at| at.checked_add(len)) == next
+            }
+            (Self::Backing, Self::Backing) => true,
             _ => false,
         }
     }
@@ -50,9 +53,11 @@ impl Qcow2 {
     pub(super) fn stretch_of(&self, raw: u64, in_cluster: u64) -> Stretch {
         match self.layout.entry(raw) {
             Entry::Data { host, owned } => Stretch::Host { at: host + in_cluster, owned },
-            Entry::Zero { host, .. } => Stretch::Zero { allocated: host.is_some() },
+            Entry::Zero { host, .. } => {
+                Stretch::Zero { at: host.map(|host| host + in_cluster), said: true }
+            }
             Entry::Unallocated if self.backing.is_some() => Stretch::Backing,
-            Entry::Unallocated => Stretch::Zero { allocated: false },
+            Entry::Unallocated => Stretch::Zero { at: None, said: false },
             Entry::Compressed(range) => Stretch::Compressed(range),
             Entry::Bad => Stretch::Bad,
         }
@@ -184,13 +189,12 @@ impl Qcow2 {
             };
             let (kind, host_offset) = match found.stretch {
                 Stretch::Host { at, .. } => (ExtentKind::Data, Some(at)),
-                Stretch::Zero { allocated: true } => (ExtentKind::Zero { allocated: true }, None),
-                // Without a backing file, nothing and zeros are one; an entry that says zero
-                // hides the backing file.
-                Stretch::Zero { allocated: false } if self.backing.is_some() => {
-                    (ExtentKind::Zero { allocated: false }, None)
+                Stretch::Zero { at, said: true } => {
+                    (ExtentKind::Zero { allocated: at.is_some() }, at)
                 }
-                Stretch::Zero { .. } | Stretch::Backing => (ExtentKind::Unallocated, None),
+                Stretch::Zero { said: false, .. } | Stretch::Backing => {
+                    (ExtentKind::Unallocated, None)
+                }
                 Stretch::Compressed(_) => (ExtentKind::Data, None),
                 Stretch::Bad => return Err(BlockError::Corrupt),
             };

@@ -9,6 +9,7 @@
 //! entries, external data files, encryption, refcounts of other than 16 bits.
 
 mod alloc;
+mod backing;
 mod be;
 mod cache;
 pub mod check;
@@ -23,6 +24,7 @@ mod layout;
 mod limbo;
 mod map;
 mod open;
+mod pack;
 mod read;
 mod refcount;
 mod resize;
@@ -46,8 +48,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
+pub use backing::set_backing;
 pub use header::{Header, HeaderError};
 pub use open::{OpenError, Options, open, read_header};
+pub use pack::{ClusterPacker, PackedCluster};
 
 use crate::{
     BlockError, Cx, Extent, Info, Io, Lane, LocalBoxFuture, Map, Node, Op, OpKind, PinDomain, Range,
@@ -82,6 +86,7 @@ pub struct Qcow2 {
     /// Held by whoever writes metadata in order: a write-back, a resize.
     order: sync::Semaphore,
     unpacker: compressed::Unpacker,
+    packing: pack::Packing,
 }
 
 impl Qcow2 {

@@ -21,6 +21,7 @@ use super::{
     l1::L1,
     layout::Layout,
     limbo::Limbo,
+    pack::Packing,
     refcount::Refcounts,
     sync::{RangeLocks, Semaphore},
     writeback::Flushes,
@@ -260,6 +261,7 @@ fn assemble(
         flushes: Flushes::default(),
         order: Semaphore::new(1),
         unpacker: Unpacker::new(header.compression),
+        packing: Packing::default(),
         host,
     }
 }

@@ -1,4 +1,4 @@
-//! Growing the disk.
+//! Growing and shrinking the disk.
 
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -34,6 +34,37 @@ impl Qcow2 {
             self.grow_l1(cx, entries).await?;
         }
         self.clear_gain(cx, old, size).await?;
+        self.flush(cx).await?;
+        self.change_header(cx, |bytes| be::put(bytes, field::SIZE, &size.to_be_bytes())).await?;
+        self.host.sync(cx).await?;
+        self.size.store(size, SeqCst);
+        Ok(())
+    }
+
+    /// Shrinks the disk to `size` bytes; what lies beyond is lost. Only ever on somebody's word, and
+    /// so no part of [`crate::Node::resize`]. Every request is drained.
+    ///
+    /// Order: what is cut off gives its space back first, and the size follows. After a crash in
+    /// between the disk has its old size, and reads there as if it had been discarded. The L1 table
+    /// stays as long as it is.
+    ///
+    /// # Errors
+    /// [`BlockError::OutOfRange`] for a size beyond the present one, [`BlockError::Misaligned`] for
+    /// one that is not made of sectors, and whatever writing says.
+    pub async fn shrink(&self, cx: &Cx, size: u64) -> Result<(), BlockError> {
+        self.check_writable()?;
+        let _only_one = self.tables.lock(u64::MAX, u64::MAX).await;
+        let old = self.size.load(SeqCst);
+        if size > old {
+            return Err(BlockError::OutOfRange);
+        }
+        if !size.is_multiple_of(SECTOR) {
+            return Err(BlockError::Misaligned);
+        }
+        let cut = size.next_multiple_of(self.layout.cluster());
+        if cut < old {
+            self.discard(cx, Range::new(cut, old - cut)).await?;
+        }
         self.flush(cx).await?;
         self.change_header(cx, |bytes| be::put(bytes, field::SIZE, &size.to_be_bytes())).await?;
         self.host.sync(cx).await?;

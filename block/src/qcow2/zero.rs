@@ -18,6 +18,8 @@ enum Aim {
     Unmap,
     /// It reads as zeros and keeps its place.
     Keep,
+    /// The backing file decides.
+    Forget,
 }
 
 /// What to do with one cluster to reach an aim.
@@ -74,6 +76,27 @@ impl Qcow2 {
             self.change_clusters(cx, Range::new(start, end - start), aim).await?;
         }
         self.relieve_limbo(cx).await
+    }
+
+    /// Empties the image: the disk reads as the backing file does, and all space is given back. Every
+    /// request is drained.
+    ///
+    /// # Errors
+    /// As for any write; a part may be empty then.
+    pub async fn make_empty(&self, cx: &Cx) -> Result<(), BlockError> {
+        /// Freed clusters wait for a flush; this bounds how many.
+        const STEP: u64 = 1 << 30;
+        self.check_writable()?;
+        let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
+        let end = size.next_multiple_of(self.layout.cluster());
+        let mut at = 0;
+        while at < end {
+            let len = STEP.min(end - at);
+            self.change_clusters(cx, Range::new(at, len), Aim::Forget).await?;
+            self.relieve_limbo(cx).await?;
+            at += len;
+        }
+        self.flush(cx).await
     }
 
     /// Writes zeros where there is anything else.
@@ -156,7 +179,8 @@ impl Qcow2 {
         let entry = self.layout.entry(raw);
         Ok(match (entry, aim) {
             (Entry::Bad, _) => return Err(BlockError::Corrupt),
-            (Entry::Unallocated, Aim::Discard) => Change::Nothing,
+            (Entry::Unallocated, Aim::Discard | Aim::Forget) => Change::Nothing,
+            (_, Aim::Forget) => Change::Entry(0),
             (Entry::Unallocated, _) if !hides_backing => Change::Nothing,
             (Entry::Unallocated, _) if v3 => Change::Entry(ZERO),
             (Entry::Unallocated, _) => Change::Write,

@@ -10,6 +10,7 @@ mod tests;
 
 use crate::doctor;
 use crate::spec::{MachineSpec, SpecError};
+use crate::tools::img::error;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use spindle_block::error::with_causes;
 use std::error::Error;
@@ -44,8 +45,8 @@ struct Cli {
 enum Command {
     /// Run a virtual machine.
     Run(Box<run::RunArgs>),
-    /// Create, look at and check disk images
-    Img(img::ImgArgs),
+    /// Create, convert, look at and check disk images
+    Img(Box<img::ImgArgs>),
     /// Say what this host offers, and what to do about what is missing.
     Doctor(DoctorArgs),
 }
@@ -96,6 +97,10 @@ pub fn main(programs: &Programs) -> ExitCode {
     let cli = match parse(std::env::args_os().collect()) {
         Ok(cli) => cli,
         Err(error) => {
+            if let Some(sentence) = img_command().then(|| img::refused(&error)).flatten() {
+                eprintln!("{}: {sentence}", error::prefix());
+                return ExitCode::from(EXIT_INPUT);
+            }
             // Help and version are "errors" too, with status 0 and standard output.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE));
@@ -105,10 +110,16 @@ pub fn main(programs: &Programs) -> ExitCode {
         Ok(Outcome::Exit(status)) => ExitCode::from(status),
         Ok(Outcome::Print { text, status }) => print(&text, status),
         Err(stop) => {
-            eprintln!("spindle: {}", with_causes(&*stop.failure));
+            let prefix = if img_command() { error::prefix() } else { "spindle" };
+            eprintln!("{prefix}: {}", with_causes(&*stop.failure));
             ExitCode::from(stop.status)
         }
     }
+}
+
+/// Whether this process is the image tool.
+fn img_command() -> bool {
+    error::prefix() == "qemu-img" || std::env::args_os().nth(1).is_some_and(|arg| arg == "img")
 }
 
 /// Log lines go to standard error, warnings and worse unless `SPINDLE_LOG` says otherwise.
@@ -130,7 +141,7 @@ fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
 fn dispatch(cli: Cli, programs: &Programs) -> Result<Outcome, Stop> {
     match cli.command {
         Command::Run(args) => run::run(*args, programs),
-        Command::Img(args) => img::run(args),
+        Command::Img(args) => img::run(*args),
         Command::Doctor(args) => doctor(&args),
     }
 }

@@ -43,12 +43,32 @@ const LONG: &[&str] = &[
     "smp",
 ];
 
-/// Turns `-kernel` into `--kernel` (and so on) in the arguments of `spindle run`.
+/// Takes a command line as QEMU's users type it: started as `qemu-img` or `qemu-system-…`, the program is
+/// that tool; the size that `img resize` ends with may begin with a minus.
 pub(super) fn accept(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().and_then(|arg| Path::new(arg).file_name()?.to_str());
-    if name.is_some_and(|name| name.starts_with(SYSTEM)) {
-        args.insert(1, "run".into());
+    match name.map(str::to_owned).as_deref() {
+        Some("qemu-img") => {
+            args.splice(..1, ["spindle".into(), "img".into()]);
+        }
+        Some(name) if name.starts_with(SYSTEM) => args.insert(1, "run".into()),
+        _ => {}
     }
+    let mut args = long_options(args);
+    let is_resize = args.get(1).is_some_and(|arg| arg == "img")
+        && args.get(2).is_some_and(|arg| arg == "resize");
+    let negative = |arg: &OsString| {
+        let digits = arg.to_str().and_then(|text| text.strip_prefix('-'));
+        digits.is_some_and(|text| text.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    if is_resize && args.last().is_some_and(negative) {
+        args.insert(args.len() - 1, "--".into());
+    }
+    args
+}
+
+/// Turns `-kernel` into `--kernel` (and so on) in the arguments of `spindle run`.
+fn long_options(args: Vec<OsString>) -> Vec<OsString> {
     let is_run = args.get(1).is_some_and(|arg| arg == "run");
     let mut literal = !is_run;
     args.into_iter()
@@ -114,6 +134,10 @@ mod tests {
         assert_eq!(
             accepted(&["spindle", "run", "-kernel", "k", "-m", "512", "--", "-smp"]),
             ["spindle", "run", "--kernel", "k", "-m", "512", "--", "-smp"]
+        );
+        assert_eq!(
+            accepted(&["/usr/bin/qemu-img", "resize", "a", "-1M"]),
+            ["spindle", "img", "resize", "a", "--", "-1M"]
         );
         assert_eq!(accepted(&["spindle", "img", "-object"]), ["spindle", "img", "-object"]);
     }

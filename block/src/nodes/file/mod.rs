@@ -283,6 +283,7 @@ impl Node for FileNode {
     fn map(&self, _lane: Lane, op: OpKind, range: Range) -> Map {
         match op {
             OpKind::Discard | OpKind::WriteZeroes => Map::Slow,
+            OpKind::Flush if self.no_flush => Map::Done { len: range.len },
             _ if self.is_ragged(range) => Map::Slow,
             OpKind::Read | OpKind::Write | OpKind::WriteFua | OpKind::Flush => {
                 Map::Leaf { file: self.id(), offset: range.offset, len: range.len, pin: Pin::NONE }
@@ -299,6 +300,7 @@ impl Node for FileNode {
             let result = match io.op {
                 _ if io.op.writes() && self.limits.read_only => Err(BlockError::ReadOnly),
                 Op::Read | Op::Write { .. } => self.data(&cx, &mut io).await,
+                Op::Flush if self.no_flush => Ok(()),
                 Op::Flush => self.op(&cx, FileOp::Sync, Range::default()).await,
                 Op::Discard => self.discard(&cx, io.range).await,
                 Op::WriteZeroes { unmap, fua } => {

@@ -59,7 +59,7 @@ pub struct FileOptions {
     pub direct: bool,
     /// Discards do nothing, and write-zeroes keep their space (`discard=ignore`).
     pub ignore_discard: bool,
-    /// Closing does not make it durable (`cache=unsafe`).
+    /// Flushes and closing do not make it durable (`cache=unsafe`).
     pub no_flush: bool,
     /// Whether it is locked.
     pub locking: Locking,

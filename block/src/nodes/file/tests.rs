@@ -425,3 +425,19 @@ fn a_block_device_has_its_own_size_sectors_and_discard() {
         }
     }
 }
+
+#[test]
+fn a_file_without_flushes_needs_nothing_for_one() {
+    let temp = temp(8192);
+    for no_flush in [false, true] {
+        let node = open(temp.path(), |o| o.no_flush = no_flush).expect("open");
+        on_ring(async move |cx| {
+            let done =
+                matches!(node.map(cx.lane(), OpKind::Flush, Range::default()), Map::Done { .. });
+            assert_eq!(done, no_flush);
+            let node: Arc<dyn Node> = node;
+            crate::submit::flush(&cx, &node).await.expect("flush");
+            close(&cx, &node).await;
+        });
+    }
+}

@@ -1,6 +1,7 @@
 //! What the driver's tests share: images made by qemu-img and by ourselves, opened over the host's
 //! files.
 
+mod cutting;
 mod faults;
 mod golden;
 mod header;

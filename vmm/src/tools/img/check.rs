@@ -1,5 +1,6 @@
 //! What `check` shows, and its exit status.
 use super::files::{block_layer, format_of};
+use super::image::{cannot_open, file_detail};
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use serde::Serialize;
@@ -153,13 +154,14 @@ pub struct Checked {
 ///
 /// A file that cannot be opened, or an image too damaged to be looked at.
 pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, ImgError> {
-    let format = format_of(path, look.format)?;
     let options = FileOptions {
         read_only: repair == Repair::None,
         force_share: look.force_share,
         ..FileOptions::new(path)
     };
-    let file: Arc<dyn Node> = FileNode::open(&options)?;
+    let opened = FileNode::open(&options);
+    let file: Arc<dyn Node> = opened.map_err(|e| cannot_open(path, 0, &file_detail(&e)))?;
+    let format = format_of(path, look.format)?;
     if format == Format::Raw {
         return Ok(None);
     }

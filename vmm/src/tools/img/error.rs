@@ -4,6 +4,28 @@ use spindle_block::nodes::file::FileError;
 use spindle_block::qcow2::{OpenError, check::CheckError, create::CreateError};
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// How messages of the image tool begin: by the name it was started under.
+#[must_use]
+pub fn prefix() -> &'static str {
+    static PREFIX: OnceLock<&str> = OnceLock::new();
+    PREFIX.get_or_init(|| {
+        let started = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+        let is_qemu_img = started.file_name().is_some_and(|name| name == "qemu-img");
+        if is_qemu_img { "qemu-img" } else { "spindle img" }
+    })
+}
+
+/// The sentence about a number that is none.
+#[must_use]
+pub fn not_a_size(name: &str) -> ImgError {
+    ImgError::said(format!(
+        "Invalid {name} specified. You may use k, M, G, T, P or E suffixes for\n{}: kilobytes, \
+         megabytes, gigabytes, terabytes, petabytes and exabytes.",
+        prefix()
+    ))
+}
 
 /// What went wrong with an image.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +71,9 @@ pub enum ImgError {
         /// What, and what to do.
         reason: String,
     },
+    /// Anything that is said in qemu-img's words.
+    #[error("{0}")]
+    Said(String),
     /// Space could not be set aside.
     #[error("cannot allocate '{}' beforehand", .path.display())]
     Allocate {
@@ -64,6 +89,10 @@ pub enum ImgError {
 }
 
 impl ImgError {
+    pub(crate) fn said(sentence: impl Into<String>) -> Self {
+        Self::Said(sentence.into())
+    }
+
     pub(super) fn refused(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self::Refused { path: path.into(), reason: reason.into() }
     }

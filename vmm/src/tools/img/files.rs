@@ -1,4 +1,5 @@
 //! Opening the files of images, and running the block layer on the caller's thread.
+use super::image::{cannot_open, file_detail};
 use super::{ImgError, Look};
 use crate::spec::format::{self, Format, HostFiles};
 use spindle_block::iothread::Clock;
@@ -7,6 +8,7 @@ use spindle_block::ring::Engine;
 use spindle_block::ring::threads::ThreadsEngine;
 use spindle_block::ring::uring::{self, UringEngine};
 use spindle_block::{Cx, Iothread};
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +19,14 @@ pub(super) fn block_layer() -> Result<Cx, ImgError> {
         Err(_) => Box::new(ThreadsEngine::new().map_err(ImgError::Start)?),
     };
     Iothread::new("img", engine, Clock::Real).map_err(ImgError::Start)
+}
+
+/// Runs `task` on a block layer of its own, to the end.
+pub(super) fn on_block_layer<T: 'static, F: Future<Output = Result<T, ImgError>> + 'static>(
+    task: impl FnOnce(Cx) -> F,
+) -> Result<T, ImgError> {
+    let cx = block_layer()?;
+    cx.block_on(task(Cx::clone(&cx)))
 }
 
 /// The format of an image: as given, or by what it begins like.
@@ -41,7 +51,7 @@ pub(super) fn format_of(path: &Path, given: Option<Format>) -> Result<Format, Im
 pub(super) fn open_to_read(path: &Path, look: Look) -> Result<Arc<FileNode>, ImgError> {
     let options =
         FileOptions { read_only: true, force_share: look.force_share, ..FileOptions::new(path) };
-    Ok(FileNode::open(&options)?)
+    FileNode::open(&options).map_err(|e| cannot_open(path, 0, &file_detail(&e)))
 }
 
 /// Where the backing file `name` of the image `image` is. A header is hostile: it may name a file,

@@ -1,10 +1,25 @@
-//! `spindle img`: create, info and check, with the options, output and exit statuses of
-//! `qemu-img`, so that scripts need change nothing but the name.
+//! `spindle img`, with the options, output and exit statuses of `qemu-img`, so that scripts need
+//! change nothing but the name.
+pub mod bench;
 pub mod check;
+pub mod commit;
+pub mod compare;
+pub mod convert;
+mod copy;
 pub mod create;
-mod error;
+pub mod dd;
+pub mod error;
 mod files;
+pub mod image;
 pub mod info;
+pub mod map;
+pub mod measure;
+mod pool;
+pub mod progress;
+pub mod rebase;
+pub mod resize;
+pub mod status;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -1,0 +1,304 @@
+//! `spindle img convert`, `dd` and `compare`.
+use super::super::{Outcome, Stop};
+use super::{failed, one_file, usage};
+use crate::tools::img::commit::{self, CommitRequest};
+use crate::tools::img::compare::{self, CompareRequest};
+use crate::tools::img::convert::{self, ConvertRequest};
+use crate::tools::img::dd::{self, DdRequest};
+use crate::tools::img::progress::Show;
+use crate::tools::img::rebase::{self, RebaseRequest};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// `--progress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ProgressStyle {
+    /// As -p.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn show(progress: bool, style: Option<ProgressStyle>, quiet: bool) -> Show {
+    match (quiet, style) {
+        (true, _) => Show::Nothing,
+        (_, Some(ProgressStyle::Json)) => Show::Json,
+        (_, Some(ProgressStyle::Text)) => Show::Percent,
+        _ if progress => Show::Percent,
+        _ => Show::Nothing,
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  spindle img convert -p -O qcow2 disk.raw disk.qcow2\n  \
+                        spindle img convert -c -O qcow2 -o compression_type=zstd big.qcow2 small.qcow2")]
+pub(super) struct ConvertArgs {
+    /// Format of the sources [default: what each begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Format of the target: raw or qcow2 [default: raw]
+    #[arg(short = 'O', value_name = "FORMAT")]
+    target_format: Option<String>,
+    /// Options of the target's format; 'spindle img create -f FORMAT -o help' lists them
+    #[arg(short, value_name = "KEY=VALUE[,...]")]
+    options: Vec<String>,
+    /// Backing file of the target: only what the source has over its own is copied
+    #[arg(short = 'B', long = "backing", value_name = "FILE")]
+    backing: Option<String>,
+    /// The backing file's format
+    #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
+    backing_format: Option<String>,
+    /// Compress (qcow2), on all CPUs
+    #[arg(short)]
+    compress: bool,
+    /// The target is there already and keeps its shape
+    #[arg(short = 'n')]
+    existing: bool,
+    /// With -n: the target reads as zeros everywhere
+    #[arg(long)]
+    target_is_zero: bool,
+    /// Zeros of this many bytes are not written; 0 writes everything [default: 4k]
+    #[arg(short = 'S', value_name = "SIZE")]
+    sparse: Option<String>,
+    /// Requests in flight, 1 to 16 [default: 8]
+    #[arg(short = 'm', value_name = "NUMBER", allow_negative_numbers = true)]
+    width: Option<i64>,
+    /// Allocate in whatever order requests end
+    #[arg(short = 'W')]
+    out_of_order: bool,
+    /// Cache mode of the target: none, writeback, writethrough, directsync or unsafe
+    /// [default: unsafe]
+    #[arg(short = 't', value_name = "CACHE")]
+    target_cache: Option<String>,
+    /// Cache mode of the sources [default: writeback]
+    #[arg(short = 'T', value_name = "CACHE")]
+    source_cache: Option<String>,
+    /// Even if a guest has a source open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// What cannot be read is zeros in the target
+    #[arg(long)]
+    salvage: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show progress; on a terminal with rate and time left
+    #[arg(short)]
+    progress: bool,
+    /// Show progress in this way
+    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    style: Option<ProgressStyle>,
+    /// The sources, and last the target
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
+    let target = args.files.pop().unwrap_or_default();
+    let request = ConvertRequest {
+        sources: args.files,
+        format: args.format,
+        target,
+        target_format: args.target_format,
+        options: args.options,
+        backing: args.backing,
+        backing_format: args.backing_format,
+        compress: args.compress,
+        existing: args.existing,
+        target_is_zero: args.target_is_zero,
+        sparse: args.sparse,
+        width: args.width,
+        out_of_order: args.out_of_order,
+        target_cache: args.target_cache,
+        source_cache: args.source_cache,
+        force_share: args.force_share,
+        salvage: args.salvage,
+        quiet: args.quiet,
+        show: show(args.progress, args.style, args.quiet),
+    };
+    convert::run(request).map_err(failed)?;
+    Ok(Outcome::Exit(0))
+}
+
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  spindle img dd -O qcow2 if=disk.raw of=part.qcow2 bs=1M skip=1 count=100"
+)]
+pub(super) struct DdArgs {
+    /// Format of the source [default: what it begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Format of the target: raw or qcow2 [default: raw]
+    #[arg(short = 'O', value_name = "FORMAT")]
+    target_format: Option<String>,
+    /// Even if a guest has the source open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// if=SOURCE of=TARGET [bs=BYTES] [count=BLOCKS] [skip=BLOCKS]
+    #[arg(value_name = "OPERAND")]
+    operands: Vec<String>,
+}
+
+pub(super) fn run_dd(args: DdArgs) -> Result<Outcome, Stop> {
+    let request = DdRequest {
+        operands: args.operands,
+        format: args.format,
+        target_format: args.target_format,
+        force_share: args.force_share,
+    };
+    dd::run(&request).map_err(failed)?;
+    Ok(Outcome::Exit(0))
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CompareArgs {
+    /// Format of the first image [default: what it begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Format of the second image [default: what it begins like]
+    #[arg(short = 'F', value_name = "FORMAT")]
+    other_format: Option<String>,
+    /// Sizes and allocation must agree too
+    #[arg(short)]
+    strict: bool,
+    /// Cache mode [default: writeback]
+    #[arg(short = 'T', value_name = "CACHE")]
+    cache: Option<String>,
+    /// Even if a guest has an image open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show progress
+    #[arg(short)]
+    progress: bool,
+    /// Show progress in this way
+    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    style: Option<ProgressStyle>,
+    /// The two images
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_compare(args: CompareArgs) -> Result<Outcome, Stop> {
+    let Ok(paths) = <[PathBuf; 2]>::try_from(args.files) else {
+        return Err(usage("Expecting two image file names"));
+    };
+    let request = CompareRequest {
+        paths,
+        formats: [args.format, args.other_format],
+        strict: args.strict,
+        cache: args.cache,
+        force_share: args.force_share,
+        show: show(args.progress, args.style, args.quiet),
+    };
+    match compare::run(request) {
+        Ok(found) => {
+            let text = if args.quiet { String::new() } else { found.text };
+            Ok(Outcome::Print { text, status: found.status })
+        }
+        Err((status, error)) => Err(Stop { status, failure: error.into() }),
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  spindle img rebase -b new.qcow2 -F qcow2 overlay.qcow2\n  \
+                        spindle img rebase -u -b moved/base.raw -F raw overlay.qcow2")]
+pub(super) struct RebaseArgs {
+    /// Format of the image [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// The new backing file; '' for none
+    #[arg(short, long = "backing", value_name = "FILE")]
+    backing: Option<String>,
+    /// Its format
+    #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
+    backing_format: Option<String>,
+    /// Only change the name: for a backing file that was moved and holds the same
+    #[arg(short = 'u', long = "unsafe")]
+    name_only: bool,
+    /// Cache mode of the image [default: writeback]
+    #[arg(short = 't', value_name = "CACHE")]
+    cache: Option<String>,
+    /// Cache mode of the backing files [default: writeback]
+    #[arg(short = 'T', value_name = "CACHE")]
+    source_cache: Option<String>,
+    /// Even if a guest has a backing file open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show progress
+    #[arg(short)]
+    progress: bool,
+    /// Show progress in this way
+    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    style: Option<ProgressStyle>,
+    /// The image
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_rebase(args: RebaseArgs) -> Result<Outcome, Stop> {
+    let path = one_file(args.files)?;
+    if args.backing.is_none() && !args.name_only {
+        return Err(usage("Must specify backing file (-b) or use unsafe mode (-u)"));
+    }
+    let request = RebaseRequest {
+        path,
+        format: args.format,
+        backing: args.backing,
+        backing_format: args.backing_format,
+        name_only: args.name_only,
+        cache: args.cache,
+        source_cache: args.source_cache,
+        force_share: args.force_share,
+        show: show(args.progress, args.style, args.quiet),
+    };
+    rebase::run(request).map_err(failed)?;
+    Ok(Outcome::Exit(0))
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CommitArgs {
+    /// Format of the image [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// The image of the backing chain that all above it goes into; the image is not emptied then
+    #[arg(short, value_name = "FILE")]
+    base: Option<PathBuf>,
+    /// Do not empty the image
+    #[arg(short = 'd')]
+    keep: bool,
+    /// Cache mode [default: writeback]
+    #[arg(short = 't', value_name = "CACHE")]
+    cache: Option<String>,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show progress
+    #[arg(short)]
+    progress: bool,
+    /// Show progress in this way
+    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    style: Option<ProgressStyle>,
+    /// The image
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_commit(args: CommitArgs) -> Result<Outcome, Stop> {
+    let request = CommitRequest {
+        path: one_file(args.files)?,
+        format: args.format,
+        base: args.base,
+        keep: args.keep,
+        cache: args.cache,
+        show: show(args.progress, args.style, args.quiet),
+    };
+    commit::run(request).map_err(failed)?;
+    let text = if args.quiet { "" } else { "Image committed.\n" };
+    Ok(Outcome::Print { text: text.to_owned(), status: 0 })
+}

@@ -1,0 +1,232 @@
+//! `spindle img map`, `measure`, `resize` and `bench`.
+use super::super::{Outcome, Stop};
+use super::{Output, failed, json, number, one_file, usage};
+use crate::tools::img::bench::{self, BenchRequest};
+use crate::tools::img::error::ImgError;
+use crate::tools::img::map::{self, MapRequest};
+use crate::tools::img::measure::{self, MeasureRequest};
+use crate::tools::img::resize::{self, ResizeRequest};
+use clap::Args;
+use std::io::Write;
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+pub(super) struct MapArgs {
+    /// Format [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// How to print: human or json [default: human]
+    #[arg(long, value_name = "STYLE")]
+    output: Option<String>,
+    /// Where to begin
+    #[arg(short, long, value_name = "OFFSET")]
+    start_offset: Option<String>,
+    /// How far to look
+    #[arg(short = 'l', long, value_name = "LENGTH")]
+    max_length: Option<String>,
+    /// Even if a guest has the image open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// The file
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_map(args: MapArgs) -> Result<Outcome, Stop> {
+    let output = Output::parse(args.output.as_deref())?;
+    let start = args.start_offset.map_or(Ok(0), |text| number("start offset", &text))?;
+    let max_length = args.max_length.map(|text| number("max length", &text)).transpose()?;
+    let request = MapRequest {
+        path: one_file(args.files)?,
+        format: args.format,
+        force_share: args.force_share,
+        start,
+        max_length,
+    };
+    let entries = map::run(request).map_err(failed)?;
+    let text = match output {
+        Output::Human => {
+            let (text, error) = map::human(&entries);
+            if let Some(error) = error {
+                // As far as it goes. A reader that has gone away is no reason to stop.
+                let _ = std::io::stdout().lock().write_all(text.as_bytes());
+                return Err(failed(error));
+            }
+            text
+        }
+        Output::Json => map::json(&entries),
+    };
+    Ok(Outcome::Print { text, status: 0 })
+}
+
+#[derive(Args, Debug)]
+pub(super) struct MeasureArgs {
+    /// Format of the image [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Format of the file to be made: raw or qcow2 [default: raw]
+    #[arg(short = 'O', value_name = "FORMAT")]
+    target_format: Option<String>,
+    /// Options of that format
+    #[arg(short, value_name = "KEY=VALUE[,...]")]
+    options: Vec<String>,
+    /// How to print: human or json [default: human]
+    #[arg(long, value_name = "STYLE")]
+    output: Option<String>,
+    /// Size of an empty disk, instead of an image
+    #[arg(long, value_name = "SIZE")]
+    size: Option<String>,
+    /// Even if a guest has the image open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// The image
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_measure(args: MeasureArgs) -> Result<Outcome, Stop> {
+    let output = Output::parse(args.output.as_deref())?;
+    let size = args.size.map(|text| number("image size", &text)).transpose()?;
+    let mut files = args.files;
+    if files.len() > 1 {
+        return Err(usage("At most one filename argument is allowed."));
+    }
+    let request = MeasureRequest {
+        path: files.pop(),
+        size,
+        format: args.format,
+        target_format: args.target_format,
+        options: args.options,
+        force_share: args.force_share,
+    };
+    let measured = measure::run(request).map_err(failed)?;
+    let text = match output {
+        Output::Human => measured.human(),
+        Output::Json => json(&measured)?,
+    };
+    Ok(Outcome::Print { text, status: 0 })
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  spindle img resize disk.qcow2 +10G")]
+pub(super) struct ResizeArgs {
+    /// Format [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// The disk may become smaller; what lies beyond its new end is lost
+    #[arg(long)]
+    shrink: bool,
+    /// Set aside what is gained: off, falloc or full [default: off]
+    #[arg(long, value_name = "MODE")]
+    preallocation: Option<String>,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// The file, and its new size: SIZE, +SIZE or -SIZE
+    #[arg(value_names = ["FILE", "SIZE"])]
+    operands: Vec<String>,
+}
+
+pub(super) fn run_resize(mut args: ResizeArgs) -> Result<Outcome, Stop> {
+    if args.operands.len() < 2 {
+        return Err(usage("Not enough arguments"));
+    }
+    let size = args.operands.pop().unwrap_or_default();
+    let path = one_file(args.operands.into_iter().map(PathBuf::from).collect())?;
+    let request = ResizeRequest {
+        path,
+        size,
+        format: args.format,
+        shrink: args.shrink,
+        preallocation: args.preallocation,
+    };
+    resize::run(request).map_err(failed)?;
+    let text = if args.quiet { "" } else { "Image resized.\n" };
+    Ok(Outcome::Print { text: text.to_owned(), status: 0 })
+}
+
+#[derive(Args, Debug)]
+pub(super) struct BenchArgs {
+    /// Format [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Number of requests
+    #[arg(short, value_name = "NUMBER", default_value_t = 75_000)]
+    count: u64,
+    /// Requests in flight
+    #[arg(short, value_name = "NUMBER", default_value_t = 64)]
+    depth: u64,
+    /// Bytes of a request
+    #[arg(short = 's', value_name = "SIZE", default_value = "4096")]
+    length: String,
+    /// Bytes from one request to the next [default: the size of a request]
+    #[arg(short = 'S', value_name = "SIZE")]
+    step: Option<String>,
+    /// Where to begin
+    #[arg(short, value_name = "OFFSET")]
+    offset: Option<String>,
+    /// Write instead of reading
+    #[arg(short)]
+    write: bool,
+    /// The byte that is written
+    #[arg(long, value_name = "BYTE")]
+    pattern: Option<String>,
+    /// Flush after so many writes
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    flush_interval: u64,
+    /// Flushes do not wait for the requests before them
+    #[arg(long)]
+    no_drain: bool,
+    /// Cache mode [default: writeback]
+    #[arg(short = 't', value_name = "CACHE")]
+    cache: Option<String>,
+    /// Taken for the sake of scripts: the engine is io_uring wherever the host has it
+    #[arg(short = 'i', value_name = "AIO")]
+    aio: Option<String>,
+    /// As -i
+    #[arg(short = 'n')]
+    native: bool,
+    /// Even if a guest has the image open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// The file
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_bench(args: BenchArgs) -> Result<Outcome, Stop> {
+    if let Some(aio) = args.aio.filter(|a| !["threads", "native", "io_uring"].contains(&a.as_str()))
+    {
+        return Err(failed(ImgError::said(format!("Invalid aio option: {aio}"))));
+    }
+    let pattern = args.pattern.map_or(Ok(0), |text| {
+        let byte = crate::spec::size::parse(&text, 1).ok().and_then(|n| u8::try_from(n).ok());
+        byte.ok_or_else(|| failed(ImgError::said("Invalid pattern byte specified")))
+    })?;
+    let request = BenchRequest {
+        path: one_file(args.files)?,
+        format: args.format,
+        count: args.count,
+        depth: args.depth,
+        length: number("buffer size", &args.length)?,
+        step: args.step.map_or(Ok(0), |text| number("step_size", &text))?,
+        offset: args.offset.map_or(Ok(0), |text| number("offset", &text))?,
+        write: args.write,
+        pattern,
+        flush_interval: args.flush_interval,
+        no_drain: args.no_drain,
+        cache: args.cache,
+        force_share: args.force_share,
+    };
+    request.check().map_err(failed)?;
+    if !args.quiet {
+        // Before it takes its time. A reader that has gone away is no reason to stop.
+        let _ = std::io::stdout().lock().write_all(request.announce().as_bytes());
+    }
+    let elapsed = bench::run(request).map_err(failed)?;
+    let text = format!("Run completed in {:.3} seconds.\n", elapsed.as_secs_f64());
+    Ok(Outcome::Print { text: if args.quiet { String::new() } else { text }, status: 0 })
+}

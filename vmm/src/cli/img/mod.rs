@@ -1,0 +1,316 @@
+//! `spindle img`: the options of `qemu-img`.
+mod copying;
+mod looking;
+
+use super::{EXIT_INPUT, Failure, Outcome, Stop};
+use crate::tools::img::error::{ImgError, not_a_size, prefix};
+use crate::tools::img::image::driver_called;
+use crate::tools::img::{Look, check, create, info};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::Value;
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+pub(super) struct ImgArgs {
+    #[command(subcommand)]
+    command: ImgCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImgCommand {
+    /// Create an image
+    Create(CreateArgs),
+    /// Say what an image is
+    Info(InfoArgs),
+    /// Check an image: 0 clean, 1 not completed, 2 damaged, 3 leaks, 63 nothing to check
+    Check(CheckArgs),
+    /// Copy images into another format or shape
+    Convert(copying::ConvertArgs),
+    /// Compare the contents of two images: 0 the same, 1 different, above 1 not compared
+    Compare(copying::CompareArgs),
+    /// Say what a disk is made of, and where
+    Map(looking::MapArgs),
+    /// Say how large a file an image will need
+    Measure(looking::MeasureArgs),
+    /// Change the size of a disk
+    Resize(looking::ResizeArgs),
+    /// Write what an image has over its backing file into that
+    Commit(copying::CommitArgs),
+    /// Put an image on another backing file
+    Rebase(copying::RebaseArgs),
+    /// Copy a part of a disk into a new image
+    Dd(copying::DdArgs),
+    /// Measure requests to an image
+    Bench(looking::BenchArgs),
+}
+
+/// `--output`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Output {
+    /// For people.
+    #[default]
+    Human,
+    /// For programs.
+    Json,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  spindle img create -f qcow2 -b base.qcow2 -F qcow2 disk.qcow2")]
+struct CreateArgs {
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Format: raw or qcow2 [default: by the file's ending, or raw]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Backing file
+    #[arg(short, long = "backing", value_name = "FILE")]
+    backing: Option<String>,
+    /// The backing file's format
+    #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
+    backing_format: Option<String>,
+    /// Do not look at the backing file; a size must be given then
+    #[arg(short = 'u', long = "unsafe-backing")]
+    blind: bool,
+    /// Options of the format; -o help lists them
+    #[arg(short, long, value_name = "KEY=VALUE[,...]")]
+    options: Vec<String>,
+    /// The file
+    file: Option<PathBuf>,
+    /// Size of the disk in bytes, or with a suffix k, M, G or T [default: the backing file's]
+    size: Option<String>,
+}
+
+#[derive(Args, Debug)]
+struct InfoArgs {
+    /// Format: raw or qcow2 [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// How to print: human or json [default: human]
+    #[arg(long, value_name = "STYLE")]
+    output: Option<String>,
+    /// All backing files too
+    #[arg(long)]
+    backing_chain: bool,
+    /// Even if a guest has the image open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// The file
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct CheckArgs {
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Format: raw or qcow2 [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// How to print: human or json [default: human]
+    #[arg(long, value_name = "STYLE")]
+    output: Option<String>,
+    /// Repair leaks, or all that can be repaired
+    #[arg(short, long, value_name = "leaks|all")]
+    repair: Option<String>,
+    /// Even if a guest has the image open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// The file
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl Output {
+    fn parse(text: Option<&str>) -> Result<Self, Stop> {
+        match text {
+            None | Some("human") => Ok(Self::Human),
+            Some("json") => Ok(Self::Json),
+            Some(_) => {
+                Err(failed(ImgError::said("--output must be used with human or json as argument.")))
+            }
+        }
+    }
+}
+
+/// Does what the arguments of `spindle img` say.
+pub(super) fn run(args: ImgArgs) -> Result<Outcome, Stop> {
+    match args.command {
+        ImgCommand::Create(args) => run_create(args),
+        ImgCommand::Info(args) => run_info(args),
+        ImgCommand::Check(args) => run_check(args),
+        ImgCommand::Convert(args) => copying::run_convert(args),
+        ImgCommand::Compare(args) => copying::run_compare(args),
+        ImgCommand::Map(args) => looking::run_map(args),
+        ImgCommand::Measure(args) => looking::run_measure(args),
+        ImgCommand::Resize(args) => looking::run_resize(args),
+        ImgCommand::Commit(args) => copying::run_commit(args),
+        ImgCommand::Rebase(args) => copying::run_rebase(args),
+        ImgCommand::Dd(args) => copying::run_dd(args),
+        ImgCommand::Bench(args) => looking::run_bench(args),
+    }
+}
+
+/// The exit status of qemu-img for everything that has none of its own.
+fn failed(error: ImgError) -> Stop {
+    Stop { status: EXIT_INPUT, failure: error.into() }
+}
+
+/// A command line that is wrong, in qemu-img's words.
+fn usage(sentence: &str) -> Stop {
+    failed(ImgError::said(format!("{sentence}\n{}", hint())))
+}
+
+fn hint() -> String {
+    format!("Try '{} --help' for more information", prefix())
+}
+
+/// What qemu-img says of a command line that clap refuses, where it has words for it.
+pub(super) fn refused(error: &clap::Error) -> Option<String> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        _ => String::new(),
+    };
+    let sentence = match error.kind() {
+        ErrorKind::UnknownArgument => {
+            format!("unrecognized option '{}'", context(ContextKind::InvalidArg))
+        }
+        ErrorKind::InvalidSubcommand => {
+            format!("Command not found: {}", context(ContextKind::InvalidSubcommand))
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "Not enough arguments".to_owned()
+        }
+        _ => return None,
+    };
+    Some(format!("{sentence}\n{}", hint()))
+}
+
+/// The one file that a command takes.
+fn one_file(mut files: Vec<PathBuf>) -> Result<PathBuf, Stop> {
+    match (files.pop(), files.is_empty()) {
+        (Some(file), true) => Ok(file),
+        _ => Err(usage("Expecting one image file name")),
+    }
+}
+
+/// A byte count, or qemu-img's sentence about it.
+fn number(name: &str, text: &str) -> Result<u64, Stop> {
+    crate::spec::size::parse(text, 1).map_err(|_| failed(not_a_size(name)))
+}
+
+fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
+    let wants_help = args.options.iter().any(|text| text == "help" || text == "?");
+    let Some(path) = args.file.clone().or_else(|| wants_help.then(PathBuf::new)) else {
+        return Err(Stop::usage("give the file to create: spindle img create FILE SIZE"));
+    };
+    let request = create::Request {
+        path,
+        format: args.format,
+        size: args.size,
+        backing: args.backing,
+        backing_format: args.backing_format,
+        options: args.options,
+    };
+    if wants_help {
+        return Ok(Outcome::Print { text: create::options_help(request.format()?), status: 0 });
+    }
+    let plan = request.plan()?;
+    if args.blind && plan.size.is_none() {
+        return Err(Stop::usage("-u does not look at the backing file, so a size must be given"));
+    }
+    let size = create::run(&plan, args.blind).map_err(Stop::input)?;
+    let text = if args.quiet { String::new() } else { plan.announce(size) };
+    Ok(Outcome::Print { text, status: 0 })
+}
+
+fn run_info(args: InfoArgs) -> Result<Outcome, Stop> {
+    let output = Output::parse(args.output.as_deref())?;
+    let file = one_file(args.files)?;
+    let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
+    let look = Look { format, force_share: args.force_share };
+    let chain = info::run(&file, look, args.backing_chain).map_err(failed)?;
+    let text = match (output, chain.as_slice()) {
+        (Output::Human, chain) => info::human(chain),
+        (Output::Json, [only]) if !args.backing_chain => json(only)?,
+        (Output::Json, chain) => json(&chain)?,
+    };
+    Ok(Outcome::Print { text, status: 0 })
+}
+
+fn run_check(args: CheckArgs) -> Result<Outcome, Stop> {
+    let repair = match args.repair.as_deref() {
+        None => check::Repair::None,
+        Some("leaks") => check::Repair::Leaks,
+        Some("all") => check::Repair::All,
+        Some(other) => {
+            let sentence = "Unknown option value for -r (expecting 'leaks' or 'all')";
+            return Err(usage(&format!("{sentence}: {other}")));
+        }
+    };
+    let output = Output::parse(args.output.as_deref())?;
+    let file = one_file(args.files)?;
+    let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
+    let look = Look { format, force_share: args.force_share };
+    if repair != check::Repair::None && args.force_share {
+        return Err(failed(ImgError::said(
+            "Could not open image: an image is repaired alone: -r and -U exclude each other",
+        )));
+    }
+    let Some(found) = check::run(&file, look, repair).map_err(failed)? else {
+        let failure = ImgError::said("This image format does not support checks").into();
+        return Err(Stop { status: check::EXIT_UNSUPPORTED, failure });
+    };
+    let text = match output {
+        Output::Json => json(&found.report)?,
+        Output::Human if args.quiet => String::new(),
+        Output::Human => {
+            // Each finding by itself is for the error stream, as with qemu-img.
+            for line in &found.findings {
+                eprintln!("{line}");
+            }
+            found.report.human()
+        }
+    };
+    Ok(Outcome::Print { text, status: found.report.exit_status() })
+}
+
+/// JSON, laid out and ordered as qemu-img does.
+fn json(value: &impl Serialize) -> Result<String, Stop> {
+    let internal = |failure: Failure| Stop { status: EXIT_INPUT, failure };
+    let value = serde_json::to_value(value).map_err(|e| internal(e.into()))?;
+    let mut out = Vec::new();
+    let layout = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut writer = serde_json::Serializer::with_formatter(&mut out, layout);
+    in_buckets(value).serialize(&mut writer).map_err(|e| internal(e.into()))?;
+    String::from_utf8(out).map(|text| text + "\n").map_err(|e| internal(e.into()))
+}
+
+/// The members of every object in the order in which QEMU's hash table has them (qobject/qdict.c:
+/// 512 buckets, the hash function of TDB).
+fn in_buckets(value: Value) -> Value {
+    const BUCKETS: u32 = 512;
+    fn bucket(name: &str) -> u32 {
+        let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+        let start = 0x238f_13af_u32.wrapping_mul(len);
+        let sum = name
+            .bytes()
+            .enumerate()
+            .fold(start, |sum, (i, byte)| sum.wrapping_add(u32::from(byte) << (i * 5 % 24)));
+        sum.wrapping_mul(1_103_515_243).wrapping_add(12_345) % BUCKETS
+    }
+    match value {
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.into_iter().collect();
+            // In one bucket, the last comes first.
+            members.reverse();
+            members.sort_by_key(|(name, _)| bucket(name));
+            members.into_iter().map(|(name, value)| (name, in_buckets(value))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(in_buckets).collect(),
+        other => other,
+    }
+}

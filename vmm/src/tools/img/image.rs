@@ -1,0 +1,368 @@
+//! Images with their backing chains, open.
+use super::ImgError;
+use super::files::{backing_path, format_of};
+use crate::spec::format::Format;
+use spindle_block::lock::{CONSISTENT_READ, LockError, RESIZE, WRITE};
+use spindle_block::nodes::file::{FileError, FileNode, FileOptions, Reason};
+use spindle_block::qcow2::{self, HeaderError, OpenError, Qcow2};
+use spindle_block::{BlockError, Cx, Node};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The longest backing chain that is opened.
+const CHAIN_MAX: usize = 200;
+
+/// `-t` and `-T`: how the host's page cache is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cache {
+    /// It is bypassed.
+    pub direct: bool,
+    /// Every write is durable before it counts as done.
+    pub write_through: bool,
+    /// Nothing is made durable.
+    pub no_flush: bool,
+}
+
+impl Cache {
+    /// Nothing is made durable: for images that are worth nothing before they are complete.
+    pub const UNSAFE: Self = Self { direct: false, write_through: false, no_flush: true };
+
+    /// The mode of this name (QEMU, bdrv_parse_cache_mode).
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (direct, write_through, no_flush) = match name {
+            "none" | "off" => (true, false, false),
+            "directsync" => (true, true, false),
+            "writeback" => (false, false, false),
+            "unsafe" => (false, false, true),
+            "writethrough" => (false, true, false),
+            _ => return None,
+        };
+        Some(Self { direct, write_through, no_flush })
+    }
+}
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenMode {
+    /// Its format; `None`: what it begins like.
+    pub format: Option<Format>,
+    /// It is written to.
+    pub writable: bool,
+    /// Even while somebody else writes to it.
+    pub force_share: bool,
+    /// The page cache.
+    pub cache: Cache,
+}
+
+impl OpenMode {
+    /// To be read.
+    #[must_use]
+    pub fn read(format: Option<Format>, force_share: bool) -> Self {
+        Self { format, force_share, ..Self::default() }
+    }
+
+    /// To be written to.
+    #[must_use]
+    pub fn write(format: Option<Format>) -> Self {
+        Self { format, writable: true, ..Self::default() }
+    }
+}
+
+/// An open image, on its backing chain.
+pub struct Image {
+    /// Its file's name.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Its file.
+    pub file: Arc<FileNode>,
+    /// Its disk.
+    pub node: Arc<dyn Node>,
+    /// The same, where it is qcow2.
+    pub qcow2: Option<Arc<Qcow2>>,
+    /// What is below.
+    pub backing: Option<Box<Image>>,
+    /// Space may be mapped that was never written (`preallocation=metadata`).
+    pub(super) preallocated: bool,
+}
+
+/// Where a chain is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Nowhere.
+    None,
+    /// Above the first backing file.
+    First,
+    /// Above the backing file of this name.
+    Named(PathBuf),
+}
+
+/// A file of a chain that is being opened.
+struct Level {
+    path: PathBuf,
+    format: Format,
+    file: Arc<FileNode>,
+}
+
+impl Image {
+    /// Opens an image and everything below it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence in qemu-img's words. Nothing stays open then.
+    pub async fn open(cx: &Cx, path: &Path, mode: OpenMode) -> Result<Self, ImgError> {
+        Ok(Self::open_above(cx, path, mode, &Base::None).await?.0)
+    }
+
+    /// Opens an image and what is below it as far as `base`, which is not opened. Returns where that
+    /// is and its format, where it was found; what it has then reads as zeros.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Image::open`].
+    pub async fn open_above(
+        cx: &Cx,
+        path: &Path,
+        mode: OpenMode,
+        base: &Base,
+    ) -> Result<(Self, Option<(PathBuf, Option<Format>)>), ImgError> {
+        let mut found = None;
+        let mut levels: Vec<Level> = Vec::new();
+        let mut seen = HashSet::new();
+        let mut next = Some((path.to_owned(), mode));
+        while let Some((at, level_mode)) = next.take() {
+            let wrap = |detail: String| cannot_open(path, levels.len(), &detail);
+            let file = open_file(&at, level_mode).map_err(|e| wrap(file_detail(&e)))?;
+            if levels.len() >= CHAIN_MAX || !file.identity().is_none_or(|id| seen.insert(id)) {
+                return Err(wrap("the backing chain is endless".to_owned()));
+            }
+            let format = format_of(&at, level_mode.format)?;
+            if format == Format::Qcow2 {
+                let header = qcow2::read_header(cx, &(Arc::clone(&file) as _)).await;
+                let header = header.map_err(|e| wrap(open_detail(&e)))?;
+                let backing_format = header.backing_format();
+                if let Some(name) = header.backing_file {
+                    let below = backing_path(&at, &name)?;
+                    let format = named_format(backing_format.as_deref()).map_err(&wrap)?;
+                    let below_mode = OpenMode { format, writable: false, ..mode };
+                    let is_base = match base {
+                        Base::None => false,
+                        Base::First => true,
+                        Base::Named(wanted) => Path::new(&name) == wanted || below == *wanted,
+                    };
+                    if is_base {
+                        found = Some((below, format));
+                    } else {
+                        next = Some((below, below_mode));
+                    }
+                }
+            }
+            levels.push(Level { path: at, format, file });
+        }
+        Ok((assemble(cx, path, levels, mode).await?, found))
+    }
+
+    /// The images of the chain, this one first.
+    #[must_use]
+    pub fn layers(&self) -> Vec<&Self> {
+        let mut layers = vec![self];
+        let mut at = self;
+        while let Some(below) = &at.backing {
+            layers.push(below);
+            at = below;
+        }
+        layers
+    }
+
+    /// The size of the disk, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.node.info().size
+    }
+
+    /// Closes the image and everything below it: what was written is in the file.
+    ///
+    /// # Errors
+    ///
+    /// The first; everything is closed all the same.
+    pub async fn close(self, cx: &Cx) -> Result<(), BlockError> {
+        let mut result = Ok(());
+        let mut next = Some(Box::new(self));
+        while let Some(image) = next {
+            if image.qcow2.is_some() {
+                result = result.and(Arc::clone(&image.node).close(Cx::clone(cx)).await);
+            }
+            result = result.and(Arc::clone(&image.file).close(Cx::clone(cx)).await);
+            next = image.backing;
+        }
+        result
+    }
+}
+
+fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
+    FileNode::open(&FileOptions {
+        read_only: !mode.writable,
+        force_share: mode.force_share && !mode.writable,
+        direct: mode.cache.direct,
+        no_flush: mode.cache.no_flush,
+        ..FileOptions::new(path)
+    })
+}
+
+async fn assemble(
+    cx: &Cx,
+    top: &Path,
+    levels: Vec<Level>,
+    mode: OpenMode,
+) -> Result<Image, ImgError> {
+    let mut image: Option<Image> = None;
+    for (depth, level) in levels.into_iter().enumerate().rev() {
+        let mut qcow2 = None;
+        let mut node: Arc<dyn Node> = Arc::clone(&level.file) as _;
+        if level.format == Format::Qcow2 {
+            let backing = image.as_ref().map(|image| Arc::clone(&image.node));
+            let read_only = depth > 0 || !mode.writable;
+            let options = qcow2::Options { read_only, ..qcow2::Options::default() };
+            let opened = qcow2::open(cx, node, backing, options).await;
+            let opened = opened.map_err(|e| cannot_open(top, depth, &open_detail(&e)))?;
+            node = Arc::clone(&opened) as _;
+            qcow2 = Some(opened);
+        }
+        let preallocated = qcow2.as_ref().is_some_and(|q| is_preallocated(&level.file, q));
+        image = Some(Image {
+            path: level.path,
+            format: level.format,
+            file: level.file,
+            node,
+            qcow2,
+            backing: image.map(Box::new),
+            preallocated,
+        });
+    }
+    image.ok_or_else(|| ImgError::said(format!("Could not open '{}'", top.display())))
+}
+
+/// Whether a file has clearly less storage than clusters: then mapped clusters may be holes (QEMU,
+/// qcow2_detect_metadata_preallocation, which counts used clusters where this takes all).
+fn is_preallocated(file: &FileNode, image: &Qcow2) -> bool {
+    let (Some(allocated), Some(Ok(length))) = (file.allocated(), file.length()) else {
+        return false;
+    };
+    let real = allocated / image.cluster_size();
+    length.div_ceil(image.cluster_size()) >= (real * 10 / 9).max(real + 2)
+}
+
+/// The format that a header gives for its backing file; `None`: what that begins like.
+fn named_format(name: Option<&str>) -> Result<Option<Format>, String> {
+    match name {
+        None => Ok(None),
+        Some("qcow2") => Ok(Some(Format::Qcow2)),
+        Some("raw" | "file" | "host_device") => Ok(Some(Format::Raw)),
+        Some(other) => Err(format!("Unknown driver '{}'", other.escape_debug())),
+    }
+}
+
+/// `Could not open 'top': …`, for what is wrong `depth` backing files below.
+pub(super) fn cannot_open(top: &Path, depth: usize, detail: &str) -> ImgError {
+    let below = "Could not open backing file: ".repeat(depth);
+    ImgError::said(format!("Could not open '{}': {below}{detail}", top.display()))
+}
+
+/// What qemu-img says of a file that cannot be opened.
+pub(super) fn file_detail(error: &FileError) -> String {
+    let path = error.path.display();
+    let because = |reason: &str| format!("Could not open '{path}': {reason}");
+    match &error.reason {
+        Reason::Missing | Reason::NoDirectory => because("No such file or directory"),
+        Reason::Permission { .. } => because("Permission denied"),
+        Reason::ReadOnlyMedium => because("Read-only file system"),
+        Reason::NoSpace => because("No space left on device"),
+        Reason::NotAnImage("a directory") => {
+            format!("'file' driver requires '{path}' to be a regular file")
+        }
+        Reason::Locked { error } => {
+            let (shared, what) = match error {
+                LockError::InUse { used } => ("shared ", *used),
+                LockError::Denied { wanted } => ("", *wanted),
+                other => return format!("Failed to lock '{path}': {other}"),
+            };
+            let name = match what {
+                CONSISTENT_READ => "consistent read",
+                WRITE => "write",
+                RESIZE => "resize",
+                _ => "write unchanged",
+            };
+            format!(
+                "Failed to get {shared}\"{name}\" lock\nIs another process using the image \
+                 [{path}]?"
+            )
+        }
+        other => because(&other.to_string()),
+    }
+}
+
+/// What qemu-img says of an image that cannot be opened.
+pub(super) fn open_detail(error: &OpenError) -> String {
+    match error {
+        OpenError::Header(HeaderError::Magic(_)) => "Image is not in qcow2 format".to_owned(),
+        OpenError::Header(HeaderError::Version(version)) => {
+            format!("Unsupported qcow2 version {version}")
+        }
+        other => spindle_block::error::with_causes(other),
+    }
+}
+
+/// strerror(3) of what went wrong.
+pub(super) fn errno_text(error: BlockError) -> &'static str {
+    match error {
+        BlockError::OutOfRange | BlockError::Medium | BlockError::Corrupt => "Input/output error",
+        BlockError::Misaligned => "Invalid argument",
+        BlockError::ReadOnly => "Operation not permitted",
+        BlockError::NoSpace => "No space left on device",
+        BlockError::Unsupported => "Operation not supported",
+        BlockError::Aborted => "Operation canceled",
+        BlockError::TimedOut => "Connection timed out",
+        BlockError::NoMemory => "Cannot allocate memory",
+        BlockError::Permission => "Permission denied",
+        BlockError::Gone => "No such device",
+    }
+}
+
+/// The format called `name`, for an image that is to be opened.
+///
+/// # Errors
+///
+/// qemu-img's sentence about a driver that there is not.
+pub fn driver_called(path: &Path, name: Option<&str>) -> Result<Option<Format>, ImgError> {
+    match name {
+        None => Ok(None),
+        Some("raw") => Ok(Some(Format::Raw)),
+        Some("qcow2") => Ok(Some(Format::Qcow2)),
+        Some(other) => Err(ImgError::said(format!(
+            "Could not open '{}': Unknown driver '{other}'",
+            path.display()
+        ))),
+    }
+}
+
+/// Says on the error stream that a raw image was only guessed, before it is written to.
+pub(super) fn warn_of_probing(image: &Image, given: Option<Format>) {
+    if image.format == Format::Raw {
+        warn_of_raw_guess(&image.path, given);
+    }
+}
+
+/// The same for a raw image that is not open.
+pub(super) fn warn_of_raw_guess(path: &Path, given: Option<Format>) {
+    if given.is_none() {
+        eprintln!(
+            "WARNING: Image format was not specified for '{}' and probing guessed raw.\n         \
+             Automatically detecting the format is dangerous for raw images, write operations on \
+             block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove \
+             the restrictions.",
+            path.display()
+        );
+    }
+}

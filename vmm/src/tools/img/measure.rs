@@ -1,0 +1,178 @@
+//! `measure`: how large a file an image will need.
+use super::ImgError;
+use super::create::{FormatPlan, Preallocation, Request, format_called};
+use super::files::on_block_layer;
+use super::image::{Image, OpenMode, driver_called, errno_text};
+use crate::spec::SpecError;
+use crate::spec::format::Format;
+use serde::Serialize;
+use spindle_block::{Cx, Range};
+use std::fmt::Write;
+use std::path::PathBuf;
+
+/// Bytes of an entry of an L1, L2 or refcount table (docs/interop/qcow2.txt).
+const ENTRY: u64 = 8;
+/// Bits of a refcount.
+const REFCOUNT_BITS: u64 = 16;
+
+/// Sizes of a file that there is not yet (qapi/block-core.json, BlockMeasureInfo).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Measured {
+    /// Bytes of the persistent bitmaps, where source and target can have them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitmaps: Option<u64>,
+    /// Bytes for what the source has now.
+    pub required: u64,
+    /// Bytes when every cluster of the disk is allocated.
+    pub fully_allocated: u64,
+}
+
+impl Measured {
+    /// The sizes for people.
+    #[must_use]
+    pub fn human(&self) -> String {
+        let mut out = format!(
+            "required size: {}\nfully allocated size: {}\n",
+            self.required, self.fully_allocated
+        );
+        if let Some(bytes) = self.bitmaps {
+            let _ = writeln!(out, "bitmaps size: {bytes}");
+        }
+        out
+    }
+}
+
+/// What the command line of `measure` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MeasureRequest {
+    /// The image that would be converted.
+    pub path: Option<PathBuf>,
+    /// `--size`, in bytes.
+    pub size: Option<u64>,
+    /// `-f`.
+    pub format: Option<String>,
+    /// `-O`.
+    pub target_format: Option<String>,
+    /// Each `-o`.
+    pub options: Vec<String>,
+    /// `-U`.
+    pub force_share: bool,
+}
+
+/// Measures.
+///
+/// # Errors
+///
+/// Neither or both of image and size, options that there are not, an image that cannot be read.
+pub fn run(request: MeasureRequest) -> Result<Measured, ImgError> {
+    if request.path.is_some() && request.size.is_some() {
+        return Err(ImgError::said("--size N cannot be used together with a filename."));
+    }
+    if request.path.is_none() && request.size.is_none() {
+        return Err(ImgError::said("Either --size N or one filename must be specified."));
+    }
+    let name = request.target_format.as_deref().unwrap_or("raw");
+    let format =
+        format_called(name).map_err(|_| ImgError::said(format!("Unknown file format '{name}'")))?;
+    let plan = Request {
+        path: PathBuf::from("image"),
+        format: Some(format.name().to_owned()),
+        size: Some("0".to_owned()),
+        options: request.options.clone(),
+        ..Request::default()
+    };
+    let plan = plan.plan().map_err(|error| match error {
+        SpecError::Unknown { name, .. } => ImgError::said(format!("Invalid parameter '{name}'")),
+        other => ImgError::Spec(other),
+    })?;
+    let Some(path) = request.path else {
+        let size = request.size.unwrap_or(0);
+        return measured(&plan.format, plan.backing.is_some(), size, 0, false);
+    };
+    let source = driver_called(&path, request.format.as_deref())?;
+    on_block_layer(|cx| async move {
+        let mode = OpenMode::read(source, request.force_share);
+        let image = Image::open(&cx, &path, mode).await?;
+        let unit = match &plan.format {
+            FormatPlan::Qcow2(own) => own.cluster_size,
+            FormatPlan::Raw { .. } => 1,
+        };
+        let used = used(&cx, &image, unit).await;
+        let size = image.size();
+        let bitmaps = image.format == Format::Qcow2;
+        // It was only read.
+        let _ = image.close(&cx).await;
+        measured(&plan.format, plan.backing.is_some(), size, used?, bitmaps)
+    })
+}
+
+/// Bytes of the clusters that hold data.
+async fn used(cx: &Cx, image: &Image, unit: u64) -> Result<u64, ImgError> {
+    let mut used = 0;
+    let mut at = 0;
+    while at < image.size() {
+        let range = Range::new(at, image.size() - at);
+        let status = image.status(cx, range, usize::MAX).await.map_err(|e| {
+            ImgError::said(format!("Unable to get block status: {}", errno_text(e)))
+        })?;
+        let mut len = status.len.max(1);
+        if status.data && !status.zero {
+            len = (at + len).next_multiple_of(unit) - at;
+            used += at % unit + len;
+        }
+        at += len;
+    }
+    Ok(used)
+}
+
+fn measured(
+    format: &FormatPlan,
+    backing: bool,
+    size: u64,
+    used: u64,
+    bitmaps: bool,
+) -> Result<Measured, ImgError> {
+    let too_large = || ImgError::said("The image size is too large");
+    match format {
+        FormatPlan::Raw { .. } => {
+            let size = size.checked_next_multiple_of(512).ok_or_else(too_large)?;
+            Ok(Measured { bitmaps: None, required: size, fully_allocated: size })
+        }
+        FormatPlan::Qcow2(own) => {
+            let size = size.checked_next_multiple_of(own.cluster_size).ok_or_else(too_large)?;
+            let whole = whole_file(size, own.cluster_size).ok_or_else(too_large)?;
+            let set_aside =
+                matches!(own.preallocation, Preallocation::Falloc | Preallocation::Full);
+            let used = if backing || set_aside { size } else { used };
+            Ok(Measured {
+                bitmaps: (bitmaps && own.version >= 3).then_some(0),
+                required: (whole - size).saturating_add(used),
+                fully_allocated: whole,
+            })
+        }
+    }
+}
+
+/// Bytes of a file whose disk of `size` bytes (whole clusters) is all allocated; `None` where that
+/// is more than 64 bits hold.
+fn whole_file(size: u64, cluster: u64) -> Option<u64> {
+    let per_table = cluster / ENTRY;
+    let l2_entries = (size / cluster).checked_next_multiple_of(per_table)?;
+    let l1_entries = (l2_entries / per_table).checked_next_multiple_of(per_table)?;
+    // The header, and the tables.
+    let metadata = cluster + l2_entries.checked_mul(ENTRY)? + l1_entries.checked_mul(ENTRY)?;
+    let clusters = size.checked_add(metadata)? / cluster;
+    let per_block = cluster * 8 / REFCOUNT_BITS;
+    let (mut blocks, mut tables) = (0_u64, 0_u64);
+    loop {
+        // Refcount blocks count themselves and their table, too.
+        let next = (clusters + tables + blocks).div_ceil(per_block);
+        let next_tables = next.div_ceil(per_table);
+        if (next, next_tables) == (blocks, tables) {
+            break;
+        }
+        (blocks, tables) = (next, next_tables);
+    }
+    size.checked_add(metadata)?.checked_add((blocks + tables).checked_mul(cluster)?)
+}
