@@ -64,13 +64,18 @@ pub fn run(work: &Path, rounds: usize, mut progress: impl FnMut(&str)) -> Result
             unit: "ms".into(),
             goal: Goal::RatioAtMost(goal),
         });
-        rows.push(Row {
-            name: format!("exits until /init, {name}"),
-            ours: median(exits_ours),
-            peer: Some(median(exits_peer)),
-            unit: "exits".into(),
-            goal: Goal::RatioAtMost(0.5),
-        });
+        for (what, of) in [
+            ("exits until /init", (|e: &Exits| e.total as f64) as fn(&Exits) -> f64),
+            ("exits to user space until /init", |e| e.to_user as f64),
+        ] {
+            rows.push(Row {
+                name: format!("{what}, {name}"),
+                ours: median(exits_ours.iter().map(of).collect()),
+                peer: Some(median(exits_peer.iter().map(of).collect())),
+                unit: "exits".into(),
+                goal: Goal::RatioAtMost(0.5),
+            });
+        }
     }
     progress("resident memory");
     rows.push(resident(work)?);
@@ -223,7 +228,7 @@ fn first_instruction(vmm: &Vmm, kernel: &Path) -> Result<f64, String> {
 }
 
 /// Milliseconds from the start of the process to the first line of `/init`.
-fn init(vmm: &Vmm, kernel: &Path, exits: &mut Vec<f64>, work: &Path) -> Result<f64, String> {
+fn init(vmm: &Vmm, kernel: &Path, exits: &mut Vec<Exits>, work: &Path) -> Result<f64, String> {
     let script = "#!/bin/busybox sh\necho '<<bench: init>>'\nread x\n";
     let mut last = String::new();
     for _ in 0..3 {
@@ -236,7 +241,7 @@ fn init(vmm: &Vmm, kernel: &Path, exits: &mut Vec<f64>, work: &Path) -> Result<f
         match running.wait_for("<<bench: init>>") {
             Ok(()) => {
                 let time = start.elapsed().as_secs_f64() * 1e3;
-                exits.push(Exits::of(running.id())?.total as f64);
+                exits.push(Exits::of(running.id())?);
                 running.kill();
                 return Ok(time);
             }

@@ -7,6 +7,9 @@ use std::fs;
 pub struct Exits {
     /// Exits of all vCPUs, whatever for.
     pub total: u64,
+    /// Those that KVM did not answer itself: how often it loaded the guest's floating-point state,
+    /// which it does once each time a vCPU is entered from user space.
+    pub to_user: u64,
 }
 
 const DEBUGFS: &str = "/sys/kernel/debug";
@@ -25,11 +28,13 @@ impl Exits {
         let prefix = format!("{pid}-");
         for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(&prefix) {
-                let path = entry.path().join("exits");
-                let text = fs::read_to_string(&path)
-                    .map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-                let total = text.trim().parse().map_err(|e| format!("exits {text:?}: {e}"))?;
-                return Ok(Self { total });
+                let counter = |name| {
+                    let path = entry.path().join(name);
+                    let text = fs::read_to_string(&path)
+                        .map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+                    text.trim().parse().map_err(|e| format!("{name} {text:?}: {e}"))
+                };
+                return Ok(Self { total: counter("exits")?, to_user: counter("fpu_reload")? });
             }
         }
         Err(format!("KVM knows no machine of process {pid}"))
