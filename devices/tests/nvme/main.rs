@@ -5,7 +5,6 @@ mod admin;
 mod arbitration;
 mod background;
 mod coalescing;
-mod coverage;
 mod doorbells;
 mod errors;
 mod firmware;

@@ -7,15 +7,7 @@ use spindle_devices::{
     testkit::{Machine, driver::ScsiDriver},
 };
 
-use super::setup::{ALL, Shows, assert_sense, settle, setup};
-
-pub const SHOWS: Shows = &[
-    ("UNIT ATTENTION: POWER ON", "SAM-5 5.14", "the_first_command_learns_of_the_power_on"),
-    ("UNIT ATTENTION: BUS DEVICE RESET", "SAM-5 6.3.3", "a_reset_comes_before_everything_else"),
-    ("UNIT ATTENTION: I_T NEXUS LOSS", "SAM-5 6.3.4", "a_reset_comes_before_everything_else"),
-    ("UNIT ATTENTION: CAPACITY CHANGED", "SBC-4 4.10", "a_resize_is_told_once"),
-    ("UNIT ATTENTION: MODE PARAMETERS CHANGED", "SPC-5 5.9", "others_learn_of_changed_modes"),
-];
+use super::setup::{ALL, assert_sense, settle, setup};
 
 const READY: [u8; 6] = [0; 6];
 

@@ -22,23 +22,7 @@ use spindle_devices::{
     testkit::{Machine, ScsiAdapter, driver::ScsiDriver},
 };
 
-use super::setup::{ALL, Shows, assert_sense, pattern, settle, ten, twelve};
-
-pub const SHOWS: Shows = &[
-    ("READ(10), READ(12)", "MMC-6 6.18, 6.19", "a_disc_is_read_in_blocks_of_2048_bytes"),
-    ("READ CD", "MMC-6 6.20", "read_cd_reads_user_data"),
-    ("READ TOC/PMA/ATIP", "MMC-6 6.25", "tables_of_contents_have_their_golden_bytes"),
-    ("GET CONFIGURATION", "MMC-6 6.5", "features_follow_the_disc"),
-    ("GET EVENT STATUS NOTIFICATION", "MMC-6 6.6", "the_tray_opens_and_closes"),
-    ("READ DISC INFORMATION", "MMC-6 6.21", "a_disc_is_described"),
-    ("READ TRACK INFORMATION", "MMC-6 6.26", "a_disc_is_described"),
-    ("READ DISC STRUCTURE", "MMC-6 6.22", "a_dvd_has_structures_and_a_cd_has_none"),
-    ("MECHANISM STATUS", "MMC-6 6.11", "the_tray_opens_and_closes"),
-    ("START STOP UNIT: LOEJ", "MMC-6 6.42", "the_tray_opens_and_closes"),
-    ("PREVENT ALLOW MEDIUM REMOVAL", "MMC-6 6.13", "a_locked_tray_opens_only_by_force"),
-    ("NOT READY: MEDIUM NOT PRESENT", "MMC-6 4.1", "an_empty_drive_is_not_ready"),
-    ("MODE SENSE: capabilities", "MMC-6 E.3", "modes_have_their_golden_bytes"),
-];
+use super::setup::{ALL, assert_sense, pattern, settle, ten, twelve};
 
 const READY: [u8; 6] = [0; 6];
 const EJECT: [u8; 6] = [0x1b, 0, 0, 0, 2, 0];

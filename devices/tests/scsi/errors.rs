@@ -16,12 +16,7 @@ use spindle_devices::{
     testkit::{Machine, ScsiAdapter, driver::ScsiDriver},
 };
 
-use super::setup::{ALL, Shows, assert_sense, pattern, settle, sixteen, ten};
-
-pub const SHOWS: Shows = &[
-    ("MEDIUM ERROR", "SBC-4 4.18", "every_error_has_its_sense_data"),
-    ("DATA PROTECT: SPACE ALLOCATION FAILED", "SBC-4 4.7.3.6", "every_error_has_its_sense_data"),
-];
+use super::setup::{ALL, assert_sense, pattern, settle, sixteen, ten};
 
 struct Setup {
     machine: Rc<Machine>,

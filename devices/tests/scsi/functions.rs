@@ -18,18 +18,7 @@ use spindle_devices::{
 };
 use std::{rc::Rc, sync::Arc};
 
-use super::setup::{ALL, Setup, Shows, pattern, read, settle, setup, ten};
-
-pub const SHOWS: Shows = &[
-    ("ABORT TASK", "SAM-5 7.2", "an_aborted_command_is_answered_before_the_function"),
-    ("ABORT TASK SET", "SAM-5 7.3", "a_function_ends_what_it_names_and_nothing_else"),
-    ("CLEAR ACA", "SAM-5 7.4", "functions_for_nobody_are_refused"),
-    ("CLEAR TASK SET", "SAM-5 7.5", "a_function_ends_what_it_names_and_nothing_else"),
-    ("I_T NEXUS RESET", "SAM-5 7.6", "a_function_ends_what_it_names_and_nothing_else"),
-    ("LOGICAL UNIT RESET", "SAM-5 7.7", "a_function_ends_what_it_names_and_nothing_else"),
-    ("QUERY TASK", "SAM-5 7.8", "queries_tell_what_is_under_way"),
-    ("QUERY TASK SET", "SAM-5 7.9", "queries_tell_what_is_under_way"),
-];
+use super::setup::{ALL, Setup, pattern, read, settle, setup, ten};
 
 const ABORT_TASK: u32 = 0;
 const ABORT_TASK_SET: u32 = 1;

@@ -1,23 +1,6 @@
 //! INQUIRY, READ CAPACITY, REPORT LUNS, REQUEST SENSE and the reports of what is supported.
 
-use super::setup::{Shows, assert_sense, setup};
-
-pub const SHOWS: Shows = &[
-    ("INQUIRY", "SPC-5 6.7", "standard_inquiry_data_have_their_golden_bytes"),
-    ("INQUIRY: VPD 00h, 80h, 83h, 86h", "SPC-5 7.7", "vital_product_data_have_their_golden_bytes"),
-    ("INQUIRY: VPD B0h, B1h, B2h", "SBC-4 6.6", "pages_of_block_devices_have_their_golden_bytes"),
-    ("INQUIRY: INVALID FIELD IN CDB", "SPC-5 6.7.1", "inquiry_refuses_what_there_is_not"),
-    ("READ CAPACITY(10), (16)", "SBC-4 5.20, 5.21", "the_capacity_is_told_in_both_forms"),
-    ("REQUEST SENSE", "SPC-5 6.39", "request_sense_answers_in_both_formats"),
-    ("REPORT SUPPORTED OPERATION CODES", "SPC-5 6.35", "supported_commands_are_reported"),
-    (
-        "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
-        "SPC-5 6.36",
-        "supported_functions_are_reported",
-    ),
-    ("LOG SENSE", "SPC-5 6.8", "log_pages_are_reported"),
-    ("INVALID COMMAND OPERATION CODE", "SPC-5 4.4", "what_is_no_command_is_refused"),
-];
+use super::setup::{assert_sense, setup};
 
 fn inquiry(page: u8, len: u8) -> [u8; 6] {
     [0x12, u8::from(page != 0xff), if page == 0xff { 0 } else { page }, 0, len, 0]

@@ -1,16 +1,6 @@
 //! MODE SENSE, MODE SELECT, START STOP UNIT, PREVENT ALLOW MEDIUM REMOVAL.
 
-use super::setup::{Shows, assert_sense, pattern, read, setup, ten, write};
-
-pub const SHOWS: Shows = &[
-    ("MODE SENSE(6), (10)", "SPC-5 6.11, 6.12", "pages_have_their_golden_bytes"),
-    ("MODE SENSE: errors", "SPC-5 6.11", "mode_sense_refuses_what_there_is_not"),
-    ("MODE SELECT(6), (10)", "SPC-5 6.9, 6.10", "the_write_cache_can_be_switched"),
-    ("MODE SELECT: errors", "SPC-5 6.9", "mode_select_changes_all_or_nothing"),
-    ("Control mode page: D_SENSE, SWP", "SPC-5 7.5.8", "software_write_protection_protects"),
-    ("START STOP UNIT", "SBC-4 5.31", "a_stopped_unit_is_not_ready"),
-    ("PREVENT ALLOW MEDIUM REMOVAL", "SBC-4 5.17", "removal_may_be_prevented"),
-];
+use super::setup::{assert_sense, pattern, read, setup, ten, write};
 
 const CACHING: [u8; 20] = [8, 0x12, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const CONTROL: [u8; 12] = [0x0a, 0x0a, 2, 0x10, 0, 0, 0, 0, 0, 0, 0, 0];

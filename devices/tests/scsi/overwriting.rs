@@ -15,18 +15,7 @@ use spindle_devices::{
     testkit::{Machine, driver::ScsiDriver},
 };
 
-use super::setup::{ALL, Setup, Shows, assert_sense, pattern, read, settle, setup, ten, write};
-
-pub const SHOWS: Shows = &[
-    ("FORMAT UNIT", "SBC-4 5.4", "a_format_writes_what_it_was_told"),
-    ("FORMAT UNIT: errors", "SBC-4 5.4.2", "formats_that_make_no_sense_are_refused"),
-    ("FORMAT UNIT: IMMED", "SBC-4 5.4.2.2", "a_format_goes_on_in_the_background"),
-    ("SANITIZE: BLOCK ERASE", "SBC-4 5.30.3", "a_sanitize_overwrites_durably"),
-    ("SANITIZE: OVERWRITE", "SBC-4 5.30.2", "a_sanitize_overwrites_durably"),
-    ("SANITIZE: EXIT FAILURE MODE", "SBC-4 5.30.5", "a_sanitize_that_failed_is_left_or_repeated"),
-    ("SANITIZE: errors", "SBC-4 5.30.2.2", "sanitizes_that_make_no_sense_are_refused"),
-    ("NOT READY: SANITIZE IN PROGRESS", "SBC-4 4.11.2", "others_are_told_how_far_a_sanitize_is"),
-];
+use super::setup::{ALL, Setup, assert_sense, pattern, read, settle, setup, ten, write};
 
 /// Flags or action, parameter list, sense data, why.
 type Refused = (u8, &'static [u8], (u8, u8, u8), &'static str);
@@ -208,6 +197,10 @@ fn a_format_goes_on_in_the_background() {
     t.driver.rings[0].notify();
     t.machine.turn();
     assert!(t.driver.reply(0, &ticket).unwrap().is_good());
+    let ticket = t.driver.offer(0, lun, &[0; 6], &[], 0);
+    t.driver.rings[0].notify();
+    t.machine.turn();
+    assert_sense(&t.driver.reply(0, &ticket).unwrap(), (2, 4, 4), "a format is in progress");
     // A pause stops it between two steps, and a reset does not end it.
     let function = t.adapter.device.function();
     t.machine.finish(|done| function.pause(done));

@@ -1,17 +1,6 @@
 //! UNMAP, WRITE SAME, GET LBA STATUS, and commands that compare.
 
-use super::setup::{Shows, assert_sense, pattern, read, setup, sixteen, ten, twelve, write};
-
-pub const SHOWS: Shows = &[
-    ("UNMAP", "SBC-4 5.35", "what_is_unmapped_reads_as_zeros"),
-    ("UNMAP: errors", "SBC-4 5.35.2", "unmap_lists_that_make_no_sense_are_refused_as_a_whole"),
-    ("WRITE SAME(10), (16)", "SBC-4 5.45, 5.46", "one_block_is_written_over_many"),
-    ("WRITE SAME: errors", "SBC-4 5.46", "write_same_refuses_what_it_cannot_do"),
-    ("GET LBA STATUS", "SBC-4 5.5", "what_is_mapped_is_told"),
-    ("VERIFY(10), (12), (16)", "SBC-4 5.33", "verify_compares_as_asked"),
-    ("WRITE AND VERIFY(10), (12), (16)", "SBC-4 5.41", "write_and_verify_writes_durably"),
-    ("COMPARE AND WRITE", "SBC-4 5.3", "compare_and_write_does_both_or_neither"),
-];
+use super::setup::{assert_sense, pattern, read, setup, sixteen, ten, twelve, write};
 
 /// An UNMAP's parameter list.
 fn list(ranges: &[(u64, u32)]) -> Vec<u8> {

@@ -1,17 +1,6 @@
 //! READ, WRITE and SYNCHRONIZE CACHE.
 
-use super::setup::{Shows, assert_sense, pattern, read, setup, sixteen, ten, twelve, write};
-
-pub const SHOWS: Shows = &[
-    ("READ(6), WRITE(6)", "SBC-2 5.5, 5.24", "every_form_reads_and_writes_the_same_blocks"),
-    ("READ(10), WRITE(10)", "SBC-4 5.18, 5.37", "every_form_reads_and_writes_the_same_blocks"),
-    ("READ(12), WRITE(12)", "SBC-4 5.17, 5.38", "every_form_reads_and_writes_the_same_blocks"),
-    ("READ(16), WRITE(16)", "SBC-4 5.19, 5.39", "every_form_reads_and_writes_the_same_blocks"),
-    ("LOGICAL BLOCK ADDRESS OUT OF RANGE", "SBC-4 5.18", "blocks_beyond_the_end_are_out_of_range"),
-    ("FUA", "SBC-4 5.37", "fua_makes_a_write_durable"),
-    ("SYNCHRONIZE CACHE(10), (16)", "SBC-4 5.32, 5.33", "a_flush_makes_what_was_written_durable"),
-    ("WRITE PROTECTED", "SBC-4 4.16", "a_read_only_disk_refuses_writes"),
-];
+use super::setup::{assert_sense, pattern, read, setup, sixteen, ten, twelve, write};
 
 #[test]
 fn every_form_reads_and_writes_the_same_blocks() {

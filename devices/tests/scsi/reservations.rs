@@ -12,48 +12,7 @@ use spindle_devices::{
     },
 };
 
-use super::setup::{ALL, Shows, assert_sense, pattern, settle, ten};
-
-pub const SHOWS: Shows = &[
-    (
-        "PERSISTENT RESERVE IN: READ KEYS",
-        "SPC-5 6.15.2",
-        "keys_are_registered_changed_and_taken_back",
-    ),
-    ("PERSISTENT RESERVE IN: READ RESERVATION", "SPC-5 6.15.3", "each_type_lets_in_whom_it_says"),
-    (
-        "PERSISTENT RESERVE IN: REPORT CAPABILITIES",
-        "SPC-5 6.15.4",
-        "capabilities_have_their_golden_bytes",
-    ),
-    ("PERSISTENT RESERVE IN: READ FULL STATUS", "SPC-5 6.15.5", "the_full_status_names_everybody"),
-    (
-        "PERSISTENT RESERVE OUT: REGISTER",
-        "SPC-5 6.16.2",
-        "keys_are_registered_changed_and_taken_back",
-    ),
-    (
-        "PERSISTENT RESERVE OUT: REGISTER AND IGNORE EXISTING KEY",
-        "SPC-5 6.16.2",
-        "keys_are_registered_changed_and_taken_back",
-    ),
-    ("PERSISTENT RESERVE OUT: RESERVE", "SPC-5 5.14.9", "each_type_lets_in_whom_it_says"),
-    ("PERSISTENT RESERVE OUT: RELEASE", "SPC-5 5.14.11.2.2", "only_the_holder_releases"),
-    ("PERSISTENT RESERVE OUT: CLEAR", "SPC-5 5.14.11.2.9", "a_clear_takes_everything"),
-    (
-        "PERSISTENT RESERVE OUT: PREEMPT",
-        "SPC-5 5.14.11.2.6",
-        "a_preempt_takes_registrations_and_the_reservation",
-    ),
-    (
-        "PERSISTENT RESERVE OUT: PREEMPT AND ABORT",
-        "SPC-5 5.14.11.2.7",
-        "preempt_and_abort_ends_commands_first",
-    ),
-    ("PERSISTENT RESERVE OUT: REGISTER AND MOVE", "SPC-5 5.14.8", "a_reservation_can_be_moved"),
-    ("PERSISTENT RESERVE OUT: APTPL", "SPC-5 5.14.5", "what_is_to_survive_a_power_loss_does"),
-    ("PERSISTENT RESERVE: errors", "SPC-5 6.15, 6.16", "what_makes_no_sense_is_refused"),
-];
+use super::setup::{ALL, assert_sense, pattern, settle, ten};
 
 const REGISTER: u8 = 0;
 const RESERVE: u8 = 1;

@@ -14,9 +14,6 @@ use spindle_devices::{
 /// Whatever is offered.
 pub const ALL: u64 = u64::MAX;
 
-/// A command or function, the section that says what it does, and the test that shows it.
-pub type Shows = &'static [(&'static str, &'static str, &'static str)];
-
 /// One adapter with one disk, brought up; the first unit attention is out of the way.
 pub struct Setup {
     /// The machine.

@@ -8,8 +8,9 @@
 //!    [`row`] for each item: its name, the section it comes from, and the tests that show it.
 //! 2. A test is named `file::function`, with more of its path in front (`nvme/admin::identify`) where
 //!    that fits more than one below [`Page::tests`]. It carries `#[test]`.
-//! 3. Point [`Group::items`] at the `enum` or `mod` of constants in the controller's `spec.rs`: then
-//!    everything defined there needs a row, or a place in [`Items::except`].
+//! 3. Point [`Group::items`] at the `enum`, or the `mod` or `impl` of constants, in the controller's
+//!    `spec.rs`: then everything defined there needs a row, or a place in [`Items::except`]. A short
+//!    name that is not the specification's is told apart in [`Items::short`].
 //! 4. Add the page to `PAGES` in `tests/tests/coverage/main.rs`.
 //! 5. `SPINDLE_BLESS=1 cargo test -p spindle-tests --test coverage` writes the pages. Without that, a
 //!    row without a test, a test that does not exist, an item without a row and a stale page all fail.
@@ -48,15 +49,17 @@ pub struct Group {
     pub rows: &'static [Row],
 }
 
-/// The variants of an `enum`, or the constants of a `mod`.
+/// The variants of an `enum`, or the constants of a `mod` or an `impl`.
 #[derive(Clone, Copy, Debug)]
 pub struct Items {
     /// The source file, from the root of the sources.
     pub file: &'static str,
-    /// `enum NAME` or `mod NAME`.
+    /// `enum NAME`, `mod NAME` or `impl NAME`.
     pub container: &'static str,
     /// What the specification does not know: masks and the like.
     pub except: &'static [&'static str],
+    /// Names in the sources, and the names of the rows that they stand for.
+    pub short: &'static [(&'static str, &'static str)],
 }
 
 /// One item of a specification.
@@ -129,14 +132,22 @@ fn uncovered(root: &Path, group: &Group, list: &Items, place: &str) -> Vec<Strin
         .iter()
         .map(|row| plain(row.name.strip_prefix(group.prefix).unwrap_or(row.name)))
         .collect();
-    let missing =
-        |item: &&String| !list.except.contains(&item.as_str()) && !rows.contains(&plain(item));
-    let unused = list.except.iter().filter(|name| !defined.iter().any(|item| item == *name));
+    let missing = |item: &&String| {
+        let full = list.short.iter().find(|(short, _)| short == item);
+        let covered = match full {
+            Some((_, row)) => group.rows.iter().any(|other| other.name == *row),
+            None => rows.contains(&plain(item)),
+        };
+        !list.except.contains(&item.as_str()) && !covered
+    };
+    let named = list.except.iter().map(|name| (name, "except"));
+    let named = named.chain(list.short.iter().map(|(name, _)| (name, "spell out")));
+    let unused = named.filter(|(name, _)| !defined.iter().any(|item| item == *name));
     defined
         .iter()
         .filter(missing)
         .map(|item| format!("{place}: {item} of {} has no row", list.container))
-        .chain(unused.map(|name| format!("{place}: there is no {name} to except")))
+        .chain(unused.map(|(name, what)| format!("{place}: there is no {name} to {what}")))
         .collect()
 }
 

@@ -65,7 +65,7 @@ pub(super) fn items(root: &Path, list: &Items) -> Result<Vec<String>, String> {
         .take_while(|line| **line != closing)
         .filter_map(|line| line.strip_prefix(&inner))
         .filter_map(
-            |line| if list.container.starts_with("mod") { constant(line) } else { variant(line) },
+            |line| if list.container.starts_with("enum") { variant(line) } else { constant(line) },
         )
         .map(str::to_owned)
         .collect();
@@ -81,7 +81,8 @@ fn constant(line: &str) -> Option<&str> {
         .split_once("const ")
         .filter(|(before, _)| before.is_empty() || before.starts_with("pub"))?
         .1;
-    rest.split_once(':').map(|(name, _)| name)
+    // Not a `const fn`.
+    rest.split_once(':').map(|(name, _)| name).filter(|name| !name.contains(' '))
 }
 
 fn variant(line: &str) -> Option<&str> {

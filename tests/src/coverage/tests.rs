@@ -5,7 +5,8 @@ use std::fs;
 use super::*;
 
 const GOOD: Row = row("VIRTIO_F_ONE", "1.1", &["one::works"]);
-const ITEMS: Items = Items { file: "spec.rs", container: "mod feature", except: &["MASK"] };
+const ITEMS: Items =
+    Items { file: "spec.rs", container: "mod feature", except: &["MASK"], short: &[] };
 
 fn group(items: Option<Items>, rows: &'static [Row]) -> Group {
     Group { title: "Features", prefix: "VIRTIO_F_", items, rows }
@@ -26,7 +27,8 @@ fn sources() -> tempfile::TempDir {
     fs::write(at("tests/deep/two.rs"), test("runs")).unwrap();
     let spec = "/// X.\npub mod feature {\n    /// A.\n    pub const ONE: u64 = 1;\n    pub const \
                 MASK: u64 = 3;\n}\npub enum Reg {\n    /// A.\n    First,\n    Second { a: u8 },\n}\n\
-                pub mod other {\n    pub const THREE: u8 = 1;\n}\n";
+                pub mod other {\n    const fn f(a: u8) {}\n    pub const THREE: u8 = 1;\n}\n\
+                impl Code {\n    pub const FOUR: Self = Self(4);\n}\n";
     fs::write(at("spec.rs"), spec).unwrap();
     dir
 }
@@ -70,7 +72,7 @@ fn a_name_that_fits_two_tests_fails() {
 fn an_item_without_a_row_fails() {
     let all = Items { except: &[], ..ITEMS };
     assert_eq!(wrong(Some(all), &[GOOD]), ["x: Features: MASK of mod feature has no row"]);
-    let registers = Items { file: "spec.rs", container: "enum Reg", except: &[] };
+    let registers = Items { file: "spec.rs", container: "enum Reg", except: &[], short: &[] };
     const FIRST: Row = row("first", "1", &["one::works"]);
     assert_eq!(wrong(Some(registers), &[FIRST]), ["x: Features: Second of enum Reg has no row"]);
     let gone = Items { container: "enum Gone", ..registers };
@@ -95,4 +97,17 @@ fn a_stale_page_and_one_that_nobody_makes_fail() {
     assert_eq!(compare(dir.path(), &pages, true), [""; 0]);
     fs::write(dir.path().join("old.md"), "").unwrap();
     assert!(compare(dir.path(), &pages, false)[0].ends_with("old.md: no table makes it"));
+}
+
+#[test]
+fn a_short_name_stands_for_a_row() {
+    let four = Items { container: "impl Code", except: &[], short: &[("FOUR", "Four")], ..ITEMS };
+    const FOUR: Row = row("Four", "1", &["one::works"]);
+    const THREE: Row = row("three", "1", &["one::works"]);
+    assert_eq!(wrong(Some(four), &[FOUR]), [""; 0]);
+    assert_eq!(wrong(Some(four), &[GOOD]), ["x: Features: FOUR of impl Code has no row"]);
+    let gone = Items { short: &[("FIVE", "VIRTIO_F_ONE")], ..ITEMS };
+    assert_eq!(wrong(Some(gone), &[GOOD]), ["x: Features: there is no FIVE to spell out"]);
+    let other = Items { container: "mod other", except: &[], ..ITEMS };
+    assert_eq!(wrong(Some(other), &[THREE]), [""; 0], "a const fn");
 }

@@ -2,17 +2,28 @@
 //!
 //! `SPINDLE_BLESS=1` in the environment writes the pages. How to add one: `tests/src/coverage/mod.rs`.
 
+mod nvme;
 mod qcow2;
+mod scsi;
 mod virtio_blk;
 mod virtio_pci;
 mod virtio_rng;
+mod virtio_scsi;
 
 use std::path::Path;
 
 use spindle_tests::coverage::{Page, check, compare};
 
 /// All pages.
-const PAGES: &[Page] = &[virtio_pci::PAGE, virtio_blk::PAGE, virtio_rng::PAGE, qcow2::PAGE];
+const PAGES: &[Page] = &[
+    virtio_pci::PAGE,
+    virtio_blk::PAGE,
+    virtio_rng::PAGE,
+    virtio_scsi::PAGE,
+    scsi::PAGE,
+    nvme::PAGE,
+    qcow2::PAGE,
+];
 
 fn root() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

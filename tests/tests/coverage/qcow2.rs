@@ -62,7 +62,7 @@ const HEADER: Group = Group {
 const INCOMPATIBLE: Group = Group {
     title: "Incompatible feature bits",
     prefix: "",
-    items: Some(Items { file: HEADER_RS, container: "mod incompatible", except: &[] }),
+    items: Some(Items { file: HEADER_RS, container: "mod incompatible", except: &[], short: &[] }),
     rows: &[
         row("dirty", "Header, bit 0", &[REBUILT, "mutations::dirty_bit_first"]),
         row(
@@ -111,7 +111,12 @@ const EXTENSIONS: Group = Group {
 const ENTRIES: Group = Group {
     title: "What an L2 entry may be",
     prefix: "",
-    items: Some(Items { file: "block/src/qcow2/layout.rs", container: "enum Entry", except: &[] }),
+    items: Some(Items {
+        file: "block/src/qcow2/layout.rs",
+        container: "enum Entry",
+        except: &[],
+        short: &[],
+    }),
     rows: &[
         row(
             "unallocated",
@@ -150,7 +155,7 @@ const ENTRIES: Group = Group {
 const ERRORS: Group = Group {
     title: "Why a header is refused",
     prefix: "",
-    items: Some(Items { file: HEADER_RS, container: "enum HeaderError", except: &[] }),
+    items: Some(Items { file: HEADER_RS, container: "enum HeaderError", except: &[], short: &[] }),
     rows: &[
         row("magic", "Header", &[REFUSED]),
         row("version", "Header", &[FIELDS]),
@@ -164,7 +169,12 @@ const ERRORS: Group = Group {
 const RULES: Group = Group {
     title: "Rules that keep an image whole",
     prefix: "",
-    items: Some(Items { file: "block/src/qcow2/mutation.rs", container: "enum Rule", except: &[] }),
+    items: Some(Items {
+        file: "block/src/qcow2/mutation.rs",
+        container: "enum Rule",
+        except: &[],
+        short: &[],
+    }),
     rows: &[
         row("sync_before_l2", "writeback.rs", &["mutations::sync_before_l2"]),
         row("sync_before_reftable", "writeback.rs", &["mutations::sync_before_reftable"]),

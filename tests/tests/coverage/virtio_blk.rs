@@ -22,7 +22,7 @@ pub const PAGE: Page = Page {
 const FEATURES: Group = Group {
     title: "Feature bits",
     prefix: "VIRTIO_BLK_F_",
-    items: Some(Items { file: SPEC, container: "mod feature", except: &[] }),
+    items: Some(Items { file: SPEC, container: "mod feature", except: &[], short: &[] }),
     rows: &[
         row("VIRTIO_BLK_F_SIZE_MAX", "5.2.3", &[OFFERS, FIELDS]),
         row(
@@ -70,7 +70,7 @@ const FEATURES: Group = Group {
 const CONFIG: Group = Group {
     title: "Configuration",
     prefix: "",
-    items: Some(Items { file: SPEC, container: "enum Field", except: &[] }),
+    items: Some(Items { file: SPEC, container: "enum Field", except: &[], short: &[] }),
     rows: &[
         row(
             "capacity",
@@ -123,7 +123,7 @@ const CONFIG: Group = Group {
 const REQUESTS: Group = Group {
     title: "Requests",
     prefix: "VIRTIO_BLK_T_",
-    items: Some(Items { file: SPEC, container: "mod request", except: &[] }),
+    items: Some(Items { file: SPEC, container: "mod request", except: &[], short: &[] }),
     rows: &[
         row(
             "VIRTIO_BLK_T_IN",

@@ -61,7 +61,7 @@ const IDENTITY: Group = Group {
 const CAPABILITIES: Group = Group {
     title: "Vendor capabilities (`VIRTIO_PCI_CAP_…_CFG`)",
     prefix: "",
-    items: Some(Items { file: SPEC, container: "mod cap", except: &[] }),
+    items: Some(Items { file: SPEC, container: "mod cap", except: &[], short: &[] }),
     rows: &[
         row(
             "COMMON",
@@ -99,7 +99,7 @@ const ONCE: &str = "transport::features_do_not_change_once_agreed";
 const COMMON: Group = Group {
     title: "Common configuration",
     prefix: "",
-    items: Some(Items { file: SPEC, container: "enum Common", except: &[] }),
+    items: Some(Items { file: SPEC, container: "enum Common", except: &[], short: &[] }),
     rows: &[
         row("device_feature_select", "4.1.4.3", &[WIDTHS, ONCE, BACK]),
         row("device_feature", "4.1.4.3", &["transport::offers_follow_the_configuration", ONCE]),
@@ -169,7 +169,12 @@ const COMMON: Group = Group {
 const STATUS: Group = Group {
     title: "Device status",
     prefix: "",
-    items: Some(Items { file: SPEC, container: "mod status", except: &["DRIVER_BITS"] }),
+    items: Some(Items {
+        file: SPEC,
+        container: "mod status",
+        except: &["DRIVER_BITS"],
+        short: &[],
+    }),
     rows: &[
         row("ACKNOWLEDGE", "2.1", &["transport::status_bits_are_only_added"]),
         row("DRIVER", "2.1", &["transport::status_bits_are_only_added"]),
@@ -199,7 +204,7 @@ const STATUS: Group = Group {
 const FEATURES: Group = Group {
     title: "Reserved feature bits (`VIRTIO_F_…`)",
     prefix: "",
-    items: Some(Items { file: SPEC, container: "mod feature", except: &[] }),
+    items: Some(Items { file: SPEC, container: "mod feature", except: &[], short: &[] }),
     rows: &[
         row(
             "RING_INDIRECT_DESC",
@@ -232,7 +237,7 @@ const FEATURES: Group = Group {
 const ISR: Group = Group {
     title: "ISR status",
     prefix: "",
-    items: Some(Items { file: SPEC, container: "mod isr", except: &[] }),
+    items: Some(Items { file: SPEC, container: "mod isr", except: &[], short: &[] }),
     rows: &[
         row(
             "queue",

@@ -1,9 +1,11 @@
 //! The targets.
 
 mod kernel;
+mod nvme;
 mod options;
 mod qcow2;
 mod qmp;
+mod scsi;
 mod virtio;
 
 /// Something that reads hostile bytes.
@@ -37,6 +39,8 @@ pub const TARGETS: &[Target] = &[
         words: &[],
         len_max: 1024,
     },
+    Target { name: "nvme", run: nvme::run, seeds: nvme::seeds, words: &[], len_max: 1024 },
+    Target { name: "scsi", run: scsi::run, seeds: scsi::seeds, words: &[], len_max: 1024 },
     Target {
         name: "qcow2-header",
         run: qcow2::header,

@@ -38,7 +38,7 @@ fn works(machine: &Rc<Machine>, at: Address) {
 }
 
 /// A number, most often a small one or a single bit.
-fn number(u: &mut Unstructured<'_>) -> Result<u64> {
+pub(super) fn number(u: &mut Unstructured<'_>) -> Result<u64> {
     Ok(match u.int_in_range(0..=3u8)? {
         0 => u.int_in_range(0..=15u64)?,
         1 => 1 << u.int_in_range(0..=63u32)?,
@@ -57,7 +57,7 @@ pub(super) fn registers(data: &[u8]) {
     works(&machine, at);
 }
 
-fn register_step(function: &Function, u: &mut Unstructured<'_>) -> Result<()> {
+pub(super) fn register_step(function: &Function, u: &mut Unstructured<'_>) -> Result<()> {
     let width = *u.choose(&[1u8, 2, 4, 8])?;
     let machine = &function.machine;
     match u.int_in_range(0..=11u8)? {
