@@ -7,7 +7,7 @@ use std::sync::{
 
 use spindle_devices::{Device, testkit::driver::ScsiDriver};
 
-use super::setup::{ALL, Setup, pattern, read, settle, setup, ten, write};
+use super::setup::{ALL, Setup, pattern, read, settle, setup, sixteen, ten, write};
 
 fn loaded(t: &mut Setup, requests: u32) {
     let lun = ScsiDriver::lun(0, 0);
@@ -190,4 +190,37 @@ fn one_unit_behind_two_adapters_is_one_unit() {
     write(&mut driver, 3, &pattern(1, 512));
     let reply = other.send(ScsiDriver::lun(5, 0), &ten(0x28, 0, 3, 1), &[], 512);
     assert_eq!(reply.data, pattern(1, 512));
+}
+
+#[test]
+fn an_adapter_without_bus_mastering_holds_nobody_up() {
+    let t = setup(1 << 20, |_| ());
+    let second = t.machine.add_scsi("hba1", |_| ());
+    second.device.add_lun(0, 0, Arc::clone(&t.unit)).unwrap();
+    t.machine.assign();
+    let mut other = ScsiDriver::new(&t.machine, second.at, ALL, 1, 16);
+    let mut driver = ScsiDriver::new(&t.machine, t.adapter.at, ALL, 1, 16);
+    settle(&mut driver, 0, 0);
+    settle(&mut other, 0, 0);
+    // COMPARE AND WRITE waits for the writes of all adapters.
+    let mut cdb = sixteen(0x89, 0, 3, 0);
+    cdb[13] = 1;
+    let data = [[0; 512], [7; 512]].concat();
+    let lun = ScsiDriver::lun(0, 0);
+    let write = other.offer(0, lun, &ten(0x2a, 0, 9, 1), &pattern(1, 512), 0);
+    other.rings[0].notify();
+    t.machine.turn();
+    t.machine.pci_write(second.at, 4, 2, 2);
+    let ticket = driver.offer(0, lun, &cdb, &data, 0);
+    driver.rings[0].notify();
+    t.machine.turn();
+    assert!(driver.reply(0, &ticket).is_none(), "a write is in flight");
+    t.machine.run();
+    assert!(driver.reply(0, &ticket).unwrap().is_good());
+    assert!(driver.send(lun, &ten(0x28, 0, 3, 1), &[], 512).data == [7; 512]);
+    let reply = driver.send(lun, &cdb, &[[7; 512], [8; 512]].concat(), 0);
+    assert!(reply.is_good(), "with nothing in flight: {reply:?}");
+    t.machine.pci_write(second.at, 4, 2, 6);
+    t.machine.run();
+    assert!(other.reply(0, &write).unwrap().is_good());
 }

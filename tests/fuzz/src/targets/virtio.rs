@@ -53,11 +53,22 @@ pub(super) fn registers(data: &[u8]) {
     let driver = BlkDriver::new(&machine, at, u64::MAX, 1, RING);
     let mut u = Unstructured::new(data);
     // The bytes end where they end.
-    while !u.is_empty() && register_step(&driver.function, &mut u).is_ok() {}
+    while !u.is_empty() && register_step(&driver.function, true, &mut u).is_ok() {}
     works(&machine, at);
 }
 
-pub(super) fn register_step(function: &Function, u: &mut Unstructured<'_>) -> Result<()> {
+/// Whether an access to configuration space meets a BAR: where there are two devices, they must not
+/// claim the same addresses.
+pub(super) fn is_bar(offset: u64, width: u8) -> bool {
+    offset < 0x28 && offset + u64::from(width) > 0x10
+}
+
+/// An access to any register; to BARs where the device is `alone`.
+pub(super) fn register_step(
+    function: &Function,
+    alone: bool,
+    u: &mut Unstructured<'_>,
+) -> Result<()> {
     let width = *u.choose(&[1u8, 2, 4, 8])?;
     let machine = &function.machine;
     match u.int_in_range(0..=11u8)? {
@@ -72,7 +83,10 @@ pub(super) fn register_step(function: &Function, u: &mut Unstructured<'_>) -> Re
         }
         7 => {
             let offset = u.int_in_range(0..=0xffu64)?;
-            function.set_pci(offset, width, number(u)?);
+            let value = number(u)?;
+            if alone || !is_bar(offset, width) {
+                function.set_pci(offset, width, value);
+            }
         }
         8 => {
             let offset = u.int_in_range(0..=63u64)?;

@@ -442,6 +442,11 @@ fn take_into(
 
 impl Queue for RequestQueue {
     fn service(&mut self, port: &mut Port<'_>, budget: u32) -> Progress {
+        if !self.env.is_bus_master() {
+            // As in a pause: commands of other adapters may wait for those in flight here.
+            self.attend_mail();
+            return Progress::Idle;
+        }
         self.locals.refresh(&self.hba);
         if self.env.take_resumed() {
             self.replay(port);
@@ -541,8 +546,11 @@ impl Queue for RequestQueue {
     }
 
     fn pending(&mut self) -> bool {
-        if self.dead || !self.env.is_bus_master() {
+        if self.dead {
             return false;
+        }
+        if !self.env.is_bus_master() {
+            return self.hba.requests[self.number].has_news();
         }
         let more = if self.parked.is_empty() { self.ring.pending() } else { self.env.is_resumed() };
         more || (self.look_for_steps && !self.stepping)

@@ -24,7 +24,7 @@ use spindle_devices::{
 };
 
 use self::transfer::Arena;
-use super::virtio::number;
+use super::virtio::{is_bar, number};
 
 /// Bytes of the namespace that is there from the beginning.
 const DISK: u64 = 256 << 10;
@@ -235,7 +235,10 @@ fn step(
         20 => host.shadow(u)?,
         21 if !host.sound => {
             let (offset, width) = (u.int_in_range(0..=0xffu64)?, *u.choose(&[1u8, 2, 4])?);
-            machine.pci_write(host.driver.address, offset, width, number(u)?);
+            let value = number(u)?;
+            if !is_bar(offset, width) {
+                machine.pci_write(host.driver.address, offset, width, value);
+            }
         }
         22 => host.arena.fail(&machine.memory, u)?,
         23 => machine.memory.heal(),

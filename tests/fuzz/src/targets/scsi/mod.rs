@@ -216,8 +216,9 @@ fn step(
     match u.int_in_range(0..=31u8)? {
         0..=19 => host.command(u)?,
         20 | 21 => host.function(u)?,
-        22 if !host.sound => register_step(&host.driver.function, u)?,
-        23 => {
+        22 if !host.sound => register_step(&host.driver.function, false, u)?,
+        // What the ring holds is done before a unit goes: not while nobody may read the ring.
+        23 if host.sound => {
             let device = &setup.adapters[which].device;
             if there[which] {
                 machine.finish(|done| {
