@@ -58,7 +58,10 @@ fn main() -> ExitCode {
     };
     match run(&request) {
         Ok(rows) => {
-            print!("{}", table(&rows));
+            // What runs in the lab hands its rows to whoever started it there, who shows them.
+            if request.json.is_none() || !inside() {
+                print!("{}", table(&rows));
+            }
             if rows.iter().all(Row::met) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
