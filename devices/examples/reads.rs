@@ -1,5 +1,5 @@
-//! `nvme_reads FILE COUNT [DEPTH]`: random 4 KiB reads of a raw file through NVMe with shadow
-//! doorbells, from the submission queue to the completion queue. Run it under
+//! `reads virtio-blk|virtio-scsi|nvme FILE COUNT [DEPTH]`: random 4 KiB reads of a raw file through a
+//! controller, from the driver's queue and back to it (NVMe with shadow doorbells). Run it under
 //! `valgrind --tool=callgrind` with two counts; the slope is what one request costs. Heap allocations
 //! after the first tenth are printed.
 
@@ -39,9 +39,10 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    const USAGE: &str = "usage: reads virtio-blk|virtio-scsi|nvme FILE COUNT [DEPTH]";
     let args: Vec<String> = std::env::args().collect();
-    let [_, file, count, rest @ ..] = args.as_slice() else {
-        return Err("usage: nvme_reads FILE COUNT [DEPTH]".into());
+    let [_, controller, file, count, rest @ ..] = args.as_slice() else {
+        return Err(USAGE.into());
     };
     let count: u64 = count.parse()?;
     let depth = rest.first().map_or(Ok(32), |depth| depth.parse())?;
@@ -50,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = Root::new("file", FileNode::open(&FileOptions::new(file))?, Policy::default());
     let mut steady = None;
     let start = std::time::Instant::now();
-    RandomReads { depth, count, seed: 1 }.run_nvme(&cx, &root, |done| {
+    let progress = |done| {
         if done >= count / 10 && steady.is_none() {
             steady = Some(ALLOCATIONS.load(Ordering::Relaxed));
         }
@@ -61,6 +62,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                 start.elapsed() / count as u32
             );
         }
-    });
+    };
+    let reads = RandomReads { depth, count, seed: 1 };
+    match controller.as_str() {
+        "virtio-blk" => reads.run(&cx, &root, progress),
+        "virtio-scsi" => reads.run_scsi(&cx, &root, progress),
+        "nvme" => reads.run_nvme(&cx, &root, progress),
+        _ => return Err(USAGE.into()),
+    }
     Ok(())
 }
