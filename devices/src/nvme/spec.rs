@@ -167,8 +167,6 @@ pub mod feature {
     pub const TIMESTAMP: u8 = 0x0e;
     /// Keep Alive Timer (Base 5.27.1.12).
     pub const KEEP_ALIVE: u8 = 0x0f;
-    /// Host Behavior Support (Base 5.27.1.18).
-    pub const HOST_BEHAVIOR: u8 = 0x16;
     /// Host Identifier (Base 5.27.1.25).
     pub const HOST_IDENTIFIER: u8 = 0x81;
     /// Reservation Notification Mask (Base 5.27.1.26).

@@ -27,7 +27,6 @@ impl Status {
 
     pub const INVALID_OPCODE: Self = generic(0x01);
     pub const INVALID_FIELD: Self = generic(0x02);
-    pub const ID_CONFLICT: Self = generic(0x03);
     pub const DATA_TRANSFER: Self = generic(0x04);
     pub const INTERNAL: Self = Self(0x06);
     pub const ABORT_REQUESTED: Self = Self(0x07);
@@ -43,7 +42,6 @@ impl Status {
     pub const PRP_OFFSET: Self = generic(0x13);
     pub const OPERATION_DENIED: Self = generic(0x15);
     pub const HOST_ID_INCONSISTENT: Self = generic(0x18);
-    pub const PREEMPTED: Self = generic(0x1b);
     pub const SANITIZE_FAILED: Self = generic(0x1c);
     pub const SANITIZE_IN_PROGRESS: Self = Self(0x1d);
     pub const WRITE_PROTECTED: Self = generic(0x20);
@@ -57,7 +55,6 @@ impl Status {
     pub const INVALID_CQ: Self = specific(0x00);
     pub const INVALID_QID: Self = specific(0x01);
     pub const INVALID_QUEUE_SIZE: Self = specific(0x02);
-    pub const ABORT_LIMIT: Self = specific(0x03);
     pub const EVENT_LIMIT: Self = specific(0x05);
     pub const INVALID_FIRMWARE_SLOT: Self = specific(0x06);
     pub const INVALID_FIRMWARE_IMAGE: Self = specific(0x07);
@@ -66,9 +63,7 @@ impl Status {
     pub const INVALID_FORMAT: Self = specific(0x0a);
     pub const INVALID_QUEUE_DELETION: Self = specific(0x0c);
     pub const NOT_SAVEABLE: Self = specific(0x0d);
-    pub const NOT_CHANGEABLE: Self = specific(0x0e);
     pub const NOT_NAMESPACE_SPECIFIC: Self = specific(0x0f);
-    pub const FIRMWARE_NEEDS_RESET: Self = Self(1 << 8 | 0x11);
     pub const OVERLAPPING_RANGE: Self = specific(0x14);
     pub const INSUFFICIENT_CAPACITY: Self = specific(0x15);
     pub const NSID_UNAVAILABLE: Self = specific(0x16);
@@ -84,7 +79,6 @@ impl Status {
     pub const READ_ERROR: Self = media(0x81);
     pub const COMPARE_FAILURE: Self = media(0x85);
     pub const ACCESS_DENIED: Self = media(0x86);
-    pub const DEALLOCATED: Self = media(0x87);
 }
 
 impl Status {

@@ -124,7 +124,7 @@ pub(super) const FEATURES: Group = Group {
         file: SPEC,
         container: "mod feature",
         // There is no such feature.
-        except: &["HOST_BEHAVIOR"],
+        except: &[],
         short: &[
             ("POWER", "Power Management"),
             ("TEMPERATURE", "Temperature Threshold"),

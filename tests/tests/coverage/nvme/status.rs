@@ -8,18 +8,8 @@ pub(super) const ERRORS: Group = Group {
     items: Some(Items {
         file: "devices/src/nvme/status.rs",
         container: "impl Status",
-        // INTERRUPTED and NSID_UNAVAILABLE are for races and 1024 namespaces; the others are never sent.
-        except: &[
-            "SUCCESS",
-            "ID_CONFLICT",
-            "PREEMPTED",
-            "INTERRUPTED",
-            "ABORT_LIMIT",
-            "NOT_CHANGEABLE",
-            "FIRMWARE_NEEDS_RESET",
-            "NSID_UNAVAILABLE",
-            "DEALLOCATED",
-        ],
+        // For races and 1024 namespaces.
+        except: &["SUCCESS", "INTERRUPTED", "NSID_UNAVAILABLE"],
         short: &[
             ("INVALID_OPCODE", "0h 01h Invalid Command Opcode"),
             ("INVALID_FIELD", "0h 02h Invalid Field in Command"),

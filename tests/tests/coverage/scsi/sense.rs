@@ -74,7 +74,7 @@ pub(super) const CODES: Group = Group {
         file: SPEC,
         container: "mod asc",
         // The first is never sent; the other wants more initiators than a machine has slots.
-        except: &["OPERATION_IN_PROGRESS", "INSUFFICIENT_REGISTRATIONS"],
+        except: &["INSUFFICIENT_REGISTRATIONS"],
         short: &[
             ("NONE", "NO ADDITIONAL SENSE INFORMATION"),
             (
