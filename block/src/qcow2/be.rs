@@ -1,29 +1,29 @@
 //! Big-endian fields of on-disk structures, read with bounds checks.
 
 /// The 16 bits at `at`, or 0 where the bytes end.
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     field(bytes, at).map_or(0, u16::from_be_bytes)
 }
 
 /// The 32 bits at `at`, or 0 where the bytes end.
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     field(bytes, at).map_or(0, u32::from_be_bytes)
 }
 
 /// The 64 bits at `at`, or 0 where the bytes end.
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     field(bytes, at).map_or(0, u64::from_be_bytes)
 }
 
 /// Overwrites what lies at `at`. Bytes that do not fit are left out.
-pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at.saturating_add(value.len())) {
         place.copy_from_slice(value);
     }
 }
 
 /// A table of 64-bit entries.
-pub(super) fn table(bytes: &[u8]) -> Vec<u64> {
+pub(crate) fn table(bytes: &[u8]) -> Vec<u64> {
     bytes.as_chunks::<8>().0.iter().map(|b| u64::from_be_bytes(*b)).collect()
 }
 

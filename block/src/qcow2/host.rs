@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The child with the role `file`.
-pub(super) struct Host {
+pub(crate) struct Host {
     node: Arc<dyn Node>,
     align: u64,
     /// Held by writes that read, change and write whole blocks.

@@ -5,10 +5,10 @@ use std::{future::Future, pin::Pin, task::Poll};
 use crate::BlockError;
 
 /// A piece of work that borrows.
-pub(super) type Work<'a> = Pin<Box<dyn Future<Output = Result<(), BlockError>> + 'a>>;
+pub(crate) type Work<'a> = Pin<Box<dyn Future<Output = Result<(), BlockError>> + 'a>>;
 
 /// Does all of `work`, at most `width` at a time, to the end; the first error is the answer.
-pub(super) async fn all<'a>(
+pub(crate) async fn all<'a>(
     work: impl Iterator<Item = Work<'a>>,
     width: usize,
 ) -> Result<(), BlockError> {

@@ -10,15 +10,15 @@
 
 mod alloc;
 mod backing;
-mod be;
+pub(crate) mod be;
 mod cache;
 pub mod check;
 mod close;
 mod compressed;
 pub mod create;
 mod header_io;
-mod host;
-mod join;
+pub(crate) mod host;
+pub(crate) mod join;
 mod l1;
 mod layout;
 mod limbo;
@@ -28,7 +28,7 @@ mod pack;
 mod read;
 mod refcount;
 mod resize;
-mod sync;
+pub(crate) mod sync;
 mod tables;
 mod write;
 mod writeback;

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// Locks a mutex whose data is whole between any two statements of ours.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -20,7 +20,7 @@ fn wake_all(waiting: Vec<Waker>) {
 }
 
 /// Adds the task's waker unless it is there.
-pub(super) fn remember(waiting: &mut Vec<Waker>, waker: &Waker) {
+pub(crate) fn remember(waiting: &mut Vec<Waker>, waker: &Waker) {
     if !waiting.iter().any(|w| w.will_wake(waker)) {
         waiting.push(waker.clone());
     }
@@ -28,7 +28,7 @@ pub(super) fn remember(waiting: &mut Vec<Waker>, waker: &Waker) {
 
 /// Ranges of numbers, each held by one task. Used for guest clusters and for L1 entries.
 #[derive(Debug, Default)]
-pub(super) struct RangeLocks {
+pub(crate) struct RangeLocks {
     state: Mutex<Held>,
 }
 
@@ -57,7 +57,7 @@ impl RangeLocks {
 
 /// Releases the range when dropped.
 #[derive(Debug)]
-pub(super) struct RangeGuard<'a> {
+pub(crate) struct RangeGuard<'a> {
     locks: &'a RangeLocks,
     range: (u64, u64),
 }
@@ -77,7 +77,7 @@ impl Drop for RangeGuard<'_> {
 
 /// So many units, taken and given back: a bound on memory in flight. One unit of one is a mutex.
 #[derive(Debug)]
-pub(super) struct Semaphore {
+pub(crate) struct Semaphore {
     state: Mutex<(u64, Vec<Waker>)>,
     total: u64,
 }
@@ -106,7 +106,7 @@ impl Semaphore {
 
 /// Gives the units back when dropped.
 #[derive(Debug)]
-pub(super) struct Permit<'a> {
+pub(crate) struct Permit<'a> {
     from: &'a Semaphore,
     units: u64,
 }
