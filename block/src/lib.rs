@@ -14,23 +14,36 @@
 //! This crate knows nothing of guests, PCI or KVM: memory arrives as [`IoBuf`], doorbells as file
 //! descriptors, and whoever wants requests served implements [`iothread::Queue`].
 
+mod bochs;
 pub mod bounce;
+mod cloop;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod dmg;
 pub mod error;
 pub mod file;
+pub mod formats;
 pub mod graph;
 pub mod io;
 pub mod iobuf;
 pub mod iothread;
 pub mod lock;
+pub mod luks;
+mod mapped;
 pub mod node;
 pub mod nodes;
+mod parallels;
 pub mod pin;
+mod qcow;
 pub mod qcow2;
+mod qed;
 pub mod ring;
 pub mod root;
 pub mod submit;
+mod vdi;
+mod vhdx;
+pub mod vmdk;
+mod vpc;
 
 pub use error::BlockError;
 pub use io::{Io, Op, OpKind, Range};

@@ -12,12 +12,14 @@ use std::{
 };
 
 use super::{
-    Backing, BackingReason, Child, DriverOptions, Graph, GraphError, HostFile, Member, NodeOptions,
-    Qcow2Options, Usage,
+    Backing, BackingReason, Child, DriverOptions, Graph, GraphError, HostFile, ImageOptions,
+    Member, NodeOptions, Qcow2Options, Usage,
     open::{Opened, file_options},
 };
 use crate::{
     Cx, LocalBoxFuture, Node,
+    error::with_causes,
+    formats::{self, BackingName, Directory, Facts, ImageFormat, Secret},
     nodes::{
         file::{Driver, FileNode},
         raw::RawNode,
@@ -60,6 +62,59 @@ pub(super) trait Overlay {
 enum Format {
     Raw,
     Qcow2,
+    Image(ImageFormat),
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Image(format) => format.name(),
+        }
+    }
+}
+
+/// The image that a chain hangs from.
+#[derive(Clone, Copy)]
+pub(super) enum Upper<'a> {
+    Qcow2(&'a Qcow2Options),
+    Image(&'a ImageOptions),
+}
+
+impl Upper<'_> {
+    fn file(&self) -> &str {
+        match self {
+            Self::Qcow2(qcow2) => &qcow2.file,
+            Self::Image(image) => &image.file,
+        }
+    }
+
+    fn backing(&self) -> &Backing {
+        match self {
+            Self::Qcow2(qcow2) => &qcow2.backing,
+            Self::Image(image) => &image.backing,
+        }
+    }
+
+    fn format(&self) -> Format {
+        match self {
+            Self::Qcow2(_) => Format::Qcow2,
+            Self::Image(image) => Format::Image(image.format),
+        }
+    }
+}
+
+/// An image of a chain that is to be opened.
+struct Opening<'a> {
+    format: Format,
+    path: Option<&'a Path>,
+    file: Arc<dyn Node>,
+    backing: Option<Arc<dyn Node>>,
+    backing_id: Option<[u8; 16]>,
+    read_only: bool,
+    options: Option<&'a Qcow2Options>,
+    secret: Option<Secret>,
 }
 
 /// A file of the chain, not yet an image.
@@ -90,38 +145,46 @@ impl Drop for Names<'_> {
 }
 
 impl Graph {
-    /// Opens a qcow2 image and, where that is asked for, the backing chain that it names.
+    /// Opens an image and, where that is asked for, the backing chain that it names.
     pub(super) async fn open_overlay(
         &self,
         cx: &Cx,
         overlay: &dyn Overlay,
-        qcow2: &Qcow2Options,
+        upper: Upper<'_>,
         options: &NodeOptions,
     ) -> Result<Opened, GraphError> {
         let (file, path, below, host) = {
             let inner = self.lock();
-            let file = Arc::clone(&inner.member(&qcow2.file)?.node);
-            let bottom = inner.bottom(&qcow2.file).and_then(|name| inner.members.get(&name));
+            let file = Arc::clone(&inner.member(upper.file())?.node);
+            let bottom = inner.bottom(upper.file()).and_then(|name| inner.members.get(&name));
             let below = bottom.and_then(|member| member.file.clone());
             let host = bottom.and_then(|member| match &member.options.driver {
                 DriverOptions::File(host) | DriverOptions::HostDevice(host) => Some(host.clone()),
                 _ => None,
             });
-            (file, inner.path_below(&qcow2.file), below, host.unwrap_or_default())
+            (file, inner.path_below(upper.file()), below, host.unwrap_or_default())
         };
-        let shown_path = path.clone().unwrap_or_else(|| PathBuf::from(&qcow2.file));
+        let shown_path = path.clone().unwrap_or_else(|| PathBuf::from(upper.file()));
         let mut names = Names { graph: self, names: Vec::new() };
         let mut chain = Vec::new();
         let mut backing = None;
-        let node = match &qcow2.backing {
+        let mut backing_id = None;
+        let template = template(options, &host);
+        let node = match upper.backing() {
             Backing::None => None,
             Backing::Node(name) => Some(self.node(name)?),
             Backing::FromHeader => {
-                let top = Top { file: &file, path: path.as_deref(), shown: &shown_path };
+                let top = Top {
+                    file: &file,
+                    path: path.as_deref(),
+                    shown: &shown_path,
+                    format: upper.format(),
+                };
                 let seen = below.and_then(|file| file.identity()).into_iter().collect();
-                let template = template(options, &host);
                 let levels = self.find_chain(cx, overlay, &top, seen, &template).await?;
-                let (made, lower) = assemble(cx, overlay, levels, &template, &mut names).await?;
+                let (made, lower, id) =
+                    self.assemble(cx, overlay, levels, &template, &mut names).await?;
+                backing_id = id;
                 chain = made;
                 backing = lower.as_ref().map(|(name, _)| Child {
                     role: "backing",
@@ -131,10 +194,26 @@ impl Graph {
                 lower.map(|(_, node)| node)
             }
         };
-        let node = overlay
-            .open(cx, file, node, options.read_only, Some(qcow2))
+        let opening = Opening {
+            format: upper.format(),
+            path: path.as_deref(),
+            file,
+            backing: node,
+            backing_id,
+            read_only: options.read_only,
+            options: match upper {
+                Upper::Qcow2(qcow2) => Some(qcow2),
+                Upper::Image(_) => None,
+            },
+            secret: match upper {
+                Upper::Qcow2(_) => None,
+                Upper::Image(image) => image.secret.clone(),
+            },
+        };
+        let node = self
+            .open_level(cx, overlay, opening, &template)
             .await
-            .map_err(|reason| image_error(&shown_path, reason))?;
+            .map_err(|reason| image_error(&shown_path, upper.format(), reason))?;
         // From here on the names belong to the members.
         names.names.clear();
         Ok(Opened { chain, backing, ..Opened::plain(node) })
@@ -157,8 +236,17 @@ impl Graph {
             }
             let image = last.map_or(top.shown, |level| &level.path).to_owned();
             let file = last.map_or(Arc::clone(top.file), |level| Arc::clone(&level.file) as _);
-            let named = overlay.named(cx, &file).await;
-            let named = named.map_err(|reason| image_error(&image, reason))?;
+            let image_format = last.map_or(top.format, |level| level.format);
+            let image_path = last.map(|level| &*level.path).or(top.path);
+            let named = match image_format {
+                Format::Raw => Ok(Named::default()),
+                Format::Qcow2 => overlay.named(cx, &file).await,
+                Format::Image(format) => {
+                    let facts = self.facts(cx, format, image_path, &file, template).await;
+                    facts.map(|facts| Named::from(facts.backing))
+                }
+            };
+            let named = named.map_err(|reason| image_error(&image, image_format, reason))?;
             let Some(name) = named.file else { return Ok(levels) };
             let refuse = |reason| GraphError::Backing {
                 image: image.clone(),
@@ -185,41 +273,123 @@ impl Graph {
     }
 }
 
-fn image_error(path: &Path, reason: String) -> GraphError {
-    GraphError::Image { path: path.to_owned(), format: "qcow2", reason }
+impl From<Option<BackingName>> for Named {
+    fn from(name: Option<BackingName>) -> Self {
+        let format = name.as_ref().and_then(|name| name.format).map(str::to_owned);
+        Self { file: name.map(|name| name.file), format }
+    }
+}
+
+fn image_error(path: &Path, format: Format, reason: String) -> GraphError {
+    GraphError::Image { path: path.to_owned(), format: format.name(), reason }
 }
 
 /// An image's name and node.
 type Image = (String, Arc<dyn Node>);
 
-/// Opens the images of a chain, from the bottom up. Returns its members, children first, and the
-/// uppermost image.
-async fn assemble(
-    cx: &Cx,
-    overlay: &dyn Overlay,
-    levels: Vec<Level>,
-    template: &NodeOptions,
-    names: &mut Names<'_>,
-) -> Result<(Vec<(String, Member)>, Option<Image>), GraphError> {
-    let mut chain = Vec::new();
-    let mut lower: Option<Image> = None;
-    for level in levels.into_iter().rev() {
-        let lower_node = lower.as_ref().map(|(_, node)| Arc::clone(node));
-        let file: Arc<dyn Node> = Arc::clone(&level.file) as _;
-        let node = match level.format {
-            Format::Raw => RawNode::new(file, 0, None, true)
+impl Graph {
+    /// Opens further files of the image at `path`.
+    fn beside<'a>(
+        &'a self,
+        path: Option<&'a Path>,
+        template: &'a NodeOptions,
+    ) -> Directory<Box<OpenFile<'a>>> {
+        Directory(Box::new(move |name, read_only| {
+            let directory = path.and_then(Path::parent);
+            let directory = directory.ok_or("it is not known in which directory the image is")?;
+            let host = HostFile { filename: directory.join(name), locking: locking_of(template) };
+            let template = NodeOptions { read_only, ..template.clone() };
+            let file = self.open_host_file(&file_options(&host, Driver::Any, &template));
+            Ok(file.map_err(|error| error.to_string())? as Arc<dyn Node>)
+        }))
+    }
+
+    async fn facts(
+        &self,
+        cx: &Cx,
+        format: ImageFormat,
+        path: Option<&Path>,
+        file: &Arc<dyn Node>,
+        template: &NodeOptions,
+    ) -> Result<Facts, String> {
+        let facts = formats::facts(cx, format, file, &self.beside(path, template)).await;
+        facts.map_err(|e| with_causes(&e))
+    }
+
+    async fn open_level(
+        &self,
+        cx: &Cx,
+        overlay: &dyn Overlay,
+        opening: Opening<'_>,
+        template: &NodeOptions,
+    ) -> Result<Arc<dyn Node>, String> {
+        let Opening { format, path, file, backing, backing_id, read_only, options, secret } =
+            opening;
+        match format {
+            Format::Raw => RawNode::new(file, 0, None, read_only)
                 .map(|node| node as Arc<dyn Node>)
                 .map_err(|error| error.to_string()),
-            Format::Qcow2 => overlay.open(cx, file, lower_node, true, None).await,
-        };
-        let node = node.map_err(|reason| image_error(&level.path, reason))?;
-        let lower_name = lower.take().map(|(name, _)| name);
-        let made = members(names, &level, &node, lower_name, template);
-        lower = made.last().map(|(name, _)| (name.clone(), Arc::clone(&node)));
-        chain.extend(made);
+            Format::Qcow2 => overlay.open(cx, file, backing, read_only, options).await,
+            Format::Image(format) => {
+                let beside = self.beside(path, template);
+                let request = formats::Request {
+                    backing,
+                    backing_id,
+                    read_only,
+                    secret,
+                    ..formats::Request::read(file, &beside)
+                };
+                formats::open(cx, format, request).await.map_err(|e| with_causes(&e))
+            }
+        }
     }
-    Ok((chain, lower))
+
+    /// Opens the images of a chain, from the bottom up. Returns its members, children first, the
+    /// uppermost image, and what images above call it by.
+    async fn assemble(
+        &self,
+        cx: &Cx,
+        overlay: &dyn Overlay,
+        levels: Vec<Level>,
+        template: &NodeOptions,
+        names: &mut Names<'_>,
+    ) -> Result<Assembled, GraphError> {
+        let mut chain = Vec::new();
+        let mut lower: Option<Image> = None;
+        let mut id = None;
+        for level in levels.into_iter().rev() {
+            let file: Arc<dyn Node> = Arc::clone(&level.file) as _;
+            let opening = Opening {
+                format: level.format,
+                path: Some(&level.path),
+                file: Arc::clone(&file),
+                backing: lower.as_ref().map(|(_, node)| Arc::clone(node)),
+                backing_id: id.take(),
+                read_only: true,
+                options: None,
+                secret: None,
+            };
+            let node = self.open_level(cx, overlay, opening, template).await;
+            let failed = |reason| image_error(&level.path, level.format, reason);
+            let node = node.map_err(failed)?;
+            if let Format::Image(format) = level.format {
+                let facts = self.facts(cx, format, Some(&level.path), &file, template).await;
+                id = facts.map_err(failed)?.id;
+            }
+            let lower_name = lower.take().map(|(name, _)| name);
+            let made = members(names, &level, &node, lower_name, template);
+            lower = made.last().map(|(name, _)| (name.clone(), Arc::clone(&node)));
+            chain.extend(made);
+        }
+        Ok((chain, lower, id))
+    }
 }
+
+/// Opens a file, perhaps read-only.
+type OpenFile<'a> = dyn Fn(&Path, bool) -> Result<Arc<dyn Node>, String> + 'a;
+
+/// What [`Graph::assemble`] makes.
+type Assembled = (Vec<(String, Member)>, Option<Image>, Option<[u8; 16]>);
 
 /// The image that the chain hangs from.
 struct Top<'a> {
@@ -227,6 +397,7 @@ struct Top<'a> {
     path: Option<&'a Path>,
     /// Its name in messages.
     shown: &'a Path,
+    format: Format,
 }
 
 /// The options that every member of a chain has; the driver is that of the uppermost file.
@@ -262,6 +433,12 @@ fn members(
         if is_device { DriverOptions::HostDevice(host) } else { DriverOptions::File(host) };
     let image_driver = match level.format {
         Format::Raw => DriverOptions::Raw { file: file_name.clone(), offset: 0, size: None },
+        Format::Image(format) => DriverOptions::Image(ImageOptions {
+            format,
+            file: file_name.clone(),
+            backing: lower.clone().map_or(Backing::None, Backing::Node),
+            secret: None,
+        }),
         Format::Qcow2 => DriverOptions::Qcow2(Qcow2Options {
             file: file_name.clone(),
             backing: lower.clone().map_or(Backing::None, Backing::Node),
@@ -294,7 +471,10 @@ fn format_of(name: Option<&str>) -> Result<Format, BackingReason> {
         Some("qcow2") => Ok(Format::Qcow2),
         // QEMU writes the protocol's name here when it was told to use it as the format.
         Some("raw" | "file" | "host_device") => Ok(Format::Raw),
-        Some(other) => Err(BackingReason::Format(other.to_owned())),
+        Some(other) => match ImageFormat::called(other) {
+            Some(format) => Ok(Format::Image(format)),
+            None => Err(BackingReason::Format(other.to_owned())),
+        },
     }
 }
 

@@ -22,7 +22,9 @@ use std::{
 
 pub use drain::{Drain, Entry, EntryId, Token};
 pub use error::{BackingReason, GraphError};
-pub use options::{Backing, Cache, Discard, DriverOptions, HostFile, NodeOptions, Qcow2Options};
+pub use options::{
+    Backing, Cache, Discard, DriverOptions, HostFile, ImageOptions, NodeOptions, Qcow2Options,
+};
 pub use query::{NodeStatus, RootStatus};
 
 use crate::{

@@ -3,8 +3,8 @@
 use std::{path::Path, sync::Arc};
 
 use super::{
-    Child, DriverOptions, Graph, GraphError, HostFile, Inner, Member, NODES_MAX, NodeOptions,
-    Usage, names,
+    Child, DriverOptions, Graph, GraphError, HostFile, ImageOptions, Inner, Member, NODES_MAX,
+    NodeOptions, Qcow2Options, Usage, chain::Upper, names,
 };
 use crate::{
     Cx, Node,
@@ -138,7 +138,10 @@ impl Graph {
                 Ok(Opened { fault, ..Opened::plain(node) })
             }
             DriverOptions::Qcow2(qcow2) => {
-                self.open_overlay(cx, &*self.overlay, qcow2, options).await
+                self.open_overlay(cx, &*self.overlay, Upper::Qcow2(qcow2), options).await
+            }
+            DriverOptions::Image(image) => {
+                self.open_overlay(cx, &*self.overlay, Upper::Image(image), options).await
             }
         }
     }
@@ -222,12 +225,13 @@ fn claims(inner: &Inner, name: &str, options: &mut NodeOptions) -> Result<Vec<Ch
         DriverOptions::Blkdebug { image, .. } => (image.clone(), true, None),
         DriverOptions::Raw { file, .. } => (file.clone(), false, None),
         DriverOptions::Fault { file, .. } => (file.clone(), true, None),
-        DriverOptions::Qcow2(qcow2) => {
-            let backing = match &qcow2.backing {
+        DriverOptions::Qcow2(Qcow2Options { file, backing, .. })
+        | DriverOptions::Image(ImageOptions { file, backing, .. }) => {
+            let backing = match backing {
                 super::Backing::Node(node) => Some(node.clone()),
                 super::Backing::FromHeader | super::Backing::None => None,
             };
-            (qcow2.file.clone(), false, backing)
+            (file.clone(), false, backing)
         }
         DriverOptions::File(_) | DriverOptions::HostDevice(_) | DriverOptions::Null(_) => {
             return Ok(Vec::new());

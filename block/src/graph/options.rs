@@ -7,7 +7,10 @@ pub use crate::nodes::{
     file::Locking,
     null::NullOptions,
 };
-use crate::root::{DetectZeroes, Policy};
+use crate::{
+    formats::{ImageFormat, Secret},
+    root::{DetectZeroes, Policy},
+};
 
 /// A node of the graph. Children are named: a graph is opened from the files up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +102,8 @@ pub enum DriverOptions {
     },
     /// `qcow2`
     Qcow2(Qcow2Options),
+    /// `vmdk`, `vdi`, and the other formats of [`ImageFormat`].
+    Image(ImageOptions),
     /// `null-co`
     Null(NullOptions),
     /// `fault`
@@ -128,6 +133,7 @@ impl DriverOptions {
             Self::HostDevice(_) => "host_device",
             Self::Raw { .. } => "raw",
             Self::Qcow2(_) => "qcow2",
+            Self::Image(image) => image.format.name(),
             Self::Null(_) => "null-co",
             Self::Fault { .. } => "fault",
             Self::Blkdebug { .. } => "blkdebug",
@@ -142,6 +148,19 @@ pub struct HostFile {
     pub filename: PathBuf,
     /// Whether it is locked.
     pub locking: Locking,
+}
+
+/// Options of the formats of [`ImageFormat`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// Which.
+    pub format: ImageFormat,
+    /// The node that holds the image.
+    pub file: String,
+    /// Where is read from what the image does not have.
+    pub backing: Backing,
+    /// The passphrase, where the image is encrypted.
+    pub secret: Option<Secret>,
 }
 
 /// Options of `qcow2`.

@@ -148,7 +148,7 @@ fn hostile_names_are_refused_by_a_sentence() {
              safe; say it with 'qemu-img rebase -u -b BACKING -F FORMAT IMAGE'"
         )
     );
-    assert!(refused("base.img", "vmdk").contains("format 'vmdk' is not supported"));
+    assert!(refused("base.img", "vhs").contains("format 'vhs' is not supported"));
     for name in ["json:{\"driver\":\"file\"}", "nbd://host/x", "file:base.img", "fat:rw:/", "a:b"] {
         assert!(refused(name, "raw").contains("not a plain file name"), "{name}");
     }
