@@ -2,9 +2,10 @@
 
 use spindle_block::{
     BlockError, Cx,
+    formats::ImageFormat,
     graph::{
-        Backing, Cache, Discard, DriverOptions, Graph, GraphError, HostFile, NodeOptions,
-        Qcow2Options, options,
+        Backing, Cache, Discard, DriverOptions, Graph, GraphError, HostFile, ImageOptions,
+        NodeOptions, Qcow2Options, options,
     },
     nodes::fault::{
         self, Action, Blkdebug, IoType, Limits, config,
@@ -16,7 +17,7 @@ use spindle_block::{
 use crate::spec::{
     BlockdevSpec, DriverSpec, FaultRule,
     blkdebug::BlkdebugSpec,
-    block::{self, FaultAction, FaultErrno, FileSpec},
+    block::{self, FaultAction, FaultErrno, FileSpec, ImageSpec},
 };
 
 /// Opens the nodes of one description, the file's first: all of them, or none.
@@ -71,14 +72,20 @@ fn driver(spec: &BlockdevSpec) -> DriverOptions {
         }
         DriverSpec::Qcow2(qcow2) => DriverOptions::Qcow2(Qcow2Options {
             file: qcow2.file.clone(),
-            backing: match &qcow2.backing {
-                block::Backing::FromHeader => Backing::FromHeader,
-                block::Backing::None => Backing::None,
-                block::Backing::Node(name) => Backing::Node(name.clone()),
-            },
+            backing: backing(&qcow2.backing),
             lazy_refcounts: qcow2.lazy_refcounts,
             l2_cache_size: qcow2.l2_cache_size,
         }),
+        DriverSpec::Vmdk(spec) => image(ImageFormat::Vmdk, spec),
+        DriverSpec::Vdi(spec) => image(ImageFormat::Vdi, spec),
+        DriverSpec::Vpc(spec) => image(ImageFormat::Vpc, spec),
+        DriverSpec::Vhdx(spec) => image(ImageFormat::Vhdx, spec),
+        DriverSpec::Parallels(spec) => image(ImageFormat::Parallels, spec),
+        DriverSpec::Qed(spec) => image(ImageFormat::Qed, spec),
+        DriverSpec::Qcow(spec) => image(ImageFormat::Qcow, spec),
+        DriverSpec::Dmg(spec) => image(ImageFormat::Dmg, spec),
+        DriverSpec::Cloop(spec) => image(ImageFormat::Cloop, spec),
+        DriverSpec::Bochs(spec) => image(ImageFormat::Bochs, spec),
         DriverSpec::Null(null) => DriverOptions::Null(options::NullOptions {
             size: null.size,
             latency_ns: null.latency_ns,
@@ -95,6 +102,19 @@ fn driver(spec: &BlockdevSpec) -> DriverOptions {
             rules: blkdebug(spec),
         },
     }
+}
+
+fn backing(backing: &block::Backing) -> Backing {
+    match backing {
+        block::Backing::FromHeader => Backing::FromHeader,
+        block::Backing::None => Backing::None,
+        block::Backing::Node(name) => Backing::Node(name.clone()),
+    }
+}
+
+fn image(format: ImageFormat, spec: &ImageSpec) -> DriverOptions {
+    let (file, backing) = (spec.file.clone(), backing(&spec.backing));
+    DriverOptions::Image(ImageOptions { format, file, backing, secret: None })
 }
 
 /// The tables have only names that are known there.

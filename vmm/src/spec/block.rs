@@ -40,6 +40,26 @@ pub enum DriverSpec {
     Raw(RawSpec),
     /// A qcow2 image.
     Qcow2(Qcow2Spec),
+    /// An image of this format.
+    Vmdk(ImageSpec),
+    /// An image of this format.
+    Vdi(ImageSpec),
+    /// An image of this format.
+    Vpc(ImageSpec),
+    /// An image of this format.
+    Vhdx(ImageSpec),
+    /// An image of this format.
+    Parallels(ImageSpec),
+    /// An image of this format.
+    Qed(ImageSpec),
+    /// An image of this format.
+    Qcow(ImageSpec),
+    /// An image of this format.
+    Dmg(ImageSpec),
+    /// An image of this format.
+    Cloop(ImageSpec),
+    /// An image of this format.
+    Bochs(ImageSpec),
     /// Zeros that take no time.
     #[serde(rename = "null-co")]
     Null(NullSpec),
@@ -89,6 +109,17 @@ pub struct Qcow2Spec {
     /// Memory for L2 tables, in bytes; `None`: enough for the whole disk, up to a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub l2_cache_size: Option<u64>,
+}
+
+/// `vmdk`, `vdi`, and the other formats of the block layer's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageSpec {
+    /// The node that holds the image.
+    pub file: String,
+    /// Where is read from what the image does not have.
+    #[serde(default, skip_serializing_if = "Backing::is_from_header")]
+    pub backing: Backing,
 }
 
 /// Where a qcow2 node's unallocated clusters are read from.
@@ -315,6 +346,19 @@ impl BlockdevSpec {
                 Backing::Node(backing) => vec![&qcow2.file, backing],
                 Backing::FromHeader | Backing::None => vec![&qcow2.file],
             },
+            DriverSpec::Vmdk(image)
+            | DriverSpec::Vdi(image)
+            | DriverSpec::Vpc(image)
+            | DriverSpec::Vhdx(image)
+            | DriverSpec::Parallels(image)
+            | DriverSpec::Qed(image)
+            | DriverSpec::Qcow(image)
+            | DriverSpec::Dmg(image)
+            | DriverSpec::Cloop(image)
+            | DriverSpec::Bochs(image) => match &image.backing {
+                Backing::Node(backing) => vec![&image.file, backing],
+                Backing::FromHeader | Backing::None => vec![&image.file],
+            },
         }
     }
 
@@ -326,6 +370,16 @@ impl BlockdevSpec {
             DriverSpec::HostDevice(_) => HOST_DEVICE.name,
             DriverSpec::Raw(_) => RAW.name,
             DriverSpec::Qcow2(_) => QCOW2.name,
+            DriverSpec::Vmdk(_) => VMDK.name,
+            DriverSpec::Vdi(_) => VDI.name,
+            DriverSpec::Vpc(_) => VPC.name,
+            DriverSpec::Vhdx(_) => VHDX.name,
+            DriverSpec::Parallels(_) => PARALLELS.name,
+            DriverSpec::Qed(_) => QED.name,
+            DriverSpec::Qcow(_) => QCOW.name,
+            DriverSpec::Dmg(_) => DMG.name,
+            DriverSpec::Cloop(_) => CLOOP.name,
+            DriverSpec::Bochs(_) => BOCHS.name,
             DriverSpec::Null(_) => NULL.name,
             DriverSpec::Fault(_) => FAULT.name,
             DriverSpec::Blkdebug(_) => BLKDEBUG.name,
@@ -334,7 +388,25 @@ impl BlockdevSpec {
 }
 
 /// All driver tables.
-pub const DRIVERS: &[&Table] = &[&FILE, &HOST_DEVICE, &RAW, &QCOW2, &NULL, &FAULT, &BLKDEBUG];
+pub const DRIVERS: &[&Table] = &[
+    &FILE,
+    &HOST_DEVICE,
+    &RAW,
+    &QCOW2,
+    &NULL,
+    &FAULT,
+    &BLKDEBUG,
+    &VMDK,
+    &VDI,
+    &VPC,
+    &VHDX,
+    &PARALLELS,
+    &QED,
+    &QCOW,
+    &DMG,
+    &CLOOP,
+    &BOCHS,
+];
 
 /// Other names that drivers go by.
 pub const DRIVER_ALIASES: &[(&str, &str)] = &[("null", "null-co")];
@@ -402,6 +474,43 @@ pub const QCOW2: Table = Table {
         prop("l2-cache-size", ANY_SIZE, "memory for L2 tables; default: for the whole disk"),
     ],
 };
+
+const IMAGE: &[Prop] =
+    &[CHILD, prop("backing", Kind::IdOrNull, "node below, null for none; default: the header's")];
+
+const fn image(name: &'static str, help: &'static str) -> Table {
+    Table { what: "blockdev driver", name, help, props: IMAGE }
+}
+
+/// `vmdk`.
+pub const VMDK: Table = image("vmdk", "VMware image");
+
+/// `vdi`.
+pub const VDI: Table = image("vdi", "VirtualBox image");
+
+/// `vpc`.
+pub const VPC: Table = image("vpc", "VHD image");
+
+/// `vhdx`.
+pub const VHDX: Table = image("vhdx", "VHDX image");
+
+/// `parallels`.
+pub const PARALLELS: Table = image("parallels", "Parallels image");
+
+/// `qed`.
+pub const QED: Table = image("qed", "QED image");
+
+/// `qcow`.
+pub const QCOW: Table = image("qcow", "qcow (version 1) image, read-only");
+
+/// `dmg`.
+pub const DMG: Table = image("dmg", "DMG image, read-only");
+
+/// `cloop`.
+pub const CLOOP: Table = image("cloop", "cloop image, read-only");
+
+/// `bochs`.
+pub const BOCHS: Table = image("bochs", "Bochs image, read-only");
 
 /// `null-co`.
 pub const NULL: Table = Table {

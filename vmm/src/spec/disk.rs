@@ -136,8 +136,7 @@ pub(super) fn lower(
     let text = |key: &str| disk.get(key).and_then(Value::as_str);
     let path = Path::new(text("file").unwrap_or_default());
     let format = match text("format") {
-        Some("qcow2") => Format::Qcow2,
-        Some(_) => Format::Raw,
+        Some(name) => Format::called(name).unwrap_or(Format::Raw),
         None => format::of_file(files, path)?,
     };
     let protocol = if format::look(files, path)?.block_device { "host_device" } else { "file" };

@@ -454,6 +454,16 @@ fn sole_writers(spec: &MachineSpec) -> Result<(), SpecError> {
             DriverSpec::Fault(fault) => claim(&fault.file, user())?,
             DriverSpec::Blkdebug(blkdebug) => claim(&blkdebug.image, user())?,
             DriverSpec::Qcow2(qcow2) => claim(&qcow2.file, user())?,
+            DriverSpec::Vmdk(image)
+            | DriverSpec::Vdi(image)
+            | DriverSpec::Vpc(image)
+            | DriverSpec::Vhdx(image)
+            | DriverSpec::Parallels(image)
+            | DriverSpec::Qed(image)
+            | DriverSpec::Qcow(image)
+            | DriverSpec::Dmg(image)
+            | DriverSpec::Cloop(image)
+            | DriverSpec::Bochs(image) => claim(&image.file, user())?,
             DriverSpec::File(_) | DriverSpec::HostDevice(_) | DriverSpec::Null(_) => {}
         }
     }

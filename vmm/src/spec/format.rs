@@ -3,6 +3,7 @@
 //! A guest can write any header into a raw disk, so content never chooses a format; it can only
 //! make an ending doubtful. Then, and for endings that say nothing, the user must say.
 use super::error::SpecError;
+use spindle_block::formats::{ImageFormat, probe};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
@@ -15,11 +16,36 @@ pub enum Format {
     Raw,
     /// qcow2.
     Qcow2,
+    /// Another format of the block layer's.
+    Image(ImageFormat),
 }
 
 impl Format {
     /// The formats' names, in the order of declaration.
-    pub const NAMES: &[&str] = &["raw", "qcow2"];
+    pub const NAMES: &[&str] = &[
+        "raw",
+        "qcow2",
+        "vmdk",
+        "vdi",
+        "vpc",
+        "vhdx",
+        "parallels",
+        "qed",
+        "qcow",
+        "dmg",
+        "cloop",
+        "bochs",
+    ];
+
+    /// The format of this name.
+    #[must_use]
+    pub fn called(name: &str) -> Option<Self> {
+        match name {
+            "raw" => Some(Self::Raw),
+            "qcow2" => Some(Self::Qcow2),
+            other => ImageFormat::called(other).map(Self::Image),
+        }
+    }
 
     /// The driver's name.
     #[must_use]
@@ -27,6 +53,17 @@ impl Format {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Image(format) => format.name(),
+        }
+    }
+
+    /// Whether images can have a backing file.
+    #[must_use]
+    pub fn has_backing(self) -> bool {
+        match self {
+            Self::Raw => false,
+            Self::Qcow2 => true,
+            Self::Image(format) => format.has_backing(),
         }
     }
 }
@@ -89,17 +126,34 @@ const SIGNATURES: &[(&str, usize, &[u8])] = &[
     ("parallels", 0, b"WithouFreSpacExt"),
 ];
 
-/// Endings of images that are known but not readable here.
-const FOREIGN: &[(&str, &str)] =
-    &[("vmdk", "vmdk"), ("vhdx", "vhdx"), ("vhd", "vpc"), ("vpc", "vpc"), ("vdi", "vdi")];
+/// Endings of images of the other formats. A fixed VHD and a DMG have theirs at the
+/// end, where opening looks for it.
+const ENDINGS: &[(&str, ImageFormat)] = &[
+    ("vmdk", ImageFormat::Vmdk),
+    ("vhdx", ImageFormat::Vhdx),
+    ("vhd", ImageFormat::Vpc),
+    ("vpc", ImageFormat::Vpc),
+    ("vdi", ImageFormat::Vdi),
+    ("qed", ImageFormat::Qed),
+    ("qcow", ImageFormat::Qcow),
+    ("dmg", ImageFormat::Dmg),
+    ("cloop", ImageFormat::Cloop),
+    ("hdd", ImageFormat::Parallels),
+    ("hds", ImageFormat::Parallels),
+];
 
 /// The format whose signature `head` carries, if any.
 #[must_use]
 pub fn signature(head: &[u8]) -> Option<&'static str> {
+    // qcow has the magic of its successor.
+    if probe(head) == Some(ImageFormat::Qcow) {
+        return Some(ImageFormat::Qcow.name());
+    }
     SIGNATURES
         .iter()
         .find(|(_, offset, magic)| head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)))
         .map(|(name, _, _)| *name)
+        .or_else(|| probe(head).map(ImageFormat::name))
 }
 
 /// The format of `path` when the user gave none.
@@ -129,8 +183,22 @@ pub fn of_file(files: &dyn Look, path: &Path) -> Result<Format, SpecError> {
             advice(seen, true)
         )),
         (ending, seen) => {
-            if let Some((_, format)) = FOREIGN.iter().find(|(e, _)| Some(*e) == ending) {
-                return refuse(advice(format, false));
+            if let Some((_, format)) = ENDINGS.iter().find(|(e, _)| Some(*e) == ending) {
+                let name = format.name();
+                return match seen {
+                    Some(seen) if seen == name => Ok(Format::Image(*format)),
+                    None if matches!(format, ImageFormat::Vpc | ImageFormat::Dmg) => {
+                        Ok(Format::Image(*format))
+                    }
+                    None => refuse(format!(
+                        "its name says {name}, but it does not begin as a {name} image does; type \
+                         format=raw if it holds plain bytes"
+                    )),
+                    Some(seen) => refuse(format!(
+                        "its name says {name}, but it begins like a {seen} image; {}",
+                        advice(seen, true)
+                    )),
+                };
             }
             let name = ending.map_or("its name has no ending".to_owned(), |e| {
                 format!("the ending '.{e}' does not say which format it has")
@@ -193,6 +261,9 @@ mod tests {
         assert_eq!(of("a.raw", b"\xeb\x63"), Ok(Format::Raw));
         assert_eq!(of("a.raw", b""), Ok(Format::Raw));
         assert_eq!(of("a.iso", b"\0\0"), Ok(Format::Raw));
+        assert_eq!(of("a.vmdk", b"KDMV"), Ok(Format::Image(ImageFormat::Vmdk)));
+        assert_eq!(of("a.vhd", b"conectix"), Ok(Format::Image(ImageFormat::Vpc)));
+        assert_eq!(of("a.vhd", b"\xeb\x63"), Ok(Format::Image(ImageFormat::Vpc)));
     }
 
     #[test]
@@ -206,13 +277,14 @@ mod tests {
         let cases: &[(&str, &[u8], &[&str])] = &[
             ("a.raw", QCOW2, &["name says raw", "begins like a qcow2", "format=qcow2"]),
             ("a.qcow2", b"", &["name says qcow2", "format=raw"]),
-            ("a.qcow2", b"KDMV", &["begins like a vmdk", "convert"]),
+            ("a.qcow2", b"KDMV", &["begins like a vmdk", "format=vmdk"]),
             ("a.iso", QCOW2, &["name says iso", "begins like a qcow2"]),
             ("a.img", QCOW2, &["'.img'", "qcow2 image", "format=qcow2"]),
             ("a.img", b"\0\0", &["'.img'", "format=raw"]),
             ("disk", b"\0\0", &["no ending", "format=raw"]),
-            ("a.vmdk", b"KDMV", &["vmdk images cannot be opened", "qemu-img convert"]),
-            ("a.vhd", b"", &["vpc images cannot be opened"]),
+            ("a.vmdk", b"", &["name says vmdk", "does not begin as a vmdk"]),
+            ("a.vdi", QCOW2, &["name says vdi", "begins like a qcow2", "format=qcow2"]),
+            ("a.img", b"LUKS\xba\xbe", &["luks images cannot be opened", "qemu-img convert"]),
         ];
         for (name, head, wanted) in cases {
             let message = of(name, head).unwrap_err();

@@ -77,7 +77,10 @@ fn errors_name_the_part_and_what_is_near() {
         ),
         (error(&["missing.raw"], &[], &[], &[]), &["missing.raw"]),
         (error(&["a.img"], &[], &[], &[]), &["a.img", "format=raw"]),
-        (error(&[], &["qcow3,node-name=a"], &[], &[]), &["driver", "did you mean 'qcow2'"]),
+        (
+            error(&[], &["qcow3,node-name=a"], &[], &[]),
+            &["driver", "did you mean 'qcow' or 'qcow2'"],
+        ),
         (error(&[], &["raw,node-name=a,fiel=b"], &[], &[]), &["'fiel'", "did you mean 'file'"]),
         (error(&[], &["raw,node-name=a,file=b"], &[], &[]), &["node 'a'", "no node 'b'"]),
         (error(&[], &["null-co"], &[], &[]), &["'node-name' is missing"]),

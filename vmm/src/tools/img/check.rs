@@ -159,6 +159,11 @@ pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, I
         force_share: look.force_share,
         ..FileOptions::new(path)
     };
+    let guessed = format_of(path, look.format);
+    if let Ok(Format::Image(format)) = guessed {
+        let found = super::formats::check(path, format, look, repair != Repair::None)?;
+        return Ok(found.map(|found| image_report(path, format.name(), found)));
+    }
     let opened = FileNode::open(&options);
     let file: Arc<dyn Node> = opened.map_err(|e| cannot_open(path, 0, &file_detail(&e)))?;
     let format = format_of(path, look.format)?;
@@ -186,6 +191,25 @@ pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, I
         format: format.name().to_owned(),
     };
     Ok(Some(Checked { report, findings: found.messages }))
+}
+
+fn image_report(path: &Path, format: &str, found: spindle_block::formats::Report) -> Checked {
+    let report = CheckReport {
+        // Only Parallels' driver says it, as with qemu-img.
+        image_end_offset: (format == "parallels").then_some(found.end),
+        leaks: found.leaks,
+        corruptions: found.corruptions,
+        filename: path.to_string_lossy().into_owned(),
+        format: format.to_owned(),
+        ..CheckReport::default()
+    };
+    let counts = matches!(format, "parallels" | "qed");
+    let report = CheckReport {
+        total_clusters: if counts { found.total } else { 0 },
+        allocated_clusters: if counts { found.allocated } else { 0 },
+        ..report
+    };
+    Checked { report, findings: found.messages }
 }
 
 #[cfg(test)]

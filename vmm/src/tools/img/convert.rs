@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 /// The largest piece that `-S` takes (qemu-img, MAX_BUF_SECTORS), in bytes.
 const SPARSE_MAX: u64 = 32768 * 512;
+/// A grain of a stream, in bytes.
+const STREAM_UNIT: u64 = 64 << 10;
 /// Most requests in flight (qemu-img, MAX_COROUTINES).
 pub const WIDTH_MAX: i64 = 16;
 
@@ -173,6 +175,8 @@ struct Target {
     /// It is a file that did not have this content before.
     made: bool,
     zeroed: bool,
+    /// It is written in one go: a part that is written twice is there twice.
+    stream: bool,
     on_backing: Option<u64>,
 }
 
@@ -182,7 +186,7 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
     let Ok(format) = format_called(name) else {
         return said(format!("Unknown file format '{name}'"));
     };
-    if request.compress && format == Format::Raw {
+    if request.compress && format != Format::Qcow2 {
         return said("Compression not supported for this file format");
     }
     let mode = OpenMode { cache: checked.target_cache, ..OpenMode::write(Some(format)) };
@@ -193,10 +197,17 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
             return said("output file is smaller than input file");
         }
         let on_backing = backing_below(request, &image);
-        return Ok(Target { image, made: false, zeroed: request.target_is_zero, on_backing });
+        return Ok(Target {
+            image,
+            made: false,
+            zeroed: request.target_is_zero,
+            stream: false,
+            on_backing,
+        });
     }
-    if request.backing.is_some() && format == Format::Raw {
-        return said("Backing file not supported for file format 'raw'");
+    if request.backing.is_some() && !format.has_backing() {
+        let name = format.name();
+        return said(format!("Backing file not supported for file format '{name}'"));
     }
     if request.backing.is_some() && request.sources.len() > 1 {
         return said(
@@ -232,6 +243,7 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
         }
     };
     let on_backing = backing_below(request, &image);
+    let stream = super::formats::stream_plan(&plan.format);
     let whole = !matches!(
         plan.format,
         FormatPlan::Qcow2(own) if own.preallocation != Preallocation::Off
@@ -240,6 +252,7 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
         zeroed: regular && whole && image.backing.is_none(),
         image,
         made: regular,
+        stream,
         on_backing,
     })
 }
@@ -287,7 +300,11 @@ async fn copy_over(
             zeroed: target.zeroed,
             on_backing: target.on_backing,
             skip_absent: false,
-            sparse: checked.sparse,
+            sparse: if target.stream && checked.sparse > 0 {
+                checked.sparse.max(STREAM_UNIT)
+            } else {
+                checked.sparse
+            },
             width: checked.width,
             out_of_order: request.out_of_order,
             pool,

@@ -1,5 +1,6 @@
 //! `create`: what it is asked for, how that is checked, and the making.
 use super::files::{backing_path, block_layer, open_to_read};
+use super::formats::{self, ImagePlan};
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use crate::spec::keyval::{self, Options};
@@ -40,6 +41,8 @@ pub enum FormatPlan {
     },
     /// qcow2.
     Qcow2(Qcow2Plan),
+    /// Another format.
+    Image(ImagePlan),
 }
 
 /// Options of qcow2.
@@ -130,6 +133,7 @@ fn rows(format: Format) -> &'static [Prop] {
     match format {
         Format::Raw => RAW,
         Format::Qcow2 => QCOW2,
+        Format::Image(format) => formats::rows(format),
     }
 }
 
@@ -139,16 +143,12 @@ fn rows(format: Format) -> &'static [Prop] {
 ///
 /// A name that is no format's, with the near ones.
 pub fn format_called(name: &str) -> Result<Format, SpecError> {
-    match name {
-        "raw" => Ok(Format::Raw),
-        "qcow2" => Ok(Format::Qcow2),
-        _ => Err(SpecError::Unknown {
-            of: format!("-f (known: {})", Format::NAMES.join(", ")),
-            what: "format",
-            near: crate::spec::names::near(name, Format::NAMES.iter().copied()),
-            name: name.to_owned(),
-        }),
-    }
+    Format::called(name).ok_or_else(|| SpecError::Unknown {
+        of: format!("-f (known: {})", Format::NAMES.join(", ")),
+        what: "format",
+        near: crate::spec::names::near(name, Format::NAMES.iter().copied()),
+        name: name.to_owned(),
+    })
 }
 
 impl Request {
@@ -182,8 +182,9 @@ impl Request {
             [("backing_file", &self.backing), ("backing_fmt", &self.backing_format)]
         {
             if let Some(value) = value {
-                if format == Format::Raw {
-                    let reason = "a raw image has no backing file; type -f qcow2".to_owned();
+                if !format.has_backing() {
+                    let name = format.name();
+                    let reason = format!("a {name} image has no backing file; type -f qcow2");
                     return Err(SpecError::Conflict(reason));
                 }
                 given.insert(name.to_owned(), Value::String(value.clone()));
@@ -207,6 +208,7 @@ impl Request {
         let format = match format {
             Format::Raw => FormatPlan::Raw { preallocation },
             Format::Qcow2 => FormatPlan::Qcow2(Qcow2Plan::new(&options, preallocation)?),
+            Format::Image(format) => FormatPlan::Image(ImagePlan::new(format, options.clone())?),
         };
         Ok(Plan { path: self.path.clone(), size, backing, format })
     }
@@ -279,6 +281,7 @@ impl Plan {
         let on = |flag: bool| if flag { "on" } else { "off" };
         let mut out = format!("Formatting '{}', fmt={}", path.display(), self.format.name());
         match &self.format {
+            FormatPlan::Image(own) => own.announce(size, &mut out),
             FormatPlan::Raw { preallocation } => {
                 let _ = write!(out, " size={size}");
                 preallocation.announce(&mut out);
@@ -309,6 +312,7 @@ impl FormatPlan {
         match self {
             Self::Raw { .. } => Format::Raw.name(),
             Self::Qcow2(_) => Format::Qcow2.name(),
+            Self::Image(own) => own.format.name(),
         }
     }
 }
@@ -344,6 +348,7 @@ pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
     let result = match &plan.format {
         FormatPlan::Raw { preallocation } => make_raw(&plan.path, size, *preallocation),
         FormatPlan::Qcow2(own) => make_qcow2(plan, own, size, existed),
+        FormatPlan::Image(own) => formats::make(plan, own, size, existed),
     };
     if result.is_err() && !existed {
         // The first error is the one to tell.
@@ -459,7 +464,7 @@ mod tests {
         assert_eq!(format("a.qcow2", None).unwrap(), Format::Qcow2);
         assert_eq!(format("a.qcow2", Some("raw")).unwrap(), Format::Raw);
         assert_eq!(format("a.img", None).unwrap(), Format::Raw);
-        assert!(format("a", Some("qcow")).unwrap_err().to_string().contains("'qcow2'"));
+        assert!(format("a", Some("qcow3")).unwrap_err().to_string().contains("'qcow2'"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 use super::image::{cannot_open, file_detail};
 use super::{ImgError, Look};
 use crate::spec::format::{self, Format, HostFiles};
+use spindle_block::formats::ImageFormat;
 use spindle_block::iothread::Clock;
 use spindle_block::nodes::file::{FileNode, FileOptions};
 use spindle_block::ring::Engine;
@@ -36,8 +37,14 @@ pub(super) fn format_of(path: &Path, given: Option<Format>) -> Result<Format, Im
     }
     let sight = format::look(&HostFiles, path)?;
     match format::signature(&sight.head) {
+        // A DMG is known by its name, as with qemu-img: its signature is at its end.
+        None if path.extension().is_some_and(|ending| ending == "dmg") => {
+            Ok(Format::Image(ImageFormat::Dmg))
+        }
         None => Ok(Format::Raw),
-        Some("qcow2") => Ok(Format::Qcow2),
+        Some(name) if Format::called(name).is_some() => {
+            Ok(Format::called(name).unwrap_or(Format::Raw))
+        }
         Some(other) => Err(ImgError::refused(
             path,
             format!(

@@ -1,7 +1,9 @@
 //! Images with their backing chains, open.
 use super::ImgError;
 use super::files::{backing_path, format_of};
+use super::formats;
 use crate::spec::format::Format;
+use spindle_block::formats::Request;
 use spindle_block::lock::{CONSISTENT_READ, LockError, RESIZE, WRITE};
 use spindle_block::nodes::file::{FileError, FileNode, FileOptions, Reason};
 use spindle_block::qcow2::{self, HeaderError, OpenError, Qcow2};
@@ -104,6 +106,8 @@ struct Level {
     path: PathBuf,
     format: Format,
     file: Arc<FileNode>,
+    /// What the image above calls it by.
+    id: Option<[u8; 16]>,
 }
 
 impl Image {
@@ -159,7 +163,30 @@ impl Image {
                     }
                 }
             }
-            levels.push(Level { path: at, format, file });
+            let mut id = None;
+            if let Format::Image(format) = format {
+                let node: Arc<dyn Node> = Arc::clone(&file) as _;
+                let options = file_options(&at, OpenMode { writable: false, ..level_mode });
+                let facts = formats::facts(cx, format, &at, &node, &options).await;
+                let facts = facts.map_err(&wrap)?;
+                id = facts.id;
+                if let Some(name) = facts.backing {
+                    let below = backing_path(&at, &name.file)?;
+                    let format = named_format(name.format).map_err(&wrap)?;
+                    let below_mode = OpenMode { format, writable: false, ..mode };
+                    let is_base = match base {
+                        Base::None => false,
+                        Base::First => true,
+                        Base::Named(wanted) => Path::new(&name.file) == wanted || below == *wanted,
+                    };
+                    if is_base {
+                        found = Some((below, format));
+                    } else {
+                        next = Some((below, below_mode));
+                    }
+                }
+            }
+            levels.push(Level { path: at, format, file, id });
         }
         Ok((assemble(cx, path, levels, mode).await?, found))
     }
@@ -191,7 +218,7 @@ impl Image {
         let mut result = Ok(());
         let mut next = Some(Box::new(self));
         while let Some(image) = next {
-            if image.qcow2.is_some() {
+            if image.format != Format::Raw {
                 result = result.and(Arc::clone(&image.node).close(Cx::clone(cx)).await);
             }
             result = result.and(Arc::clone(&image.file).close(Cx::clone(cx)).await);
@@ -202,13 +229,17 @@ impl Image {
 }
 
 fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
-    FileNode::open(&FileOptions {
+    FileNode::open(&file_options(path, mode))
+}
+
+fn file_options(path: &Path, mode: OpenMode) -> FileOptions {
+    FileOptions {
         read_only: !mode.writable,
         force_share: mode.force_share && !mode.writable,
         direct: mode.cache.direct,
         no_flush: mode.cache.no_flush,
         ..FileOptions::new(path)
-    })
+    }
 }
 
 async fn assemble(
@@ -218,6 +249,7 @@ async fn assemble(
     mode: OpenMode,
 ) -> Result<Image, ImgError> {
     let mut image: Option<Image> = None;
+    let mut backing_id = None;
     for (depth, level) in levels.into_iter().enumerate().rev() {
         let mut qcow2 = None;
         let mut node: Arc<dyn Node> = Arc::clone(&level.file) as _;
@@ -230,6 +262,21 @@ async fn assemble(
             node = Arc::clone(&opened) as _;
             qcow2 = Some(opened);
         }
+        if let Format::Image(format) = level.format {
+            let read_only = depth > 0 || !mode.writable;
+            let options = file_options(&level.path, OpenMode { writable: !read_only, ..mode });
+            let files = formats::Files::of(&level.path, &options);
+            let request = Request {
+                backing: image.as_ref().map(|image| Arc::clone(&image.node)),
+                backing_id,
+                read_only,
+                once: true,
+                ..Request::read(node, &files)
+            };
+            let opened = spindle_block::formats::open(cx, format, request).await;
+            node = opened.map_err(|e| cannot_open(top, depth, &formats::detail(format, &e)))?;
+        }
+        backing_id = level.id;
         let preallocated = qcow2.as_ref().is_some_and(|q| is_preallocated(&level.file, q));
         image = Some(Image {
             path: level.path,
@@ -258,8 +305,8 @@ fn is_preallocated(file: &FileNode, image: &Qcow2) -> bool {
 fn named_format(name: Option<&str>) -> Result<Option<Format>, String> {
     match name {
         None => Ok(None),
-        Some("qcow2") => Ok(Some(Format::Qcow2)),
-        Some("raw" | "file" | "host_device") => Ok(Some(Format::Raw)),
+        Some("file" | "host_device") => Ok(Some(Format::Raw)),
+        Some(name) if Format::called(name).is_some() => Ok(Format::called(name)),
         Some(other) => Err(format!("Unknown driver '{}'", other.escape_debug())),
     }
 }
@@ -338,8 +385,7 @@ pub(super) fn errno_text(error: BlockError) -> &'static str {
 pub fn driver_called(path: &Path, name: Option<&str>) -> Result<Option<Format>, ImgError> {
     match name {
         None => Ok(None),
-        Some("raw") => Ok(Some(Format::Raw)),
-        Some("qcow2") => Ok(Some(Format::Qcow2)),
+        Some(name) if Format::called(name).is_some() => Ok(Format::called(name)),
         Some(other) => Err(ImgError::said(format!(
             "Could not open '{}': Unknown driver '{other}'",
             path.display()

@@ -53,6 +53,8 @@ pub struct ImageReport {
 pub enum FormatSpecific {
     /// qcow2.
     Qcow2(Qcow2Report),
+    /// VMDK: as the block layer tells it.
+    Vmdk(serde_json::Value),
 }
 
 /// What only qcow2 has.
@@ -107,8 +109,13 @@ impl ImageReport {
         if let Some(format) = &self.backing_filename_format {
             let _ = writeln!(out, "backing file format: {format}");
         }
-        if let Some(FormatSpecific::Qcow2(qcow2)) = &self.format_specific {
-            qcow2.human(&mut out);
+        match &self.format_specific {
+            Some(FormatSpecific::Qcow2(qcow2)) => qcow2.human(&mut out),
+            Some(FormatSpecific::Vmdk(value)) => {
+                out.push_str("Format specific information:\n");
+                super::formats::human(value, 1, &mut out);
+            }
+            None => {}
         }
         out
     }
@@ -164,11 +171,18 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
         let report = match format {
             Format::Raw => raw(&path, file.info().size),
             Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file) as Arc<dyn Node>)?,
+            Format::Image(format) => {
+                let node: Arc<dyn Node> = Arc::clone(&file) as _;
+                super::formats::report(&cx, format, &path, &node, look)?.0
+            }
         };
         if chain && let Some(below) = &report.full_backing_filename {
             next = Some((PathBuf::from(below), named_format(&path, &report)?));
         }
-        reports.push(ImageReport { actual_size: file.allocated(), ..report });
+        // Of images of several files, the others are counted already.
+        let others = report.actual_size.unwrap_or(0);
+        let actual_size = file.allocated().map(|own| own.saturating_add(others));
+        reports.push(ImageReport { actual_size, ..report });
     }
     Ok(reports)
 }
@@ -186,8 +200,7 @@ fn raw(path: &Path, size: u64) -> ImageReport {
 fn named_format(path: &Path, report: &ImageReport) -> Result<Option<Format>, ImgError> {
     match report.backing_filename_format.as_deref() {
         None => Ok(None),
-        Some("raw") => Ok(Some(Format::Raw)),
-        Some("qcow2") => Ok(Some(Format::Qcow2)),
+        Some(name) if Format::called(name).is_some() => Ok(Format::called(name)),
         Some(other) => Err(ImgError::refused(
             path,
             format!(

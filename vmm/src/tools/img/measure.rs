@@ -75,6 +75,11 @@ pub fn run(request: MeasureRequest) -> Result<Measured, ImgError> {
     let name = request.target_format.as_deref().unwrap_or("raw");
     let format =
         format_called(name).map_err(|_| ImgError::said(format!("Unknown file format '{name}'")))?;
+    if let Format::Image(format) = format {
+        let name = format.name();
+        let reason = format!("Block driver '{name}' does not support size measurement");
+        return Err(ImgError::said(reason));
+    }
     let plan = Request {
         path: PathBuf::from("image"),
         format: Some(format.name().to_owned()),
@@ -96,7 +101,7 @@ pub fn run(request: MeasureRequest) -> Result<Measured, ImgError> {
         let image = Image::open(&cx, &path, mode).await?;
         let unit = match &plan.format {
             FormatPlan::Qcow2(own) => own.cluster_size,
-            FormatPlan::Raw { .. } => 1,
+            FormatPlan::Raw { .. } | FormatPlan::Image(_) => 1,
         };
         let used = used(&cx, &image, unit).await;
         let size = image.size();
@@ -135,7 +140,7 @@ fn measured(
 ) -> Result<Measured, ImgError> {
     let too_large = || ImgError::said("The image size is too large");
     match format {
-        FormatPlan::Raw { .. } => {
+        FormatPlan::Raw { .. } | FormatPlan::Image(_) => {
             let size = size.checked_next_multiple_of(512).ok_or_else(too_large)?;
             Ok(Measured { bitmaps: None, required: size, fully_allocated: size })
         }

@@ -10,6 +10,9 @@ pub mod create;
 pub mod dd;
 pub mod error;
 mod files;
+pub mod formats;
+#[cfg(test)]
+mod formats_tests;
 pub mod image;
 pub mod info;
 pub mod map;

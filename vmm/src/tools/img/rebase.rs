@@ -93,7 +93,7 @@ impl Checked {
 
     /// What the image could not have, whatever its content.
     fn check(&self, format: Format) -> Result<(), ImgError> {
-        if format == Format::Raw {
+        if format != Format::Qcow2 {
             return Err(self.not_changed("Operation not supported"));
         }
         match &self.backing {

@@ -48,7 +48,8 @@ impl Image {
                 status.data = true;
                 status.present = true;
                 status.offset = extent.host_offset;
-                status.compressed = !raw && extent.host_offset.is_none();
+                let qcow2 = self.format == Format::Qcow2;
+                status.compressed = qcow2 && extent.host_offset.is_none();
             }
             ExtentKind::Zero { .. } => {
                 status.zero = true;
