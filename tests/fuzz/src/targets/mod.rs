@@ -1,5 +1,6 @@
 //! The targets.
 
+mod images;
 mod kernel;
 mod nvme;
 mod options;
@@ -54,6 +55,47 @@ pub const TARGETS: &[Target] = &[
         seeds: qcow2::image_seeds,
         words: &[],
         len_max: 512,
+    },
+    Target { name: "vmdk", run: images::vmdk, seeds: images::seeds, words: &[], len_max: 512 },
+    Target { name: "vdi", run: images::vdi, seeds: images::seeds, words: &[], len_max: 512 },
+    Target { name: "vpc", run: images::vpc, seeds: images::seeds, words: &[], len_max: 512 },
+    Target { name: "vhdx", run: images::vhdx, seeds: images::seeds, words: &[], len_max: 512 },
+    Target {
+        name: "parallels",
+        run: images::parallels,
+        seeds: images::seeds,
+        words: &[],
+        len_max: 512,
+    },
+    Target { name: "qed", run: images::qed, seeds: images::seeds, words: &[], len_max: 512 },
+    Target { name: "luks", run: images::luks, seeds: images::seeds, words: &[], len_max: 512 },
+    Target {
+        name: "qcow",
+        run: images::qcow,
+        seeds: images::qcow_seeds,
+        words: &[],
+        len_max: 8192,
+    },
+    Target {
+        name: "bochs",
+        run: images::bochs,
+        seeds: images::bochs_seeds,
+        words: &[],
+        len_max: 8192,
+    },
+    Target {
+        name: "cloop",
+        run: images::cloop,
+        seeds: images::cloop_seeds,
+        words: &[],
+        len_max: 8192,
+    },
+    Target {
+        name: "dmg",
+        run: images::dmg,
+        seeds: images::dmg_seeds,
+        words: &["<data>", "</data>", "bWlzaA"],
+        len_max: 8192,
     },
     Target {
         name: "options",
