@@ -135,6 +135,8 @@ pub(super) struct Config {
     msix: Option<usize>,
     msi: Option<usize>,
     express: Option<usize>,
+    /// Where the registers lie that are the function's own.
+    own: std::ops::Range<u64>,
 }
 
 /// BARs and decode bits.
@@ -178,10 +180,28 @@ impl Config {
             msix: None,
             msi: None,
             express: None,
+            own: 0..0,
         };
         bars.iter().for_each(|bar| config.add_bar(bar));
         config.add_capabilities(capabilities)?;
         Ok(config)
+    }
+
+    /// Adds registers of the function's own, beyond the header. It has no capabilities there.
+    pub fn add_own<N>(&mut self, table: &[Register<N>]) {
+        for register in table {
+            let end = register.offset + u64::from(register.width);
+            self.own = match self.own.is_empty() {
+                true => register.offset..end,
+                false => self.own.start.min(register.offset)..self.own.end.max(end),
+            };
+            self.file.add(register);
+        }
+    }
+
+    /// A load by the device.
+    pub fn get(&self, offset: u64, width: u8) -> u64 {
+        self.file.get(offset, width)
     }
 
     fn add_bar(&mut self, bar: &Bar) {
@@ -252,7 +272,9 @@ impl Config {
         self.file.write(access, value.into());
         let reset = self.take_flr();
         let after = self.watched();
-        Effect { decode: before.0 != after.0, interrupts: before.1 != after.1, reset }
+        // What the registers of its own are for, only the function knows.
+        let own = self.own.contains(&access.offset);
+        Effect { decode: own || before.0 != after.0, interrupts: before.1 != after.1, reset }
     }
 
     /// What decoding depends on, and what interrupts depend on.
