@@ -14,6 +14,7 @@ pub mod ata;
 pub mod device;
 pub mod dma;
 pub mod doorbell;
+pub mod ide;
 pub mod machine;
 pub mod nvme;
 pub mod pci;
