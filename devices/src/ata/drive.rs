@@ -466,6 +466,15 @@ impl Source for Logs {
 }
 
 impl Drive {
+    /// Bytes of a logical block, behind a packet interface; else of a sector.
+    #[must_use]
+    pub fn packet_block(&self) -> u32 {
+        match &self.kind {
+            Kind::Packet(packet) => packet.block_size(),
+            Kind::Disk(_) => self.sector,
+        }
+    }
+
     /// What a packet moves, at most; nothing, where it is not understood.
     #[must_use]
     pub fn packet(&self, cdb: &Cdb) -> PacketTransfer {

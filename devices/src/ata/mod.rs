@@ -24,6 +24,7 @@ mod drive;
 mod features;
 mod geometry;
 pub mod identify;
+pub mod initiator;
 mod job;
 mod log;
 mod packet;
