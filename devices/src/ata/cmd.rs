@@ -2,6 +2,7 @@
 
 use super::{
     Geometry,
+    rare::Rare,
     spec::{SECTOR, TRIM, TRIM_BLOCKS_MAX, Taskfile, device, error, op, packet, send},
 };
 
@@ -85,6 +86,8 @@ pub enum Command {
         dma: bool,
         limit: u16,
     },
+    /// About what the drive keeps.
+    Rare(Rare),
 }
 
 /// A command is refused with these ERROR bits.
@@ -213,6 +216,11 @@ impl Command {
                 Access::Dma | Access::Queued => 0,
             },
         };
+        let blocks_of = |count: u16, out| Transfer {
+            protocol: Access::Pio(1).protocol(out),
+            len: u64::from(count) * SECTOR,
+            block: SECTOR as u32,
+        };
         let blocks = |count: u16, access: Access, out| Transfer {
             protocol: access.protocol(out),
             len: u64::from(count) * SECTOR,
@@ -228,6 +236,10 @@ impl Command {
             Self::ReadBuffer { access } => blocks(1, access, false),
             Self::WriteBuffer { access } => blocks(1, access, true),
             Self::Packet { .. } => Transfer { protocol: Protocol::Packet, ..none },
+            Self::Rare(rare) => match rare.blocks() {
+                (0, _) => none,
+                (count, out) => blocks_of(count, out),
+            },
             Self::Diagnostic => Transfer { protocol: Protocol::Diagnostic, ..none },
             Self::DeviceReset => Transfer { protocol: Protocol::Reset, ..none },
             Self::Verify { .. }
@@ -351,7 +363,10 @@ fn parse_disk(tf: &Taskfile, cx: &Context) -> Result<Command, Refused> {
         op::READ_LOG_DMA_EXT => read_log(tf, Access::Dma),
         op::WRITE_LOG_EXT => write_log(tf, Access::Pio(1)),
         op::WRITE_LOG_DMA_EXT => write_log(tf, Access::Dma),
-        _ => parse_both(tf),
+        _ => match Rare::parse(tf) {
+            Some(rare) => rare.map(Command::Rare),
+            None => parse_both(tf),
+        },
     }
 }
 
@@ -403,6 +418,9 @@ fn parse_packet(tf: &Taskfile) -> Result<Command, Refused> {
         }),
         op::IDENTIFY_PACKET_DEVICE => Ok(Command::IdentifyPacket),
         op::DEVICE_RESET => Ok(Command::DeviceReset),
-        _ => parse_both(tf),
+        _ => match Rare::parse(tf) {
+            Some(Ok(rare)) if rare.is_power() => Ok(Command::Rare(rare)),
+            _ => parse_both(tf),
+        },
     }
 }

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use spindle_block::{IoBuf, Op, Range, Root, RootHandle};
 
 use super::{
-    Cdb, Command, DriveConfig, Failure, Geometry, Job, PacketStep, Refused, Settings, Taskfile,
+    Cdb, Command, DriveConfig, Failure, Geometry, Job, PacketStep, Rare, Refused, Settings,
+    Taskfile,
     cmd::{ABORTED, Context},
     error_of, features,
     identify::{self, Facts},
     job::Work,
+    kept::{
+        Kept,
+        smart::{Counters, Smart},
+    },
     log::{self, QueuedError, Source},
     packet::PacketDrive,
     spec::{
@@ -107,6 +112,7 @@ pub struct Drive {
     queued_error: Option<QueuedError>,
     /// What WRITE BUFFER left for READ BUFFER.
     buffer: Box<[u8; 512]>,
+    pub(super) kept: Kept,
 }
 
 impl Drive {
@@ -127,7 +133,8 @@ impl Drive {
         let geometry = Geometry::of_size(0);
         let settings = Settings::new(config.transport, geometry, config.write_cache);
         let buffer = Box::new([0; 512]);
-        let mut drive = Self { config, kind, settings, sector, queued_error: None, buffer };
+        let kept = Kept::new(config.state.clone());
+        let mut drive = Self { config, kind, settings, sector, queued_error: None, buffer, kept };
         drive.settings = drive.default_settings();
         drive
     }
@@ -172,9 +179,16 @@ impl Drive {
         }
     }
 
-    /// Logical sectors of a disk.
+    /// Logical sectors of a disk that hosts reach.
     #[inline]
     pub fn sectors(&mut self) -> u64 {
+        let native = self.native_sectors();
+        self.kept.max.limit(native)
+    }
+
+    /// Logical sectors of a disk.
+    #[inline]
+    pub(super) fn native_sectors(&mut self) -> u64 {
         match &mut self.kind {
             Kind::Disk(root) => root.info().size / u64::from(self.sector),
             Kind::Packet(_) => 0,
@@ -201,6 +215,7 @@ impl Drive {
             self.settings = self.default_settings();
         }
         self.queued_error = None;
+        self.kept.reset(kind, keep);
         if let Kind::Packet(packet) = &mut self.kind {
             packet.reset();
         }
@@ -241,10 +256,14 @@ impl Drive {
             // SATA 3.2, 13.6.4.1: nothing but that log and a reset ends it.
             return Err(Ending::failed(tf, error::ABRT));
         }
+        if let Err(refused) = self.kept.admit(&command) {
+            return Err(Ending::failed(tf, refused.0));
+        }
         let on_medium = match command {
             Command::Read { lba, sectors, .. }
             | Command::Write { lba, sectors, .. }
-            | Command::Verify { lba, sectors } => {
+            | Command::Verify { lba, sectors }
+            | Command::Rare(Rare::WriteUncorrectable { lba, sectors, .. }) => {
                 lba.checked_add(sectors.into()).is_some_and(|end| end <= self.sectors())
             }
             Command::Seek { lba } => lba < self.sectors(),
@@ -268,6 +287,9 @@ impl Drive {
     pub fn begin(&mut self, tf: &Taskfile, command: &Command, data: &IoBuf) -> Step {
         let sector = u64::from(self.sector);
         let range = |lba: u64, sectors: u32| Range::new(lba * sector, u64::from(sectors) * sector);
+        if let Some(ending) = self.unreadable(tf, command) {
+            return Step::Done(ending);
+        }
         match *command {
             Command::Read { lba, sectors, .. } => {
                 Step::Io { op: Op::Read, range: range(lba, sectors) }
@@ -285,7 +307,7 @@ impl Drive {
         }
     }
 
-    fn job(&mut self, tf: &Taskfile, work: Work) -> Step {
+    pub(super) fn job(&mut self, tf: &Taskfile, work: Work) -> Step {
         match self.root() {
             Some(root) => Step::Job(Box::new(Job::new(root.root().handle(), work))),
             None => Step::Done(Ending::failed(tf, error::ABRT)),
@@ -339,6 +361,7 @@ impl Drive {
             Command::Recalibrate | Command::Seek { .. } => Ok(Step::Done(Ending::good(tf))),
             Command::Diagnostic => Ok(Step::Done(self.signature())),
             Command::DeviceReset => Ok(Step::Done(self.reset(ResetKind::Device))),
+            Command::Rare(rare) => self.begin_kept(tf, rare, data),
             Command::WriteLog { .. } | Command::Packet { .. } => Err(ABORTED),
             Command::Read { .. }
             | Command::Write { .. }
@@ -362,9 +385,18 @@ impl Drive {
                 {
                     self.queued_error = None;
                 }
+                match *command {
+                    Command::Write { lba, sectors, .. } => self.written(lba, sectors),
+                    Command::Rare(rare) => return self.finish_kept(tf, rare, Ok(())),
+                    _ => {}
+                }
                 Ending::good(tf)
             }
             Err(failure) => {
+                self.note_failure(failure);
+                if let Command::Rare(rare) = *command {
+                    return self.finish_kept(tf, rare, Err(failure));
+                }
                 let mut ending = Ending::failed(tf, error_of(failure.error, failure.op));
                 if failure.op != Op::Flush {
                     self.place(tf, &mut ending, failure.offset / u64::from(self.sector));
@@ -375,7 +407,7 @@ impl Drive {
     }
 
     /// Puts the address of a sector that failed where the command had its own.
-    fn place(&self, tf: &Taskfile, ending: &mut Ending, lba: u64) {
+    pub(super) fn place(&self, tf: &Taskfile, ending: &mut Ending, lba: u64) {
         if spec::is_48_bit(tf.command) {
             ending.lba = lba & 0xffff_ffff_ffff;
         } else if tf.device & device::LBA != 0 {
@@ -405,7 +437,9 @@ impl Drive {
 
     /// Its IDENTIFY DEVICE data.
     fn identify(&mut self) -> identify::Words {
-        identify::device(&self.facts())
+        let mut words = identify::device(&self.facts());
+        self.kept.describe(&mut words);
+        words
     }
 
     fn trim(&mut self, tf: &Taskfile, list: &[u8]) -> Result<Step, Refused> {
@@ -422,6 +456,8 @@ impl Drive {
             sector: self.sector,
             serial: self.config.is_serial(),
             queued_error: self.queued_error,
+            counters: self.counters(),
+            smart: &self.kept.smart,
         };
         let end = page.checked_add(pages).ok_or(ABORTED)?;
         if end > source.pages(address) {
@@ -437,18 +473,23 @@ fn is_recovery(command: &Command, tf: &Taskfile) -> bool {
 }
 
 /// The logs at one moment.
-struct Logs {
+struct Logs<'a> {
     words: identify::Words,
     sector: u32,
     serial: bool,
     queued_error: Option<QueuedError>,
+    smart: &'a Smart,
+    counters: Counters,
 }
 
-impl Source for Logs {
+impl Source for Logs<'_> {
     fn pages(&self, address: u8) -> u16 {
         match address {
             spec::log::DIRECTORY => 1,
             spec::log::NCQ_ERROR | spec::log::NCQ_SEND_RECEIVE if self.serial => 1,
+            spec::log::DEVICE_STATISTICS => {
+                Smart::STATISTICS_PAGES.iter().max().map_or(0, |last| u16::from(*last) + 1)
+            }
             spec::log::IDENTIFY_DATA => log::IDENTIFY_PAGES.len() as u16,
             _ => 0,
         }
@@ -459,6 +500,7 @@ impl Source for Logs {
             spec::log::DIRECTORY => log::directory(self),
             spec::log::NCQ_ERROR => QueuedError::page(self.queued_error.as_ref()),
             spec::log::NCQ_SEND_RECEIVE => log::send_receive(),
+            spec::log::DEVICE_STATISTICS => self.smart.statistics(page, &self.counters),
             spec::log::IDENTIFY_DATA => log::identify_data(page, &self.words, self.sector),
             _ => [0; 512],
         }
@@ -466,6 +508,15 @@ impl Source for Logs {
 }
 
 impl Drive {
+    /// Bytes of a logical block, behind a packet interface; else of a sector.
+    #[must_use]
+    pub fn packet_block(&self) -> u32 {
+        match &self.kind {
+            Kind::Packet(packet) => packet.block_size(),
+            Kind::Disk(_) => self.sector,
+        }
+    }
+
     /// What a packet moves, at most; nothing, where it is not understood.
     #[must_use]
     pub fn packet(&self, cdb: &Cdb) -> PacketTransfer {

@@ -112,9 +112,9 @@ pub fn packet(facts: &Facts<'_>) -> Words {
     w[0] = 0x85c0;
     w[49] = 0x0f00;
     w[53] = 0x0006;
-    // DEVICE RESET, PACKET.
-    w[82] |= 1 << 9 | 1 << 4;
-    w[85] |= 1 << 9 | 1 << 4;
+    // DEVICE RESET, PACKET, power management.
+    w[82] |= 1 << 9 | 1 << 4 | 1 << 3;
+    w[85] |= 1 << 9 | 1 << 4 | 1 << 3;
     w
 }
 

@@ -24,12 +24,19 @@ pub type JobEnd = Result<(), Failure>;
 /// Bytes read at once.
 const PIECE: u64 = 256 << 10;
 
+/// Bytes erased at once.
+const ERASE_PIECE: u64 = 256 << 20;
+
 /// What a job does.
 pub(super) enum Work {
     /// Reads, and forgets.
     Verify(Range),
     /// Makes ranges read as zeros, and gives their space back.
     Trim(Vec<Range>),
+    /// Reads parts of the medium, and forgets.
+    Test(Vec<Range>),
+    /// Makes everything read as zeros, durably.
+    Erase(Range),
 }
 
 /// See the module.
@@ -54,8 +61,9 @@ impl Job {
     #[must_use]
     pub fn op(&self) -> Op {
         match self.work {
-            Work::Verify(_) => Op::Read,
+            Work::Verify(_) | Work::Test(_) => Op::Read,
             Work::Trim(_) => Op::Discard,
+            Work::Erase(_) => Op::WriteZeroes { unmap: true, fua: false },
         }
     }
 
@@ -63,6 +71,13 @@ impl Job {
     pub async fn run(mut self, cx: Cx) -> JobEnd {
         match std::mem::replace(&mut self.work, Work::Trim(Vec::new())) {
             Work::Verify(range) => self.verify(&cx, range).await,
+            Work::Test(ranges) => {
+                for range in ranges {
+                    self.verify(&cx, range).await?;
+                }
+                Ok(())
+            }
+            Work::Erase(range) => self.erase(&cx, range).await,
             Work::Trim(ranges) => {
                 for range in ranges {
                     // WriteZeroes, because a discard would not promise what IDENTIFY does.
@@ -86,6 +101,18 @@ impl Job {
             at += len;
         }
         Ok(())
+    }
+
+    async fn erase(&mut self, cx: &Cx, range: Range) -> JobEnd {
+        let op = Op::WriteZeroes { unmap: true, fua: false };
+        let mut at = 0;
+        while at < range.len {
+            let len = (range.len - at).min(ERASE_PIECE);
+            let io = Io::bare(op, Range::new(range.offset + at, len));
+            self.io(cx, io, op).await?;
+            at += len;
+        }
+        self.io(cx, Io::flush(), Op::Flush).await.map(drop)
     }
 
     async fn io(&mut self, cx: &Cx, io: Io, op: Op) -> Result<IoBuf, Failure> {

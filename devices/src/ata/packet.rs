@@ -51,6 +51,10 @@ impl PacketDrive {
         &mut self.handle
     }
 
+    pub fn block_size(&self) -> u32 {
+        self.handle.unit().config().block_size()
+    }
+
     /// What a packet moves, at most.
     pub fn transfer(&self, cdb: &Cdb) -> Transfer {
         let config = self.handle.unit().config();

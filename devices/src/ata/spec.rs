@@ -169,6 +169,73 @@ pub mod op {
     pub const SET_FEATURES: u8 = 0xef;
 }
 
+/// Commands about what a drive keeps (ACS-3, 7; where it has them no more, ATA-6, 8).
+#[expect(missing_docs, reason = "the specification's names")]
+pub mod rare {
+    pub const READ_NATIVE_MAX_EXT: u8 = 0x27;
+    pub const SET_MAX_EXT: u8 = 0x37;
+    pub const WRITE_UNCORRECTABLE: u8 = 0x45;
+    pub const MAX_ADDRESS: u8 = 0x78;
+    pub const SMART: u8 = 0xb0;
+    pub const SANITIZE: u8 = 0xb4;
+    pub const STANDBY_IMMEDIATE: u8 = 0xe0;
+    pub const IDLE_IMMEDIATE: u8 = 0xe1;
+    pub const STANDBY: u8 = 0xe2;
+    pub const IDLE: u8 = 0xe3;
+    pub const CHECK_POWER_MODE: u8 = 0xe5;
+    pub const SLEEP: u8 = 0xe6;
+    pub const SECURITY_SET_PASSWORD: u8 = 0xf1;
+    pub const SECURITY_UNLOCK: u8 = 0xf2;
+    pub const SECURITY_ERASE_PREPARE: u8 = 0xf3;
+    pub const SECURITY_ERASE_UNIT: u8 = 0xf4;
+    pub const SECURITY_FREEZE_LOCK: u8 = 0xf5;
+    pub const SECURITY_DISABLE_PASSWORD: u8 = 0xf6;
+    pub const READ_NATIVE_MAX: u8 = 0xf8;
+    pub const SET_MAX: u8 = 0xf9;
+    /// WRITE UNCORRECTABLE EXT: a pseudo error, which is logged (ACS-3, 7.73).
+    pub const PSEUDO_LOGGED: u8 = 0x55;
+    /// WRITE UNCORRECTABLE EXT: a flagged error, which is not (ACS-3, 7.73).
+    pub const FLAGGED: u8 = 0x5a;
+}
+
+/// Subcommands of SMART (ACS-3, 7.48), and what goes with them.
+#[expect(missing_docs, reason = "the specification's names")]
+pub mod smart {
+    pub const READ_DATA: u8 = 0xd0;
+    /// ATA-3, 7.25.
+    pub const READ_THRESHOLDS: u8 = 0xd1;
+    pub const ATTRIBUTE_AUTOSAVE: u8 = 0xd2;
+    pub const EXECUTE_OFFLINE: u8 = 0xd4;
+    pub const READ_LOG: u8 = 0xd5;
+    pub const WRITE_LOG: u8 = 0xd6;
+    pub const ENABLE: u8 = 0xd8;
+    pub const DISABLE: u8 = 0xd9;
+    pub const RETURN_STATUS: u8 = 0xda;
+    /// LBA 23:8 of every subcommand, and of the status of a drive that is well (ACS-3, 7.48).
+    pub const KEY: u16 = 0xc24f;
+    /// EXECUTE OFF-LINE IMMEDIATE: tests (ACS-3, table 140).
+    pub const SHORT_TEST: u8 = 0x01;
+    pub const EXTENDED_TEST: u8 = 0x02;
+    pub const ABORT_TEST: u8 = 0x7f;
+    /// Added to a test that the command waits for.
+    pub const CAPTIVE: u8 = 0x80;
+    /// Logs of SMART READ LOG (ACS-3, 9.1).
+    pub const SUMMARY_LOG: u8 = 0x01;
+    pub const TEST_LOG: u8 = 0x06;
+}
+
+/// Subcommands of SANITIZE DEVICE (ACS-3, 7.36), and the keys in their LBAs.
+#[expect(missing_docs, reason = "the specification's names")]
+pub mod sanitize {
+    pub const STATUS: u16 = 0x0000;
+    pub const BLOCK_ERASE: u16 = 0x0012;
+    pub const FREEZE_LOCK: u16 = 0x0020;
+    pub const ANTIFREEZE_LOCK: u16 = 0x0040;
+    pub const BLOCK_ERASE_KEY: u64 = 0x426b_4572;
+    pub const FREEZE_LOCK_KEY: u64 = 0x4672_4c6b;
+    pub const ANTIFREEZE_LOCK_KEY: u64 = 0x416e_7469;
+}
+
 /// Subcommands of SET FEATURES (ACS-3, 7.45).
 #[expect(missing_docs, reason = "the specification's names")]
 pub mod feature {
@@ -195,6 +262,7 @@ pub mod sata_feature {
 #[expect(missing_docs, reason = "the specification's names")]
 pub mod log {
     pub const DIRECTORY: u8 = 0x00;
+    pub const DEVICE_STATISTICS: u8 = 0x04;
     pub const NCQ_ERROR: u8 = 0x10;
     pub const NCQ_SEND_RECEIVE: u8 = 0x13;
     pub const IDENTIFY_DATA: u8 = 0x30;

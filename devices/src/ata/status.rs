@@ -13,13 +13,14 @@ pub fn error_of(error: BlockError, op: Op) -> u8 {
         // (ACS-3, table 163).
         BlockError::Medium if op == Op::Read => error::UNC,
         BlockError::Medium => error::IDNF,
+        // What an answer that does not come is to a link: how its errors are injected.
+        BlockError::TimedOut => error::ICRC | error::ABRT,
         BlockError::Misaligned
         | BlockError::ReadOnly
         | BlockError::NoSpace
         | BlockError::Unsupported
         | BlockError::Corrupt
         | BlockError::Aborted
-        | BlockError::TimedOut
         | BlockError::NoMemory
         | BlockError::Permission
         | BlockError::Gone => error::ABRT,

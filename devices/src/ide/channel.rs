@@ -533,7 +533,7 @@ impl Channel {
     /// A drive is put on the cable. `false`: there is one.
     pub fn insert(&self, index: usize, kind: Kind, mut lane: Box<Lane>) -> bool {
         let signature = lane.drive.signature();
-        let sectors = lane.drive.sectors();
+        let sectors = lane.drive.open_sectors();
         let inserted = self.change(|state| {
             let drive = &mut state.drives[index];
             let free = drive.kind.is_none();

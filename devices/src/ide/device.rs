@@ -101,6 +101,9 @@ struct Cable {
     link: Arc<QueueLink>,
 }
 
+/// A cable with the port through which a drive on it is reached.
+type Seat = (Arc<Cable>, Arc<dyn Initiator>);
+
 struct Piix {
     id: String,
     cables: [Cable; 2],
@@ -108,7 +111,7 @@ struct Piix {
     ports: [Arc<Ports>; 2],
     bm_ports: [Arc<BmPorts>; 2],
     /// What keeps the ports through which units with PACKET are reached.
-    initiators: Mutex<Vec<(Arc<Cable>, Arc<dyn Initiator>)>>,
+    initiators: Mutex<Vec<Seat>>,
 }
 
 /// A PIIX IDE controller on PCI.

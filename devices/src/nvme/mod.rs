@@ -17,7 +17,7 @@ mod doors;
 mod events;
 mod exclusive;
 mod io;
-mod marks;
+pub(crate) mod marks;
 mod namespace;
 mod oneshot;
 mod pci;

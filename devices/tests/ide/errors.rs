@@ -110,6 +110,7 @@ fn every_error_below_has_its_bits() {
         f.fault.add(fail(FaultOp::Write, error, None)).unwrap();
         let (read, write) = match error {
             BlockError::Medium => (0x40, 0x10),
+            BlockError::TimedOut => (0x84, 0x84),
             BlockError::OutOfRange => (0x10, 0x10),
             _ => (0x04, 0x04),
         };

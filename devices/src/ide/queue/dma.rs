@@ -79,9 +79,13 @@ impl ChannelQueue {
             prd::cut(&mut lane.guest, sectors * sector);
             piece = command.piece(0, sectors as u32);
         }
-        if let Step::Io { op, range } = lane.drive.begin(&lane.tf, &piece, &IoBuf::empty()) {
-            let buf = std::mem::take(&mut lane.guest);
-            self.submit(port, index, Doing::Dma, (op, range), buf);
+        match lane.drive.begin(&lane.tf, &piece, &IoBuf::empty()) {
+            Step::Io { op, range } => {
+                let buf = std::mem::take(&mut lane.guest);
+                self.submit(port, index, Doing::Dma, (op, range), buf);
+            }
+            Step::Done(ending) => self.end(index, &ending),
+            Step::Reply(_) | Step::Job(_) => {}
         }
     }
 

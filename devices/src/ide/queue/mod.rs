@@ -128,6 +128,8 @@ impl ChannelQueue {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             if let Some(lane) = lane.as_mut().filter(|_| reset.reaches(index)) {
                 signatures[index] = Some(lane.drive.reset(reset.kind()));
+                let sectors = lane.drive.open_sectors();
+                self.channel.lock().drives[index].sectors = sectors;
             }
         }
         self.channel.finish_reset(reset, signatures);
@@ -231,7 +233,7 @@ impl ChannelQueue {
     fn end(&mut self, index: usize, ending: &Ending) {
         if let Some(lane) = &mut self.lanes[index] {
             lane.idle();
-            let sectors = lane.drive.sectors();
+            let sectors = lane.drive.open_sectors();
             self.channel.lock().drives[index].sectors = sectors;
         }
         self.end_dma(index);
@@ -455,7 +457,7 @@ impl ChannelQueue {
             (None, doing) => lane::Again::Io(doing.into()),
         });
         // A job has no memory of its own; that of its command was kept.
-        if outcome.is_none() || buf.len() > 0 {
+        if outcome.is_none() || !buf.is_empty() {
             lane.parked = buf;
         }
     }

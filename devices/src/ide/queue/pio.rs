@@ -18,9 +18,18 @@ impl ChannelQueue {
         let left = lane.moved.len - lane.moved.done;
         let len = left.min(lane.piece_max());
         let piece = command.piece((lane.moved.done / sector) as u32, (len / sector) as u32);
-        if let Step::Io { op, range } = lane.drive.begin(&lane.tf, &piece, &IoBuf::empty()) {
-            let buf = lane.own_memory(len);
-            self.submit(port, index, Doing::PioRead, (op, range), buf);
+        match lane.drive.begin(&lane.tf, &piece, &IoBuf::empty()) {
+            Step::Io { op, range } => {
+                let buf = lane.own_memory(len);
+                self.submit(port, index, Doing::PioRead, (op, range), buf);
+            }
+            // The blocks before the one that cannot be read are good.
+            Step::Done(_) if len > u64::from(lane.moved.block) => {
+                (lane.fine, lane.again) = (true, true);
+                self.again = true;
+            }
+            Step::Done(ending) => self.end(index, &ending),
+            Step::Reply(_) | Step::Job(_) => {}
         }
     }
 
@@ -31,8 +40,7 @@ impl ChannelQueue {
             let block = u64::from(lane.moved.block);
             if buf.len() > block && !lane.is_packet_command() {
                 // The blocks before the one that cannot be read are good.
-                lane.fine = true;
-                lane.again = true;
+                (lane.fine, lane.again) = (true, true);
                 self.again = true;
                 return;
             }
@@ -134,11 +142,15 @@ impl ChannelQueue {
         if command.is_medium() {
             let sector = u64::from(lane.drive.sector());
             let piece = command.piece((lane.moved.done / sector) as u32, (len / sector) as u32);
-            if let Step::Io { op, range } = lane.drive.begin(&lane.tf, &piece, &IoBuf::empty()) {
-                let mut buf = lane.own_memory(len);
-                self.channel.take_block(index, |bytes| buf.write_at(0, bytes));
-                debug_assert!(matches!(op, Op::Write { .. }), "a host writes to read");
-                self.submit(port, index, Doing::PioWrite, (op, range), buf);
+            match lane.drive.begin(&lane.tf, &piece, &IoBuf::empty()) {
+                Step::Io { op, range } => {
+                    let mut buf = lane.own_memory(len);
+                    self.channel.take_block(index, |bytes| buf.write_at(0, bytes));
+                    debug_assert!(matches!(op, Op::Write { .. }), "a host writes to read");
+                    self.submit(port, index, Doing::PioWrite, (op, range), buf);
+                }
+                Step::Done(ending) => self.end(index, &ending),
+                Step::Reply(_) | Step::Job(_) => {}
             }
             return;
         }
