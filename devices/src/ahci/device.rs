@@ -181,13 +181,4 @@ impl Ahci {
         self.pci.hba.interrupt(port, change);
         Ok(())
     }
-
-    /// Takes the controller away: `done` is called once its ports are quiet and off their iothreads.
-    pub fn detach(&self, done: Done) {
-        let countdown = Countdown::new(done);
-        for port in &self.pci.hba.ports {
-            port.place.retire();
-            port.place.detach(countdown.clone());
-        }
-    }
 }

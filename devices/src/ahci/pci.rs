@@ -49,6 +49,17 @@ impl AhciPci {
     }
 }
 
+impl Drop for AhciPci {
+    /// Nobody is left who could ring: the queue halves leave their iothreads.
+    fn drop(&mut self) {
+        let nobody = Countdown::new(Box::new(|| ()));
+        for port in &self.hba.ports {
+            port.place.retire();
+            port.place.detach(nobody.clone());
+        }
+    }
+}
+
 impl Registers for AhciPci {
     fn read(&self, access: Access) -> u64 {
         self.hba.read(access)
