@@ -6,6 +6,7 @@ use spindle_block::graph::GraphError;
 use spindle_boot::{BootError, MemoryMapError};
 use spindle_devices::{
     ahci::AhciError,
+    ide::IdeError,
     nvme::NvmeError,
     pci::{AssignError, BusError, EndpointError},
     virtio::scsi::LunError,
@@ -100,6 +101,9 @@ pub enum BuildError {
     /// An AHCI controller, or a drive's place behind it.
     #[error(transparent)]
     Ahci(AhciError),
+    /// A drive cannot be put on its cable.
+    #[error(transparent)]
+    Ide(IdeError),
     /// A SCSI unit's place.
     #[error(transparent)]
     Lun(LunError),

@@ -8,7 +8,7 @@ use spindle_devices::platform::fw_cfg::{self, Item};
 use super::board::Board;
 use crate::spec::{
     DeviceSpec, MachineSpec,
-    device::{IdePlace, Place, ScsiPlace},
+    device::{IdePlace, Place, ScsiPlace, piix},
 };
 
 /// The file with the boot order.
@@ -52,7 +52,7 @@ pub(super) fn set_boot_order(spec: &MachineSpec, board: &Board) {
     let functions = board.pci.functions();
     let mut order: Vec<(u32, String)> = Vec::new();
     for device in &spec.devices {
-        let Some((index, node, unit)) = boot_entry(device) else { continue };
+        let Some((index, node, unit)) = boot_entry(spec, device) else { continue };
         let on = match device.kind().place() {
             Place::Bus(controller) => controller,
             Place::Pci(_) | Place::Nowhere => device.id(),
@@ -78,7 +78,7 @@ fn boot_order(paths: &[String]) -> Vec<u8> {
 }
 
 /// The place of a device in the boot order, the name of its PCI node, and what follows it.
-fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
+fn boot_entry(spec: &MachineSpec, device: &DeviceSpec) -> Option<(u32, String, String)> {
     let scsi = |index: u32, unit: String| Some((index, "scsi".to_owned(), unit));
     let lun = |place: &ScsiPlace| {
         let (target, lun) = place.address();
@@ -94,7 +94,17 @@ fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
         let unit = format!("/drive@{:x}/disk@0", place.port());
         Some((index, format!("pci{vendor:04x},{id:x}"), unit))
     };
+    // QEMU's name for a drive on a cable.
+    let cable = |index: u32, place: &IdePlace| {
+        let unit = format!("/drive@{:x}/disk@{:x}", place.port(), place.unit);
+        Some((index, "ide".to_owned(), unit))
+    };
+    let on_cable = |place: &IdePlace| {
+        spec.device(place.controller().0).is_some_and(|device| piix(device).is_some())
+    };
     match device {
+        DeviceSpec::IdeHd(disk) if on_cable(&disk.place) => cable(disk.bootindex?, &disk.place),
+        DeviceSpec::IdeCd(drive) if on_cable(&drive.place) => cable(drive.bootindex?, &drive.place),
         DeviceSpec::VirtioBlkPci(disk) => scsi(disk.bootindex?, "/disk@0,0".to_owned()),
         DeviceSpec::ScsiHd(disk) => scsi(disk.bootindex?, lun(&disk.place)),
         DeviceSpec::ScsiCd(drive) => scsi(drive.bootindex?, lun(&drive.place)),
@@ -105,6 +115,8 @@ fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
         DeviceSpec::VirtioRngPci(_)
         | DeviceSpec::VirtioScsiPci(_)
         | DeviceSpec::Ich9Ahci(_)
+        | DeviceSpec::Piix3Ide(_)
+        | DeviceSpec::Piix4Ide(_)
         | DeviceSpec::NvmeSubsys(_) => None,
     }
 }

@@ -65,12 +65,8 @@ pub(super) fn identify(config: &mut DriveConfig, identity: &IdeIdentity) {
     config.wwn = identity.wwn;
 }
 
-/// Plugs a disk into a port.
-pub(super) fn add_disk(
-    disk: &IdeHdSpec,
-    controller: &Ahci,
-    scope: &Scope<'_>,
-) -> Result<Disk, BuildError> {
+/// A disk's configuration, but for its state.
+pub(super) fn disk_config(disk: &IdeHdSpec, transport: Transport) -> DriveConfig {
     let mut config = DriveConfig {
         logical_block_size: disk.logical_block_size,
         physical_block_size: disk.physical_block_size,
@@ -83,9 +79,19 @@ pub(super) fn add_disk(
         write_cache: disk.write_cache,
         werror: policy(disk.werror),
         rerror: policy(disk.rerror),
-        ..DriveConfig::new(&disk.id, Transport::Serial)
+        ..DriveConfig::new(&disk.id, transport)
     };
     identify(&mut config, &disk.identity);
+    config
+}
+
+/// Plugs a disk into a port.
+pub(super) fn add_disk(
+    disk: &IdeHdSpec,
+    controller: &Ahci,
+    scope: &Scope<'_>,
+) -> Result<Disk, BuildError> {
+    let mut config = disk_config(disk, Transport::Serial);
     let drive = Drive { node: &disk.drive, share_rw: disk.share_rw };
     let lease: Arc<Lease> = scope.attach(&disk.id, drive, config.block_size())?;
     config.state = Some(scope.states.of(scope.graph, drive.node, disk.state.as_deref())?);

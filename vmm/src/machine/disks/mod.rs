@@ -2,6 +2,7 @@
 
 mod ahci;
 mod events;
+mod ide;
 mod lease;
 mod nvme;
 mod pool;
@@ -37,7 +38,7 @@ use crate::{
     monitor::schema::IoStatus,
     spec::{
         MachineSpec,
-        device::{DeviceSpec, Drive, Place},
+        device::{DeviceSpec, Drive, Place, piix},
     },
 };
 use events::Failures;
@@ -91,6 +92,7 @@ enum Controller {
     Nvme(Nvme),
     Scsi(VirtioScsi),
     Ahci(Ahci),
+    Ide(ide::Piix),
     /// None do.
     Closed,
 }
@@ -290,6 +292,10 @@ impl Disks {
             }
             DeviceSpec::VirtioRngPci(rng) => virtio_rng::build(rng, site)?,
             DeviceSpec::Ich9Ahci(controller) => ahci::build(controller, site)?,
+            DeviceSpec::Piix3Ide(_) | DeviceSpec::Piix4Ide(_) => {
+                let (ide, piix4) = piix(device).ok_or_else(|| misplaced(device))?;
+                ide::build(ide, piix4, ide::prepare(piix4, at, board)?, site)?
+            }
             DeviceSpec::NvmeNs(_)
             | DeviceSpec::NvmeSubsys(_)
             | DeviceSpec::ScsiHd(_)
@@ -326,6 +332,10 @@ impl Disks {
             }
             (DeviceSpec::ScsiCd(drive), Controller::Scsi(adapter)) => {
                 scsi::add_drive(drive, adapter, &scope)?
+            }
+            (DeviceSpec::IdeHd(disk), Controller::Ide(piix)) => ide::add_disk(disk, piix, &scope)?,
+            (DeviceSpec::IdeCd(drive), Controller::Ide(piix)) => {
+                ide::add_drive(drive, piix, &scope)?
             }
             (DeviceSpec::IdeHd(disk), Controller::Ahci(controller)) => {
                 ahci::add_disk(disk, controller, &scope)?
@@ -370,6 +380,7 @@ impl Disks {
         let function = self.functions.iter().find(|function| function.id == disk.function);
         match function.map(|function| &function.controller) {
             Some(Controller::Scsi(adapter)) => scsi::medium(id, node, adapter, &self.scope()),
+            Some(Controller::Ide(piix)) => ide::medium(id, node, piix, &self.scope()),
             Some(Controller::Ahci(ahci)) => ahci::medium(id, node, ahci, &self.scope()),
             _ => Err(misplaced()),
         }

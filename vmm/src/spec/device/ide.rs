@@ -4,7 +4,7 @@ use super::super::{MachineSpec, SpecError};
 use super::common::{
     BLOCK_SIZE, BOOTINDEX, ErrorPolicy, ID, RERROR, SHARE_RW, STATE, WERROR, WRITE_CACHE,
 };
-use super::{DeviceSpec, Drive, Kindred, Place, Queues, QueuesMut, check};
+use super::{DeviceSpec, Drive, Kindred, Place, Queues, QueuesMut, check, piix};
 use serde::{Deserialize, Serialize};
 
 /// Where a drive is: what both kinds of drives have.
@@ -14,7 +14,7 @@ pub struct IdePlace {
     /// The controller's bus, `ID.N`: port N. Always set after lowering.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bus: Option<String>,
-    /// The drive of the bus: 0.
+    /// The drive of the bus: 0, or on a cable 1.
     pub unit: u8,
 }
 
@@ -137,31 +137,55 @@ pub fn free_port(spec: &MachineSpec, controller: &str, ports: u16) -> Option<u16
     (0..ports).find(|port| !taken(*port))
 }
 
-/// Fills in a place that was left open: the first free port of the first controller that has one.
+/// Buses of a controller, and drives of each; `None`: it has none.
+fn shape(device: &DeviceSpec) -> Option<(u16, u8)> {
+    match device {
+        DeviceSpec::Ich9Ahci(ahci) => Some((ahci.ports, 1)),
+        other => piix(other).map(|_| (2, 2)),
+    }
+}
+
+/// The first place of a controller that no drive of `spec` has: bus and unit. `unit`: only such.
+#[must_use]
+pub fn free_place(
+    spec: &MachineSpec,
+    controller: &DeviceSpec,
+    unit: Option<u8>,
+) -> Option<(u16, u8)> {
+    let (ports, units) = shape(controller)?;
+    let taken = |(port, unit): (u16, u8)| {
+        drives(spec).any(|(_, place)| {
+            place.controller() == (controller.id(), Some(port)) && place.unit == unit
+        })
+    };
+    (0..ports)
+        .flat_map(|port| (0..units).map(move |unit| (port, unit)))
+        .filter(|place| unit.is_none_or(|unit| unit == place.1))
+        .find(|place| !taken(*place))
+}
+
+/// Fills in a place that was left open: the first free one of the first controller that has one.
 fn settle(id: &str, place: &mut IdePlace, spec: &MachineSpec) -> Result<(), SpecError> {
     if place.bus.is_some() {
         return Ok(());
     }
-    let mut controllers = spec.devices.iter().filter_map(|device| match device {
-        DeviceSpec::Ich9Ahci(ahci) => Some((&*ahci.id, ahci.ports)),
-        _ => None,
+    let unit = (place.unit != 0).then_some(place.unit);
+    let free = spec.devices.iter().find_map(|controller| {
+        free_place(spec, controller, unit).map(|(port, unit)| (controller.id(), port, unit))
     });
-    let free = controllers.find_map(|(controller, ports)| {
-        Some(format!("{controller}.{}", free_port(spec, controller, ports)?))
-    });
-    if free.is_none() {
-        return check::conflict(id, "there is no ich9-ahci with a free port before it");
-    }
-    place.bus = free;
+    let Some((controller, port, unit)) = free else {
+        return check::conflict(id, "there is no ich9-ahci or piix3-ide with a free bus before it");
+    };
+    place.bus = Some(format!("{controller}.{port}"));
+    place.unit = unit;
     Ok(())
 }
 
 fn check_place(id: &str, place: &IdePlace, spec: &MachineSpec) -> Result<(), SpecError> {
     let bus = place.bus.as_deref().unwrap_or_default();
     let (controller, port) = place.controller();
-    let ports = match spec.device(controller) {
-        Some(DeviceSpec::Ich9Ahci(ahci)) => ahci.ports,
-        _ => return check::conflict(id, &format!("bus: no ich9-ahci has a bus '{bus}'")),
+    let Some((ports, units)) = spec.device(controller).and_then(shape) else {
+        return check::conflict(id, &format!("bus: no ich9-ahci or piix3-ide has a bus '{bus}'"));
     };
     if port.is_none_or(|port| port >= ports) {
         let reason = format!(
@@ -170,10 +194,15 @@ fn check_place(id: &str, place: &IdePlace, spec: &MachineSpec) -> Result<(), Spe
         );
         return check::conflict(id, &reason);
     }
-    if place.unit != 0 {
+    if place.unit >= units {
         return check::conflict(id, "unit: a port of an ich9-ahci has one drive, unit 0");
     }
-    match drives(spec).find(|(other, there)| *other != id && there.bus == place.bus) {
+    let same = |there: &IdePlace| there.bus == place.bus && there.unit == place.unit;
+    match drives(spec).find(|(other, there)| *other != id && same(there)) {
+        Some((other, _)) if units > 1 => {
+            let reason = format!("bus: unit {} of '{bus}' is taken by '{other}'", place.unit);
+            check::conflict(id, &reason)
+        }
         Some((other, _)) => check::conflict(id, &format!("bus: '{bus}' is taken by '{other}'")),
         None => Ok(()),
     }

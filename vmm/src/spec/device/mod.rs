@@ -5,6 +5,7 @@ mod check;
 mod common;
 mod ide;
 mod nvme;
+mod piix;
 mod scsi;
 mod virtio_blk;
 mod virtio_rng;
@@ -14,10 +15,11 @@ use super::props::Table;
 use super::{MachineSpec, SpecError};
 pub use ahci::{AhciSpec, CHIPSET, ICH9_AHCI};
 pub use common::{BLOCK_SIZE, ErrorPolicy, PciAddr, QUEUE_SIZE, RERROR, VqMapping, WERROR};
-pub use ide::{IDE_CD, IDE_HD, IdeCdSpec, IdeHdSpec, IdeIdentity, IdePlace, free_port};
+pub use ide::{IDE_CD, IDE_HD, IdeCdSpec, IdeHdSpec, IdeIdentity, IdePlace, free_place, free_port};
 pub use nvme::{
     NVME, NVME_NS, NVME_SUBSYS, NotHex, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
 };
+pub use piix::{PIIX3_IDE, PIIX4_IDE, Piix4IdeSpec, PiixIdeSpec, piix};
 pub use scsi::{SCSI_CD, SCSI_HD, ScsiCdSpec, ScsiHdSpec, ScsiIdentity, ScsiPlace};
 use serde::{Deserialize, Serialize};
 pub use virtio_blk::{VIRTIO_BLK_PCI, VirtioBlkSpec};
@@ -55,6 +57,12 @@ pub enum DeviceSpec {
     /// A Serial ATA controller.
     #[serde(rename = "ich9-ahci")]
     Ich9Ahci(AhciSpec),
+    /// An IDE controller at the legacy ports.
+    #[serde(rename = "piix3-ide")]
+    Piix3Ide(PiixIdeSpec),
+    /// The same with Ultra DMA.
+    #[serde(rename = "piix4-ide")]
+    Piix4Ide(Piix4IdeSpec),
     /// An ATA disk.
     #[serde(rename = "ide-hd")]
     IdeHd(IdeHdSpec),
@@ -70,6 +78,8 @@ pub const DEVICES: &[&Table] = &[
     &SCSI_HD,
     &SCSI_CD,
     &ICH9_AHCI,
+    &PIIX3_IDE,
+    &PIIX4_IDE,
     &IDE_HD,
     &IDE_CD,
     &NVME,
@@ -162,6 +172,8 @@ impl DeviceSpec {
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
             Self::Ich9Ahci(d) => d,
+            Self::Piix3Ide(d) => d,
+            Self::Piix4Ide(d) => d,
             Self::IdeHd(d) => d,
             Self::IdeCd(d) => d,
         }
@@ -179,6 +191,8 @@ impl DeviceSpec {
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
             Self::Ich9Ahci(d) => d,
+            Self::Piix3Ide(d) => d,
+            Self::Piix4Ide(d) => d,
             Self::IdeHd(d) => d,
             Self::IdeCd(d) => d,
         }
