@@ -10,6 +10,8 @@
 //! windows. The same halves run under a guest, under a register-level test protocol and in a plain
 //! `#[test]`.
 
+pub mod ahci;
+pub mod ata;
 pub mod device;
 pub mod dma;
 pub mod doorbell;

@@ -15,6 +15,7 @@ use spindle_block::{
 use super::{Bus, Irqs, Memory, Wire, irq::Source};
 use crate::{
     Registers, Space, Window, WindowSink, Windows,
+    ahci::{Ahci, AhciConfig},
     device::Device,
     nvme::{Nvme, NvmeConfig, NvmeNamespaceConfig},
     pci::{
@@ -75,6 +76,16 @@ pub struct ScsiAdapter {
     pub at: Address,
     /// The device.
     pub device: VirtioScsi,
+    /// Its INTx wire.
+    pub wire: Wire,
+}
+
+/// An AHCI controller on the machine.
+pub struct AhciController {
+    /// Where it sits.
+    pub at: Address,
+    /// The device.
+    pub device: Ahci,
     /// Its INTx wire.
     pub wire: Wire,
 }
@@ -259,6 +270,28 @@ impl Machine {
         NvmeDisk { at, device, wire }
     }
 
+    /// An AHCI controller with so many empty ports, which use the iothreads in turn, changed by
+    /// `configure`.
+    ///
+    /// # Panics
+    /// When the machine is full, or the configuration makes no sense.
+    pub fn add_ahci(
+        &self,
+        id: &str,
+        ports: usize,
+        configure: impl FnOnce(&mut AhciConfig),
+    ) -> AhciController {
+        let iothreads = self.iothreads.iter().map(|cx| cx.handle()).cycle().take(ports).collect();
+        let mut config = AhciConfig::new(id, iothreads);
+        configure(&mut config);
+        let (at, slot, wire) = self.slot();
+        let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;
+        let dma = self.memory.dma().clone();
+        let device = Ahci::new(config, dma, slot, events).expect("a controller");
+        self.pci.add(at, device.function()).expect("a free slot");
+        AhciController { at, device, wire }
+    }
+
     /// A virtio host bus adapter with one request queue and no units, changed by `configure`.
     ///
     /// # Panics
@@ -325,8 +358,11 @@ impl Machine {
     /// # Panics
     /// When they do not fit.
     pub fn assign(&self) {
-        let windows =
-            BarWindows { low: 0xc000_0000..0xd000_0000, high: 1 << 40..1 << 41, ports: 0..0 };
+        let windows = BarWindows {
+            low: 0xc000_0000..0xd000_0000,
+            high: 1 << 40..1 << 41,
+            ports: 0xc000..0xd000,
+        };
         windows.assign(&self.pci).expect("room for all BARs");
     }
 

@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use spindle_block::graph::GraphError;
 use spindle_boot::{BootError, MemoryMapError};
 use spindle_devices::{
+    ahci::AhciError,
     nvme::NvmeError,
     pci::{AssignError, BusError, EndpointError},
     virtio::scsi::LunError,
@@ -96,6 +97,9 @@ pub enum BuildError {
     /// An NVMe controller or namespace.
     #[error(transparent)]
     Nvme(NvmeError),
+    /// An AHCI controller, or a drive's place behind it.
+    #[error(transparent)]
+    Ahci(AhciError),
     /// A SCSI unit's place.
     #[error(transparent)]
     Lun(LunError),

@@ -1,13 +1,14 @@
 //! What firmware finds at the firmware configuration device.
 
 use spindle_boot::{MemoryMap, memory_map::HYPERVISOR_PAGES, memory_map::MemoryKind};
+use spindle_devices::ahci::spec::PCI_IDS;
 use spindle_devices::nvme::config::DEFAULT_IDS;
 use spindle_devices::platform::fw_cfg::{self, Item};
 
 use super::board::Board;
 use crate::spec::{
     DeviceSpec, MachineSpec,
-    device::{Place, ScsiPlace},
+    device::{IdePlace, Place, ScsiPlace},
 };
 
 /// The file with the boot order.
@@ -88,15 +89,23 @@ fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
         let (vendor, id) = DEFAULT_IDS;
         Some((index, format!("pci{vendor:04x},{id:x}"), format!("/namespace@{nsid:x},0")))
     };
+    let ahci = |index: u32, place: &IdePlace| {
+        let (vendor, id) = PCI_IDS;
+        let unit = format!("/drive@{:x}/disk@0", place.port());
+        Some((index, format!("pci{vendor:04x},{id:x}"), unit))
+    };
     match device {
         DeviceSpec::VirtioBlkPci(disk) => scsi(disk.bootindex?, "/disk@0,0".to_owned()),
         DeviceSpec::ScsiHd(disk) => scsi(disk.bootindex?, lun(&disk.place)),
         DeviceSpec::ScsiCd(drive) => scsi(drive.bootindex?, lun(&drive.place)),
         DeviceSpec::Nvme(disk) => nvme(disk.bootindex?, 1),
         DeviceSpec::NvmeNs(ns) => nvme(ns.bootindex?, ns.nsid),
-        DeviceSpec::VirtioRngPci(_) | DeviceSpec::VirtioScsiPci(_) | DeviceSpec::NvmeSubsys(_) => {
-            None
-        }
+        DeviceSpec::IdeHd(disk) => ahci(disk.bootindex?, &disk.place),
+        DeviceSpec::IdeCd(drive) => ahci(drive.bootindex?, &drive.place),
+        DeviceSpec::VirtioRngPci(_)
+        | DeviceSpec::VirtioScsiPci(_)
+        | DeviceSpec::Ich9Ahci(_)
+        | DeviceSpec::NvmeSubsys(_) => None,
     }
 }
 

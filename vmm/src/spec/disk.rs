@@ -2,7 +2,7 @@
 //! names one, an iothread.
 use super::MachineSpec;
 use super::block::DRIVERS;
-use super::device::{BLOCK_SIZE, QUEUE_SIZE, RERROR, WERROR};
+use super::device::{BLOCK_SIZE, DeviceSpec, QUEUE_SIZE, RERROR, WERROR, free_port};
 use super::error::SpecError;
 use super::format::{self, Format, Look};
 use super::keyval::Options;
@@ -27,7 +27,8 @@ pub const DISK: Table = Table {
         prop("queue-size", QUEUE_SIZE, "entries per queue; default: the controller's"),
         prop("target", Kind::Uint { min: 0, max: 255 }, "SCSI target; default: the first free one"),
         prop("lun", Kind::Uint { min: 0, max: 16383 }, "SCSI unit; default: the first free one"),
-        prop("media", Kind::Enum(&["disk", "cdrom"]), "a SCSI disk, or a drive with this in it"),
+        prop("port", Kind::Uint { min: 0, max: 31 }, "AHCI port; default: the first free one"),
+        prop("media", Kind::Enum(&["disk", "cdrom"]), "a disk, or a CD/DVD drive with this in it"),
         prop(
             "state",
             Kind::Path,
@@ -54,10 +55,11 @@ pub const DISK: Table = Table {
 };
 
 /// The controllers a disk can be behind, and what puts it there.
-const FORMS: [Form; 3] = [
+const FORMS: [Form; 4] = [
     Form { name: "virtio-blk", own: &[], lower: virtio_blk },
     Form { name: "virtio-scsi", own: &["target", "lun", "media", "state"], lower: virtio_scsi },
     Form { name: "nvme", own: &["state"], lower: nvme },
+    Form { name: "ahci", own: &["port", "media", "state"], lower: ahci },
 ];
 const CONTROLLERS: &[&str] = &{
     let mut names = [""; FORMS.len()];
@@ -79,7 +81,7 @@ struct Form {
 }
 
 /// Keys that not every controller takes.
-const SOME: [&str; 4] = ["target", "lun", "media", "state"];
+const SOME: [&str; 5] = ["target", "lun", "port", "media", "state"];
 
 /// QEMU's cache modes.
 const CACHE_MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync", "unsafe"];
@@ -240,6 +242,57 @@ fn virtio_scsi(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, S
     };
     device["bus"] = json!(format!("{bus}.0"));
     disk.pass(&mut device, &[("target", "scsi-id"), ("lun", "lun")]);
+    devices.push(object(device));
+    Ok(devices)
+}
+
+/// Disks share a controller unless they want it otherwise, or its ports are taken.
+fn ahci(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    for key in ["queues", "queue-size"] {
+        if disk.options.contains_key(key) {
+            let reason = "a disk with controller=ahci has none";
+            return Err(SpecError::bad("--disk", key, reason));
+        }
+    }
+    let mut controller = json!({"driver": "ich9-ahci"});
+    disk.pass(&mut controller, &[("iothread", "iothread")]);
+    let controller = object(controller);
+    let wanted = disk.options.get("port").and_then(Value::as_u64);
+    let mut devices = Vec::new();
+    let mut bus = None;
+    for there in &spec.devices {
+        let DeviceSpec::Ich9Ahci(ahci) = there else { continue };
+        let same = device_from_options(controller.clone(), &ahci.id, Mode::Lenient)? == *there;
+        let port = match wanted {
+            Some(port) => u16::try_from(port).ok(),
+            None => free_port(spec, &ahci.id, ahci.ports),
+        };
+        if let Some(port) = port.filter(|_| same) {
+            bus = Some(format!("{}.{port}", ahci.id));
+            break;
+        }
+    }
+    let bus = bus.unwrap_or_else(|| {
+        let taken = |id: &str| disk.ids.contains(id) || spec.device(id).is_some();
+        let free = (0..).map(|n| format!("ahci{n}")).find(|id| !taken(id)).unwrap_or_default();
+        let mut controller = controller;
+        controller.insert("id".to_owned(), Value::from(&*free));
+        devices.push(controller);
+        format!("{free}.{}", wanted.unwrap_or(0))
+    });
+    let mut device = if disk.get("media") == "cdrom" {
+        let mut drive = json!({
+            "driver": "ide-cd", "id": disk.id, "drive": disk.id, "rerror": disk.get("rerror"),
+        });
+        disk.pass(&mut drive, &["serial", "bootindex"].map(|name| (name, name)));
+        drive
+    } else {
+        let mut device = device("ide-hd", disk);
+        device["physical_block_size"] = disk.get("physical-block-size");
+        disk.pass(&mut device, &[("state", "state")]);
+        device
+    };
+    device["bus"] = json!(bus);
     devices.push(object(device));
     Ok(devices)
 }

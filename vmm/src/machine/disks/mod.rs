@@ -1,5 +1,6 @@
 //! Disks and what else sits on the PCI bus: from the description to devices over the block graph.
 
+mod ahci;
 mod events;
 mod lease;
 mod nvme;
@@ -18,6 +19,7 @@ use spindle_block::{
 use spindle_boot::gsi_for;
 use spindle_devices::{
     Dma, MsiSource, WindowSink, Windows,
+    ahci::Ahci,
     device::Done,
     nvme::{Nvme, Subsystem},
     pci::{Address, PciFunction, Slot},
@@ -88,6 +90,7 @@ impl Disk {
 enum Controller {
     Nvme(Nvme),
     Scsi(VirtioScsi),
+    Ahci(Ahci),
     /// None do.
     Closed,
 }
@@ -286,10 +289,13 @@ impl Disks {
                 nvme::build(nvme, subsystem.cloned(), site)?
             }
             DeviceSpec::VirtioRngPci(rng) => virtio_rng::build(rng, site)?,
+            DeviceSpec::Ich9Ahci(controller) => ahci::build(controller, site)?,
             DeviceSpec::NvmeNs(_)
             | DeviceSpec::NvmeSubsys(_)
             | DeviceSpec::ScsiHd(_)
-            | DeviceSpec::ScsiCd(_) => return Err(misplaced(device)),
+            | DeviceSpec::ScsiCd(_)
+            | DeviceSpec::IdeHd(_)
+            | DeviceSpec::IdeCd(_) => return Err(misplaced(device)),
         };
         if let Err(error) = board.pci.add(at, made.function) {
             // A subsystem that others use forgets what came with this controller.
@@ -320,6 +326,12 @@ impl Disks {
             }
             (DeviceSpec::ScsiCd(drive), Controller::Scsi(adapter)) => {
                 scsi::add_drive(drive, adapter, &scope)?
+            }
+            (DeviceSpec::IdeHd(disk), Controller::Ahci(controller)) => {
+                ahci::add_disk(disk, controller, &scope)?
+            }
+            (DeviceSpec::IdeCd(drive), Controller::Ahci(controller)) => {
+                ahci::add_drive(drive, controller, &scope)?
             }
             _ => return Err(misplaced(device)),
         };
@@ -358,6 +370,7 @@ impl Disks {
         let function = self.functions.iter().find(|function| function.id == disk.function);
         match function.map(|function| &function.controller) {
             Some(Controller::Scsi(adapter)) => scsi::medium(id, node, adapter, &self.scope()),
+            Some(Controller::Ahci(ahci)) => ahci::medium(id, node, ahci, &self.scope()),
             _ => Err(misplaced()),
         }
     }

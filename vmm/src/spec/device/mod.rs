@@ -1,7 +1,9 @@
 //! The devices a machine can have, with QEMU's names and properties: one file for each kind, with
 //! its table, its typed form and its checks.
+mod ahci;
 mod check;
 mod common;
+mod ide;
 mod nvme;
 mod scsi;
 mod virtio_blk;
@@ -10,7 +12,9 @@ mod virtio_scsi;
 
 use super::props::Table;
 use super::{MachineSpec, SpecError};
+pub use ahci::{AhciSpec, CHIPSET, ICH9_AHCI};
 pub use common::{BLOCK_SIZE, ErrorPolicy, PciAddr, QUEUE_SIZE, RERROR, VqMapping, WERROR};
+pub use ide::{IDE_CD, IDE_HD, IdeCdSpec, IdeHdSpec, IdeIdentity, IdePlace, free_port};
 pub use nvme::{
     NVME, NVME_NS, NVME_SUBSYS, NotHex, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
 };
@@ -48,6 +52,15 @@ pub enum DeviceSpec {
     /// A SCSI CD/DVD drive.
     #[serde(rename = "scsi-cd")]
     ScsiCd(ScsiCdSpec),
+    /// A Serial ATA controller.
+    #[serde(rename = "ich9-ahci")]
+    Ich9Ahci(AhciSpec),
+    /// An ATA disk.
+    #[serde(rename = "ide-hd")]
+    IdeHd(IdeHdSpec),
+    /// An ATAPI CD/DVD drive.
+    #[serde(rename = "ide-cd")]
+    IdeCd(IdeCdSpec),
 }
 
 /// All device tables.
@@ -56,6 +69,9 @@ pub const DEVICES: &[&Table] = &[
     &VIRTIO_SCSI_PCI,
     &SCSI_HD,
     &SCSI_CD,
+    &ICH9_AHCI,
+    &IDE_HD,
+    &IDE_CD,
     &NVME,
     &NVME_NS,
     &NVME_SUBSYS,
@@ -145,6 +161,9 @@ impl DeviceSpec {
             Self::VirtioScsiPci(d) => d,
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
+            Self::Ich9Ahci(d) => d,
+            Self::IdeHd(d) => d,
+            Self::IdeCd(d) => d,
         }
     }
 
@@ -159,6 +178,9 @@ impl DeviceSpec {
             Self::VirtioScsiPci(d) => d,
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
+            Self::Ich9Ahci(d) => d,
+            Self::IdeHd(d) => d,
+            Self::IdeCd(d) => d,
         }
     }
 

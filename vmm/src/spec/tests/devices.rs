@@ -107,3 +107,47 @@ fn namespaces_get_the_lowest_ids_that_are_free() {
         ["", "1af4", "1af4:", "x:1", "ffff:1", "1:0"].iter().all(|t| device::pci_id(t).is_none())
     );
 }
+
+#[test]
+fn disks_behind_ahci_share_a_controller_port_by_port() {
+    let disks: Vec<String> = (0..7).map(|i| format!("{i}.raw,controller=ahci")).collect();
+    let mut disks: Vec<&str> = disks.iter().map(|disk| &**disk).collect();
+    disks[1] = "b.raw,controller=ahci,port=4";
+    disks.push("a.iso,controller=ahci,media=cdrom");
+    let spec = lower(&disks, &[], &[], &[]);
+    let bus = |id: &str| match spec.device(id) {
+        Some(DeviceSpec::IdeHd(disk)) => disk.place.bus.clone().unwrap(),
+        Some(DeviceSpec::IdeCd(drive)) => drive.place.bus.clone().unwrap(),
+        other => panic!("{id}: {other:?}"),
+    };
+    let expected = ["0.0", "0.4", "0.1", "0.2", "0.3", "0.5", "1.0", "1.1"];
+    for (i, at) in expected.iter().enumerate() {
+        assert_eq!(bus(&format!("disk{i}")), format!("ahci{at}"));
+    }
+    // The first is where the chipset has it.
+    let addr = |id: &str| spec.device(id).unwrap().addr().map(String::from);
+    assert_eq!((addr("ahci0").as_deref(), addr("ahci1")), (Some("1f.2"), None));
+    let queues = spec.device("ahci0").unwrap().kind().queues().unwrap();
+    assert_eq!((queues.count, queues.iothread), (6, Some("iothread0")));
+    assert_eq!(again(&spec), spec);
+}
+
+#[test]
+fn ports_that_are_not_there_or_taken() {
+    let nodes = ["null,node-name=a", "null,node-name=b"];
+    let message = |devices: &[&str]| error(&[], &nodes, &[], devices);
+    let two = ["ich9-ahci,id=x", "ide-hd,id=d,drive=a,bus=x.1", "ide-hd,id=e,drive=b,bus=x.1"];
+    assert!(message(&two).contains("device 'd': bus: 'x.1' is taken by 'e'"), "{}", message(&two));
+    let none = ["ich9-ahci,id=x,ports=2", "ide-hd,drive=a,bus=x.2"];
+    assert!(message(&none).contains("they are x.0 to x.1"), "{}", message(&none));
+    let slave = ["ich9-ahci,id=x", "ide-hd,drive=a,bus=x.1,unit=1"];
+    assert!(message(&slave).contains("one drive, unit 0"), "{}", message(&slave));
+    let nobody = ["ide-hd,drive=a"];
+    assert!(message(&nobody).contains("no ich9-ahci"), "{}", message(&nobody));
+    let odd = ["ich9-ahci", "ide-hd,drive=a,logical_block_size=1024"];
+    assert!(message(&odd).contains("neither 512 nor 4096"), "{}", message(&odd));
+    let message = error(&["a.raw,controller=ahci,queues=2"], &[], &[], &[]);
+    assert!(message.contains("queues: a disk with controller=ahci has none"), "{message}");
+    let message = error(&["a.raw,port=2"], &[], &[], &[]);
+    assert!(message.contains("port: a disk with controller=virtio-blk has none"), "{message}");
+}
