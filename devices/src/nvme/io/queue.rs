@@ -437,6 +437,11 @@ impl Queue for IoQueue {
         self.check();
     }
 
+    fn publish(&mut self) -> bool {
+        self.now = None;
+        self.rings.posted() > 0
+    }
+
     fn flush_irq(&mut self) {
         self.now = None;
         if self.rings.posted() > 0 && !self.is_held() {

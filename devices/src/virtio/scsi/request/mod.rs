@@ -536,6 +536,14 @@ impl Queue for RequestQueue {
         self.check();
     }
 
+    fn publish(&mut self) -> bool {
+        self.now = None;
+        let owed = self.ring.show();
+        // Only now does the driver see the answers that others wait for.
+        self.released.clear();
+        owed
+    }
+
     fn flush_irq(&mut self) {
         self.now = None;
         if self.ring.publish() {
