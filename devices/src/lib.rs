@@ -24,6 +24,8 @@ pub mod policy;
 pub mod queue_link;
 pub mod register;
 pub mod scsi;
+pub mod sd;
+pub mod sdhci;
 pub mod state_file;
 pub mod testkit;
 pub mod virtio;

@@ -98,6 +98,10 @@ const HEADER: &[Register<Name>] = &[
 
 const BAR0: usize = 0x10;
 const FIRST_CAPABILITY: usize = 0x40;
+/// SD host controllers, as class and sub-class: they have a register of their own at 40h, which says
+/// how many slots there are (SD Host Controller 3.00, C.3). For one slot at BAR 0 it is zero.
+const SD_HOST: u32 = 0x0805;
+const FIRST_CAPABILITY_SD: usize = 0x80;
 const LEN: usize = 0x100;
 const BAR_IO: u64 = 1;
 const BAR_MEMORY_64: u64 = 4;
@@ -148,6 +152,11 @@ type Interrupting = (u16, u16, Option<MsiRegisters>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyCapabilities;
 
+/// Where the list of capabilities begins.
+fn first_capability(identity: Identity) -> usize {
+    if identity.class >> 8 == SD_HOST { FIRST_CAPABILITY_SD } else { FIRST_CAPABILITY }
+}
+
 impl Config {
     pub fn new(
         identity: Identity,
@@ -168,7 +177,7 @@ impl Config {
                 Name::Subsystem => identity.subsystem.into(),
                 Name::InterruptPin => interrupt_pin.into(),
                 Name::Status if !capabilities.is_empty() => STATUS_CAPABILITIES,
-                Name::Capabilities if !capabilities.is_empty() => FIRST_CAPABILITY as u64,
+                Name::Capabilities if !capabilities.is_empty() => first_capability(identity) as u64,
                 _ => register.reset,
             };
             file.add(&Register { reset, ..*register });
@@ -183,7 +192,7 @@ impl Config {
             own: 0..0,
         };
         bars.iter().for_each(|bar| config.add_bar(bar));
-        config.add_capabilities(capabilities)?;
+        config.add_capabilities(first_capability(identity), capabilities)?;
         Ok(config)
     }
 
@@ -216,8 +225,12 @@ impl Config {
         self.file.add(&Register::read_write(Name::Bar, offset, width, flags, mask));
     }
 
-    fn add_capabilities(&mut self, list: &[Capability]) -> Result<(), TooManyCapabilities> {
-        let mut at = FIRST_CAPABILITY;
+    fn add_capabilities(
+        &mut self,
+        first: usize,
+        list: &[Capability],
+    ) -> Result<(), TooManyCapabilities> {
+        let mut at = first;
         for (index, capability) in list.iter().enumerate() {
             let end = at + capability.len();
             if end > LEN {
