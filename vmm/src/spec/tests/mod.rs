@@ -362,6 +362,8 @@ fn properties_and_defaults_are_qemus() {
         ),
         ("nvme-ns", &["nguid"]),
         ("ich9-ahci", &["ports", "iothread", "x-msi", "x-staggered-spin-up"]),
+        ("piix3-ide", &["iothread"]),
+        ("piix4-ide", &["iothread"]),
     ];
     const OTHER_DEFAULT: &[&str] = &[
         "addr",
