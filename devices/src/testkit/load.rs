@@ -1,6 +1,7 @@
 //! A load on a disk, by a guest that costs next to nothing: for counting what the device's
 //! side of a request takes.
 
+mod ahci;
 mod nvme;
 
 use std::{

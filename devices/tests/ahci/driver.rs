@@ -86,6 +86,21 @@ pub struct Driver {
 impl Driver {
     /// Enables the function and brings a port up, as far as there is a device.
     pub fn new(machine: &Rc<Machine>, at: Address, port: u64) -> Self {
+        let driver = Self::at(machine, at, port);
+        driver.bring_up();
+        driver
+    }
+
+    /// The same, but for waiting: addresses and FIS receive only, and no interrupts.
+    pub fn quiet(machine: &Rc<Machine>, at: Address, port: u64) -> Self {
+        let driver = Self::at(machine, at, port);
+        driver.set(P_CLB, driver.list);
+        driver.set(P_FB, driver.area);
+        driver.set(P_CMD, FRE);
+        driver
+    }
+
+    fn at(machine: &Rc<Machine>, at: Address, port: u64) -> Self {
         let command = machine.pci_read(at, 4, 2);
         machine.pci_write(at, 4, 2, command | 0x7);
         let abar = machine.pci_read(at, 0x24, 4) & !0xf;
@@ -95,7 +110,6 @@ impl Driver {
         let base = abar + 0x100 + port * 0x80;
         let driver = Self { machine: Rc::clone(machine), abar, base, list, area, tables };
         machine.write(abar + 4, 4, 0x8000_0002);
-        driver.bring_up();
         driver
     }
 

@@ -13,4 +13,5 @@ mod queued;
 mod registers;
 mod resets;
 mod soak;
+mod threads;
 mod transfers;

@@ -129,6 +129,7 @@ fn counts(raw: &Path, qcow2: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
         ("virtio-blk", "virtio-blk, avail ring to used ring, raw, QD32", 2500.0),
         ("nvme", "nvme, shadow doorbells, submission to completion queue, raw, QD32", 2000.0),
         ("virtio-scsi", "virtio-scsi, avail ring to used ring, raw, QD32", 3500.0),
+        ("ahci", "ahci, command list to PxSACT, register writes included, raw, QD32", 3500.0),
     ];
     for (pattern, name, most) in controllers {
         rows.push(Row {
@@ -151,7 +152,7 @@ fn on_null(rounds: usize, rows: &mut Vec<Row>) -> Result<(), String> {
         words.extend(more);
         Worker::new(&words)
     };
-    for controller in ["virtio-blk", "nvme", "virtio-scsi"] {
+    for controller in ["virtio-blk", "nvme", "virtio-scsi", "ahci"] {
         let worker = null(controller, &[])?;
         let mut times = Vec::new();
         for _ in 0..rounds {

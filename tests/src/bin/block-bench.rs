@@ -27,7 +27,7 @@ use spindle_tests::{
 static ALLOC: CountingAlloc = CountingAlloc;
 
 const USAGE: &str = "\
-usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read|virtio-blk|nvme|virtio-scsi
+usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read|virtio-blk|nvme|virtio-scsi|ahci
                    [queues=N] [depth=N] [count=N] [cache=none|writeback] [aio=io_uring|threads] [seed=N]";
 
 struct Request {
@@ -70,6 +70,7 @@ fn parse() -> Option<Request> {
             ("pattern", "virtio-blk") => request.controller = Some(Controller::VirtioBlk),
             ("pattern", "nvme") => request.controller = Some(Controller::Nvme),
             ("pattern", "virtio-scsi") => request.controller = Some(Controller::VirtioScsi),
+            ("pattern", "ahci") => request.controller = Some(Controller::Ahci),
             ("queues", _) => request.queues = Some(value.parse().ok().filter(|n| *n > 0)?),
             ("depth", _) => request.depth = value.parse().ok().filter(|n| *n > 0)?,
             ("count", _) => request.count = value.parse().ok().filter(|n| *n > 0)?,
@@ -154,6 +155,7 @@ fn through(controller: Controller, cx: &Cx, root: &Arc<Root>, load: Load) -> Out
         Controller::VirtioBlk => reads.run(cx, root, progress),
         Controller::Nvme => reads.run_nvme(cx, root, progress),
         Controller::VirtioScsi => reads.run_scsi(cx, root, progress),
+        Controller::Ahci => reads.run_ahci(cx, root, progress),
     }
     Outcome {
         requests: load.count,

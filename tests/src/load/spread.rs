@@ -17,6 +17,8 @@ use spindle_block::{
     ring::{self, Aio, sim::World},
 };
 use spindle_devices::{
+    ahci::Plug,
+    ata::{DriveConfig, Transport},
     scsi::{LogicalUnit, UnitConfig, UnitKind},
     testkit::{
         Machine,
@@ -42,6 +44,8 @@ pub enum Controller {
     Nvme,
     /// A virtio-scsi adapter with one disk.
     VirtioScsi,
+    /// An AHCI controller with a disk for each queue: its ports are the queues.
+    Ahci,
 }
 
 struct Thread {
@@ -108,6 +112,7 @@ pub fn spread(controller: Controller, queues: u16, root: &Arc<Root>, load: Load)
         Controller::VirtioBlk => blk(machine, reads, handles, root),
         Controller::Nvme => nvme(machine, reads, handles, root),
         Controller::VirtioScsi => scsi(machine, reads, handles, root),
+        Controller::Ahci => ahci(machine, reads, handles, root),
     };
     for (thread, guest) in threads.iter().zip(guests) {
         thread.guest.send(guest).expect("the thread waits for it");
@@ -151,6 +156,20 @@ fn scsi(machine: Machine, reads: RandomReads, handles: Vec<Handle>, root: &Arc<R
     driver.rings[0].notify();
     until("the first command never ended", || driver.rings[0].take());
     reads.guests_of_scsi(&driver, root)
+}
+
+fn ahci(machine: Machine, reads: RandomReads, handles: Vec<Handle>, root: &Arc<Root>) -> Guests {
+    let ports = handles.len();
+    let controller = machine.add_ahci("load", ports, |config| config.iothreads = handles);
+    for port in 0..ports as u8 {
+        let config = DriveConfig::new(&format!("load-disk{port}"), Transport::Serial);
+        let plug = Plug::Disk(config, Arc::clone(root));
+        controller.device.plug(port, plug).expect("an empty port");
+    }
+    machine.assign();
+    reads.guests_of_ahci(&Rc::new(machine), &controller, root, |ready| {
+        until("a drive never told who it is", || ready().then_some(()));
+    })
 }
 
 fn nvme(machine: Machine, reads: RandomReads, handles: Vec<Handle>, root: &Arc<Root>) -> Guests {
