@@ -55,7 +55,7 @@ pub fn guest(context: &Context, modules: &str, script: impl Into<String>) -> Res
 
 /// What puts a disk behind `controller`, with two queues where there are any.
 fn behind(controller: &str) -> String {
-    let queues = if controller == "ahci" { "" } else { ",queues=2" };
+    let queues = if ["ahci", "ide"].contains(&controller) { "" } else { ",queues=2" };
     format!("controller={controller}{queues}")
 }
 

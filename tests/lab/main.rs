@@ -11,6 +11,7 @@ mod cases;
 mod controllers;
 mod crash;
 mod disk;
+mod ide;
 mod inner;
 mod management;
 mod outer;
@@ -28,6 +29,7 @@ const GROUPS: &[Group] = &[
     Group { name: "nvme", cases: controllers::NVME },
     Group { name: "scsi", cases: controllers::SCSI },
     Group { name: "ahci", cases: ata::AHCI },
+    Group { name: "ide", cases: ide::CASES },
     Group { name: "management", cases: management::CASES },
     Group { name: "hot-plug", cases: controllers::HOT_PLUG },
     Group { name: "crash", cases: crash::CASES },

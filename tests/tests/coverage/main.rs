@@ -2,6 +2,7 @@
 //!
 //! `SPINDLE_BLESS=1` in the environment writes the pages. How to add one: `tests/src/coverage/mod.rs`.
 
+mod ide;
 mod nvme;
 mod qcow2;
 mod scsi;
@@ -22,6 +23,7 @@ const PAGES: &[Page] = &[
     virtio_scsi::PAGE,
     scsi::PAGE,
     nvme::PAGE,
+    ide::PAGE,
     qcow2::PAGE,
 ];
 

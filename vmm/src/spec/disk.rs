@@ -273,7 +273,14 @@ fn ide(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError
     let number = |key: &str| disk.options.get(key).and_then(Value::as_u64);
     let (port, unit) = (number("port"), number("unit").and_then(|unit| u8::try_from(unit).ok()));
     let (controller, free) = match there {
-        Some(device) => (device.id().to_owned(), free_place(spec, device, unit)),
+        Some(device) => {
+            let wanted = disk.options.get("model").and_then(Value::as_str);
+            if wanted.is_some_and(|model| !device.driver().starts_with(model)) {
+                let reason = format!("there is one controller, '{}'", device.driver());
+                return Err(SpecError::bad("--disk", "model", reason));
+            }
+            (device.id().to_owned(), free_place(spec, device, unit))
+        }
         None => {
             let taken = |id: &str| disk.ids.contains(id) || spec.device(id).is_some();
             let names = std::iter::once("ide".to_owned()).chain((0..).map(|n| format!("ide{n}")));

@@ -151,3 +151,59 @@ fn ports_that_are_not_there_or_taken() {
     let message = error(&["a.raw,port=2"], &[], &[], &[]);
     assert!(message.contains("port: a disk with controller=virtio-blk has none"), "{message}");
 }
+
+#[test]
+fn disks_behind_ide_share_two_cables() {
+    let spec = lower(
+        &[
+            "a.raw,controller=ide,model=piix4,geometry=100/16/63",
+            "b.raw,controller=ide,port=1,unit=1",
+            "c.iso,controller=ide,media=cdrom",
+            "d.raw,controller=ide",
+        ],
+        &[],
+        &[],
+        &[],
+    );
+    let place = |id: &str| match spec.device(id) {
+        Some(DeviceSpec::IdeHd(disk)) => (disk.place.bus.clone().unwrap(), disk.place.unit),
+        Some(DeviceSpec::IdeCd(drive)) => (drive.place.bus.clone().unwrap(), drive.place.unit),
+        other => panic!("{id}: {other:?}"),
+    };
+    let expected = [("ide.0", 0), ("ide.1", 1), ("ide.0", 1), ("ide.1", 0)];
+    for (i, (bus, unit)) in expected.iter().enumerate() {
+        assert_eq!(place(&format!("disk{i}")), ((*bus).to_owned(), *unit));
+    }
+    assert!(matches!(spec.device("ide"), Some(DeviceSpec::Piix4Ide(_))));
+    let addr = spec.device("ide").unwrap().addr().map(String::from);
+    assert_eq!(addr.as_deref(), Some("01.1"));
+    let queues = spec.device("ide").unwrap().kind().queues().unwrap();
+    assert_eq!((queues.count, queues.iothread), (2, Some("iothread0")));
+    match spec.device("disk0") {
+        Some(DeviceSpec::IdeHd(disk)) => {
+            assert_eq!((disk.cyls, disk.heads, disk.secs), (100, 16, 63));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(again(&spec), spec);
+}
+
+#[test]
+fn cables_that_are_full_and_controllers_that_are_there() {
+    let five: Vec<String> = (0..5).map(|i| format!("{i}.raw,controller=ide")).collect();
+    let five: Vec<&str> = five.iter().map(|disk| &**disk).collect();
+    let message = error(&five, &[], &[], &[]);
+    assert!(message.contains("all places of 'ide' are taken"), "{message}");
+    let twice = ["a.raw,controller=ide", "b.raw,controller=ide,port=0"];
+    let message = error(&twice, &[], &[], &[]);
+    assert!(message.contains("unit 0 of 'ide.0' is taken by"), "{message}");
+    let message =
+        error(&["a.raw,controller=ide", "b.raw,controller=ide,model=piix4"], &[], &[], &[]);
+    assert!(message.contains("there is one controller, 'piix3-ide'"), "{message}");
+    let message = error(&["a.raw,controller=ide,geometry=1/2"], &[], &[], &[]);
+    assert!(message.contains("is not CYLINDERS/HEADS/SECTORS"), "{message}");
+    let message = error(&[], &[], &[], &["piix3-ide", "piix4-ide"]);
+    assert!(message.contains("has the legacy ports already"), "{message}");
+    let message = error(&[], &[], &[], &["piix3-ide,addr=05.0"]);
+    assert!(message.contains("at 01.1"), "{message}");
+}

@@ -409,7 +409,7 @@ proptest::proptest! {
     fn no_options_panic(
         what in 0_usize..4,
         head in "[a-z.-]{0,12}|virtio-blk-pci|virtio-rng-pci|qcow2|fault|iothread|a.raw|nvme\
-                 |nvme-ns|virtio-scsi-pci|scsi-hd|scsi-cd|ich9-ahci|ide-hd|ide-cd",
+                 |nvme-ns|virtio-scsi-pci|scsi-hd|scsi-cd|ich9-ahci|ide-hd|ide-cd|piix3-ide",
         pairs in proptest::collection::vec(
             "(driver|node-name|file|backing|id|drive|num-queues|vqs|iothread-vq-mapping|rules|size\
              |serial|cache|aio|addr|bus|ports|nsid|lun|scsi-id|uuid|state|controller|target)(\\.[0-9a-z]{1,4})?=[a-z0-9.,{}\\[\\]:\"-]{0,9}", 0..5),
