@@ -282,7 +282,11 @@ impl IoQueue {
         let slot = &mut self.slots[usize::from(index)];
         let op = kind(slot.command);
         let action = self.table.in_use(slot.nsid).map_or(ErrorAction::Report, |entry| {
-            self.ctl.failures.decide(op, entry.root.root().name(), error)
+            match entry.gone {
+                // The machine that would stop and go on knows nothing of it any more.
+                true => ErrorAction::Report,
+                false => self.ctl.failures.decide(op, entry.root.root().name(), error),
+            }
         });
         match action {
             ErrorAction::Report => Some(Status::of(error, op)),
