@@ -226,6 +226,7 @@ impl Job {
                     self.overwrite(&request)?;
                 }
             }
+            Command::ModeSelect { .. } => self.store_mode().await?,
             Command::ReserveOut { .. } => {
                 self.end_others().await;
                 self.store_reservations().await?;
@@ -373,6 +374,17 @@ impl Job {
         }
         drop(token);
         drop(over.wait(Some(&self.aborted)).await);
+    }
+
+    /// Stores the saved mode pages, and waits for it.
+    async fn store_mode(&mut self) -> Result<(), Stop> {
+        let over = Arc::new(Over::default());
+        let told = Arc::clone(&over);
+        self.unit.store_mode(move |result| told.set(result));
+        over.wait(None).await.map_err(|error| {
+            log::error!("{}: mode pages cannot be stored: {error}", self.unit.config.id);
+            Stop::Refused(Sense::new(key::HARDWARE_ERROR, asc::INTERNAL_FAILURE))
+        })
     }
 
     /// Stores registrations and the reservation, and waits for it.

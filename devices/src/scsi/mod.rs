@@ -22,6 +22,7 @@ mod mode;
 mod opcodes;
 mod provisioning;
 mod reservation;
+mod saving;
 mod sense;
 pub mod spec;
 mod status;

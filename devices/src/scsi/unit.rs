@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use spindle_block::{Root, RootHandle, bounce::Serial};
+use spindle_block::{Root, RootHandle, bounce::Serial, root::Stats};
 
 use super::{
     background::Background,
@@ -73,7 +73,8 @@ pub struct UnitConfig {
     pub rerror: ErrorPolicy,
     /// Is told that the tray was opened (`true`) or closed, by the initiator or from outside.
     pub on_tray: Option<Arc<dyn Fn(bool) + Send + Sync>>,
-    /// Where persistent reservations are kept over a power loss; `None`: they are not.
+    /// Where persistent reservations and saved mode pages are kept over a power loss; `None`: they are
+    /// not.
     pub state: Option<Arc<DiskState>>,
 }
 
@@ -219,6 +220,8 @@ pub(super) struct State {
     pub root: Option<Arc<Root>>,
     pub nexuses: Vec<Option<NexusState>>,
     pub mode: Mode,
+    /// What the root's counters were when the log pages were reset.
+    pub log_base: Stats,
     pub reservations: Reservations,
     pub background: Option<Background>,
     /// The last format failed.
@@ -293,6 +296,7 @@ impl LogicalUnit {
             root,
             nexuses: Vec::new(),
             mode,
+            log_base: Stats::default(),
             reservations,
             background: None,
             format_failed: false,

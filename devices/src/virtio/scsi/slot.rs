@@ -22,6 +22,8 @@ pub(super) enum State {
     Parked,
     /// It is done once the medium is overwritten.
     Overwriting,
+    /// Its unit left while the queue could not answer: it is told once the queue can.
+    Orphan,
 }
 
 /// A job under way: how it ends, and how it is ended.

@@ -56,6 +56,11 @@ pub(super) const MODES: Group = Group {
         row("MODE SENSE(6), (10)", "SPC-5 6.11, 6.12", &["modes::pages_have_their_golden_bytes"]),
         row("MODE SENSE: errors", "SPC-5 6.11", &["modes::mode_sense_refuses_what_there_is_not"]),
         row("MODE SELECT(6), (10)", "SPC-5 6.9, 6.10", &["modes::the_write_cache_can_be_switched"]),
+        row(
+            "MODE SELECT: SP, saved pages",
+            "SPC-5 5.9, 6.9",
+            &["modes::saved_pages_outlive_a_reset_and_a_power_loss"],
+        ),
         row("MODE SELECT: errors", "SPC-5 6.9", &["modes::mode_select_changes_all_or_nothing"]),
         row(
             "Control mode page: D_SENSE, SWP",

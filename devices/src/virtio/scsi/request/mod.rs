@@ -58,6 +58,8 @@ pub(super) struct RequestQueue {
     parked: Vec<u16>,
     /// Heads of requests that wait for the medium to be overwritten.
     overwriting: Vec<u16>,
+    /// Heads of requests whose unit left while the queue could not answer.
+    orphans: Vec<u16>,
     /// Those who wait for answers that the driver is about to see.
     released: Vec<Countdown>,
     /// A step of a format or sanitize is under way here.
@@ -90,6 +92,7 @@ impl RequestQueue {
             slots,
             in_flight: 0,
             overwriting: Vec::new(),
+            orphans: Vec::new(),
             released: Vec::new(),
             stepping: false,
             look_for_steps: true,
@@ -448,6 +451,7 @@ impl Queue for RequestQueue {
             return Progress::Idle;
         }
         self.locals.refresh(&self.hba);
+        self.answer_orphans();
         if self.env.take_resumed() {
             self.replay(port);
         }
@@ -559,6 +563,9 @@ impl Queue for RequestQueue {
         }
         if !self.env.is_bus_master() {
             return self.hba.requests[self.number].has_news();
+        }
+        if !self.orphans.is_empty() {
+            return true;
         }
         let more = if self.parked.is_empty() { self.ring.pending() } else { self.env.is_resumed() };
         more || (self.look_for_steps && !self.stepping)
