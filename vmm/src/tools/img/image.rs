@@ -1,10 +1,13 @@
 //! Images with their backing chains, open.
 use super::ImgError;
 use super::files::{backing_path, format_of};
+use super::source::{self, Backing, Bottom, Place, Top};
 use crate::spec::format::Format;
 use spindle_block::lock::{CONSISTENT_READ, LockError, RESIZE, WRITE};
+use spindle_block::nodes::fault::FaultNode;
 use spindle_block::nodes::file::{FileError, FileNode, FileOptions, Reason};
 use spindle_block::qcow2::{self, HeaderError, OpenError, Qcow2};
+use spindle_block::root::Policy;
 use spindle_block::{BlockError, Cx, Node};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -76,8 +79,20 @@ pub struct Image {
     pub path: PathBuf,
     /// Its format.
     pub format: Format,
-    /// Its file.
-    pub file: Arc<FileNode>,
+    /// What holds its bytes: a file, or a filter or window over one.
+    pub file: Arc<dyn Node>,
+    /// The host's file at the bottom, where there is one.
+    pub host: Option<Arc<FileNode>>,
+    /// The filter `blkdebug` between them.
+    pub fault: Option<Arc<FaultNode>>,
+    /// What has to be closed after the image, parents first.
+    pub(super) below: Vec<Arc<dyn Node>>,
+    /// What its options ask of requests.
+    pub policy: Policy,
+    /// It is written to.
+    pub writable: bool,
+    /// Its format was guessed from what it begins like.
+    pub probed: bool,
     /// Its disk.
     pub node: Arc<dyn Node>,
     /// The same, where it is qcow2.
@@ -99,11 +114,11 @@ pub enum Base {
     Named(PathBuf),
 }
 
-/// A file of a chain that is being opened.
+/// An image of a chain that is being opened.
 struct Level {
-    path: PathBuf,
+    top: Top,
     format: Format,
-    file: Arc<FileNode>,
+    probed: bool,
 }
 
 impl Image {
@@ -131,22 +146,35 @@ impl Image {
         let mut found = None;
         let mut levels: Vec<Level> = Vec::new();
         let mut seen = HashSet::new();
-        let mut next = Some((path.to_owned(), mode));
-        while let Some((at, level_mode)) = next.take() {
+        let given = source::place(path).map_err(|detail| cannot_open(path, 0, &detail))?;
+        let mut next = Some((given, mode));
+        while let Some((place, level_mode)) = next.take() {
             let wrap = |detail: String| cannot_open(path, levels.len(), &detail);
-            let file = open_file(&at, level_mode).map_err(|e| wrap(file_detail(&e)))?;
-            if levels.len() >= CHAIN_MAX || !file.identity().is_none_or(|id| seen.insert(id)) {
+            let top = match place {
+                Place::File(path) => open_path(path, level_mode).map_err(&wrap)?,
+                Place::Tree(options) => source::open(options, level_mode).map_err(&wrap)?,
+            };
+            let identity = top.bottom.host.as_ref().and_then(|file| file.identity());
+            if levels.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
                 return Err(wrap("the backing chain is endless".to_owned()));
             }
-            let format = format_of(&at, level_mode.format)?;
-            if format == Format::Qcow2 {
-                let header = qcow2::read_header(cx, &(Arc::clone(&file) as _)).await;
+            let probed = top.format.is_none();
+            let format = match (&top.bottom.host, top.format) {
+                (_, Some(format)) => format,
+                (Some(_), None) if top.bottom.below.len() == 1 => format_of(&top.path, None)?,
+                (_, None) => source::probe(cx, &top.bottom.node).await.map_err(&wrap)?,
+            };
+            if format == Format::Qcow2 && !matches!(top.backing, Backing::None) {
+                let header = qcow2::read_header(cx, &top.bottom.node).await;
                 let header = header.map_err(|e| wrap(open_detail(&e)))?;
                 let backing_format = header.backing_format();
-                if let Some(name) = header.backing_file {
-                    let below = backing_path(&at, &name)?;
+                let below_mode = OpenMode { format: None, writable: false, ..mode };
+                if let Backing::Tree(options) = &top.backing {
+                    next = Some((Place::Tree(options.clone()), below_mode));
+                } else if let Some(name) = header.backing_file {
+                    let below = backing_path(&top.path, &name)?;
                     let format = named_format(backing_format.as_deref()).map_err(&wrap)?;
-                    let below_mode = OpenMode { format, writable: false, ..mode };
+                    let below_mode = OpenMode { format, ..below_mode };
                     let is_base = match base {
                         Base::None => false,
                         Base::First => true,
@@ -155,13 +183,13 @@ impl Image {
                     if is_base {
                         found = Some((below, format));
                     } else {
-                        next = Some((below, below_mode));
+                        next = Some((Place::File(below), below_mode));
                     }
                 }
             }
-            levels.push(Level { path: at, format, file });
+            levels.push(Level { top, format, probed });
         }
-        Ok((assemble(cx, path, levels, mode).await?, found))
+        Ok((assemble(cx, path, levels).await?, found))
     }
 
     /// The images of the chain, this one first.
@@ -182,6 +210,45 @@ impl Image {
         self.node.info().size
     }
 
+    /// A temporary overlay (`-s`): what is written goes there, and is gone when it is closed.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub(crate) async fn with_scratch(self, cx: &Cx) -> Result<Self, ImgError> {
+        let dir = std::env::var_os("TMPDIR").map_or("/var/tmp".into(), PathBuf::from);
+        let path = dir.join(format!("vl.{}", uuid::Uuid::new_v4().simple()));
+        let file = FileNode::create(&FileOptions { no_flush: true, ..FileOptions::new(&path) }, 0);
+        let file = file.map_err(|error| {
+            ImgError::said(format!("Could not create temporary overlay: {}", file_detail(&error)))
+        })?;
+        // Nobody else needs its name.
+        let _ = std::fs::remove_file(&path);
+        let bottom = Bottom::of_file(file);
+        let options = qcow2::create::CreateOptions::new(self.size());
+        qcow2::create::create(cx, &bottom.node, &options)
+            .await
+            .map_err(|source| ImgError::Create { path: path.clone(), source })?;
+        let (file, backing) = (Arc::clone(&bottom.node), Arc::clone(&self.node));
+        let opened = qcow2::open(cx, file, Some(backing), qcow2::Options::default()).await;
+        let opened = opened.map_err(|source| ImgError::Open { path, source })?;
+        Ok(Self {
+            path: self.path.clone(),
+            format: Format::Qcow2,
+            file: bottom.node,
+            host: bottom.host,
+            fault: self.fault.clone(),
+            below: bottom.below,
+            policy: Policy { read_only: false, ..self.policy },
+            writable: true,
+            probed: false,
+            node: Arc::clone(&opened) as _,
+            qcow2: Some(opened),
+            backing: Some(Box::new(self)),
+            preallocated: false,
+        })
+    }
+
     /// Closes the image and everything below it: what was written is in the file.
     ///
     /// # Errors
@@ -194,14 +261,22 @@ impl Image {
             if image.qcow2.is_some() {
                 result = result.and(Arc::clone(&image.node).close(Cx::clone(cx)).await);
             }
-            result = result.and(Arc::clone(&image.file).close(Cx::clone(cx)).await);
+            for node in &image.below {
+                result = result.and(Arc::clone(node).close(Cx::clone(cx)).await);
+            }
             next = image.backing;
         }
         result
     }
 }
 
-fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
+/// Opens a file that was given by its name alone.
+fn open_path(path: PathBuf, mode: OpenMode) -> Result<Top, String> {
+    let file = open_file(&path, mode).map_err(|e| file_detail(&e))?;
+    Ok(Top::new(path, Bottom::of_file(file), mode))
+}
+
+pub(super) fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
     FileNode::open(&FileOptions {
         read_only: !mode.writable,
         force_share: mode.force_share && !mode.writable,
@@ -211,37 +286,45 @@ fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
     })
 }
 
-async fn assemble(
-    cx: &Cx,
-    top: &Path,
-    levels: Vec<Level>,
-    mode: OpenMode,
-) -> Result<Image, ImgError> {
+async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, ImgError> {
     let mut image: Option<Image> = None;
-    for (depth, level) in levels.into_iter().enumerate().rev() {
+    for (depth, Level { top, format, probed }) in levels.into_iter().enumerate().rev() {
         let mut qcow2 = None;
-        let mut node: Arc<dyn Node> = Arc::clone(&level.file) as _;
-        if level.format == Format::Qcow2 {
+        let mut node = Arc::clone(&top.bottom.node);
+        let writable = depth == 0 && top.mode.writable;
+        if format == Format::Qcow2 {
             let backing = image.as_ref().map(|image| Arc::clone(&image.node));
-            let read_only = depth > 0 || !mode.writable;
-            let options = qcow2::Options { read_only, ..qcow2::Options::default() };
+            let options = qcow2::Options { read_only: !writable, ..top.qcow2 };
             let opened = qcow2::open(cx, node, backing, options).await;
-            let opened = opened.map_err(|e| cannot_open(top, depth, &open_detail(&e)))?;
+            let opened = opened.map_err(|e| cannot_open(path, depth, &open_detail(&e)))?;
             node = Arc::clone(&opened) as _;
             qcow2 = Some(opened);
         }
-        let preallocated = qcow2.as_ref().is_some_and(|q| is_preallocated(&level.file, q));
+        let preallocated = match (&top.bottom.host, &qcow2) {
+            (Some(file), Some(qcow2)) => is_preallocated(file, qcow2),
+            _ => false,
+        };
+        let mut policy = top.policy;
+        policy.read_only = !writable;
+        policy.write_through = top.mode.cache.write_through;
+        policy.ignore_flush = top.mode.cache.no_flush;
         image = Some(Image {
-            path: level.path,
-            format: level.format,
-            file: level.file,
+            path: top.path,
+            format,
+            file: top.bottom.node,
+            host: top.bottom.host,
+            fault: top.bottom.fault,
+            below: top.bottom.below,
+            policy,
+            writable,
+            probed,
             node,
             qcow2,
             backing: image.map(Box::new),
             preallocated,
         });
     }
-    image.ok_or_else(|| ImgError::said(format!("Could not open '{}'", top.display())))
+    image.ok_or_else(|| ImgError::said(format!("Could not open '{}'", shown(path))))
 }
 
 /// Whether a file has clearly less storage than clusters: then mapped clusters may be holes (QEMU,
@@ -267,7 +350,17 @@ fn named_format(name: Option<&str>) -> Result<Option<Format>, String> {
 /// `Could not open 'top': …`, for what is wrong `depth` backing files below.
 pub(super) fn cannot_open(top: &Path, depth: usize, detail: &str) -> ImgError {
     let below = "Could not open backing file: ".repeat(depth);
-    ImgError::said(format!("Could not open '{}': {below}{detail}", top.display()))
+    ImgError::said(format!("Could not open '{}': {below}{detail}", shown(top)))
+}
+
+/// An image as it was named on the command line.
+pub(crate) fn shown(path: &Path) -> std::borrow::Cow<'_, str> {
+    match path.to_string_lossy() {
+        std::borrow::Cow::Borrowed(text) => {
+            text.strip_prefix(source::OPTIONS).unwrap_or(text).into()
+        }
+        owned => owned,
+    }
 }
 
 /// What qemu-img says of a file that cannot be opened.
@@ -315,7 +408,7 @@ pub(super) fn open_detail(error: &OpenError) -> String {
 }
 
 /// strerror(3) of what went wrong.
-pub(super) fn errno_text(error: BlockError) -> &'static str {
+pub(crate) fn errno_text(error: BlockError) -> &'static str {
     match error {
         BlockError::OutOfRange | BlockError::Medium | BlockError::Corrupt => "Input/output error",
         BlockError::Misaligned => "Invalid argument",
@@ -342,14 +435,14 @@ pub fn driver_called(path: &Path, name: Option<&str>) -> Result<Option<Format>, 
         Some("qcow2") => Ok(Some(Format::Qcow2)),
         Some(other) => Err(ImgError::said(format!(
             "Could not open '{}': Unknown driver '{other}'",
-            path.display()
+            shown(path)
         ))),
     }
 }
 
 /// Says on the error stream that a raw image was only guessed, before it is written to.
-pub(super) fn warn_of_probing(image: &Image, given: Option<Format>) {
-    if image.format == Format::Raw {
+pub(crate) fn warn_of_probing(image: &Image, given: Option<Format>) {
+    if image.format == Format::Raw && image.probed {
         warn_of_raw_guess(&image.path, given);
     }
 }
@@ -362,7 +455,7 @@ pub(super) fn warn_of_raw_guess(path: &Path, given: Option<Format>) {
              Automatically detecting the format is dangerous for raw images, write operations on \
              block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove \
              the restrictions.",
-            path.display()
+            shown(path)
         );
     }
 }

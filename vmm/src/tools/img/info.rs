@@ -107,6 +107,13 @@ impl ImageReport {
         if let Some(format) = &self.backing_filename_format {
             let _ = writeln!(out, "backing file format: {format}");
         }
+        out + &self.specific()
+    }
+
+    /// What only this format has, for people.
+    #[must_use]
+    pub fn specific(&self) -> String {
+        let mut out = String::new();
         if let Some(FormatSpecific::Qcow2(qcow2)) = &self.format_specific {
             qcow2.human(&mut out);
         }
@@ -206,7 +213,7 @@ fn qcow2(cx: &Cx, path: &Path, file: Arc<dyn Node>) -> Result<ImageReport, ImgEr
     qcow2_report(path, image)
 }
 
-fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport, ImgError> {
+pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport, ImgError> {
     let version_3 = image.compat != "0.10";
     let full = image.backing_file.as_deref().map(|name| backing_path(path, name)).transpose()?;
     Ok(ImageReport {
