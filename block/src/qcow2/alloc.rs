@@ -315,7 +315,7 @@ impl Allocator {
                 let mut state = lock(&self.state);
                 match state.refs.get(cluster) {
                     Some(0) => return Err(BlockError::Corrupt),
-                    Some(u16::MAX) => return Ok(false),
+                    Some(count) if count >= self.layout.refs.max() => return Ok(false),
                     Some(count) => return Ok(state.refs.set(cluster, count + 1)),
                     None if !state.refs.covers(cluster) => return Err(BlockError::Corrupt),
                     None => {}

@@ -425,7 +425,8 @@ mod models {
 
     /// Two entries in a slice, and room for one slice.
     fn cache() -> SliceCache {
-        SliceCache::new(Layout { cluster_bits: 4, version: 3 }, 0, 2)
+        let refs = super::super::counts::Width::of(4);
+        SliceCache::new(Layout { cluster_bits: 4, version: 3, refs }, 0, 2)
     }
 
     fn load(cache: &SliceCache, slice: u64, entries: [u64; 2]) {

@@ -4,6 +4,7 @@
 
 use super::{
     be,
+    counts::Width,
     layout::{L1_BYTES_MAX, Layout, OFFSET, REFTABLE_BYTES_MAX},
 };
 
@@ -130,11 +131,6 @@ pub enum HeaderError {
     /// The image is encrypted.
     #[error("encrypted images are not supported (method {0}); decrypt it with 'qemu-img convert'")]
     Encrypted(u32),
-    /// Refcounts of another width than 16 bits.
-    #[error(
-        "refcounts of {0} bits are not supported, only 16; change it with 'qemu-img amend -o refcount_bits=16'"
-    )]
-    RefcountBits(u32),
     /// A field with an impossible value.
     #[error("the image header is damaged: {0}")]
     Field(&'static str),
@@ -286,9 +282,6 @@ impl Header {
         if self.crypt_method != 0 {
             return Err(HeaderError::Encrypted(self.crypt_method));
         }
-        if self.refcount_order != 4 {
-            return Err(HeaderError::RefcountBits(1 << self.refcount_order));
-        }
         Ok(())
     }
 
@@ -349,7 +342,8 @@ impl Header {
     }
 
     pub(super) fn layout(&self) -> Layout {
-        Layout { cluster_bits: self.cluster_bits, version: self.version }
+        let refs = Width::of(self.refcount_order);
+        Layout { cluster_bits: self.cluster_bits, version: self.version, refs }
     }
 
     /// The bytes of a new image's header, extensions and backing file name: at most one cluster.

@@ -6,7 +6,7 @@
 //! most leaks behind a crash (`writeback`).
 //!
 //! Specification: QEMU, `docs/interop/qcow2.txt`. Not supported, and refused by name: extended L2
-//! entries, external data files, encryption, refcounts of other than 16 bits.
+//! entries, external data files, encryption.
 
 mod alloc;
 mod backing;
@@ -15,6 +15,7 @@ mod cache;
 pub mod check;
 mod close;
 mod compressed;
+mod counts;
 pub mod create;
 mod header_io;
 mod host;

@@ -9,6 +9,7 @@ mod histories;
 mod hostile;
 mod making;
 mod simulated;
+mod widths;
 
 use std::{
     path::{Path, PathBuf},

@@ -55,6 +55,8 @@ pub struct Qcow2Plan {
     pub zstd: bool,
     /// Whether refcount updates are put off.
     pub lazy_refcounts: bool,
+    /// Bits of a refcount: a power of two from 1 to 64.
+    pub refcount_bits: u32,
     /// How much is allocated beforehand.
     pub preallocation: Preallocation,
 }
@@ -110,7 +112,8 @@ const QCOW2: &[Prop] = &[
     prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
     prop("preallocation", Kind::Enum(&["off", "metadata", "falloc"]), "allocate beforehand")
         .or("off"),
-    prop("refcount_bits", Kind::Enum(&["16"]), "width of a refcount").or("16"),
+    prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
+        .or("16"),
     prop("extended_l2", Kind::Enum(&["off"]), "subclusters").or("off"),
 ];
 
@@ -254,6 +257,11 @@ impl Qcow2Plan {
             compat: Some(text("compat").to_owned()).filter(|text| !text.is_empty()),
             zstd: text("compression_type") == "zstd",
             lazy_refcounts: options.get("lazy_refcounts").and_then(Value::as_bool).unwrap_or(false),
+            refcount_bits: options
+                .get("refcount_bits")
+                .and_then(Value::as_u64)
+                .and_then(|bits| u32::try_from(bits).ok())
+                .unwrap_or(16),
             preallocation,
         };
         if plan.cluster_size == 0 {
@@ -294,7 +302,12 @@ impl Plan {
                 if let Some(compat) = &plan.compat {
                     let _ = write!(out, " compat={compat}");
                 }
-                let _ = write!(out, " lazy_refcounts={} refcount_bits=16", on(plan.lazy_refcounts));
+                let _ = write!(
+                    out,
+                    " lazy_refcounts={} refcount_bits={}",
+                    on(plan.lazy_refcounts),
+                    plan.refcount_bits
+                );
             }
         }
         out.push('\n');
@@ -385,6 +398,7 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
         cluster_size: own.cluster_size,
         version: own.version,
         lazy_refcounts: own.lazy_refcounts,
+        refcount_bits: own.refcount_bits,
         compression: if own.zstd { Compression::Zstd } else { Compression::Zlib },
         backing: plan
             .backing
@@ -492,7 +506,7 @@ mod tests {
         assert!(error(request("a.qcow2", None, &[])).contains("needs a size"));
         assert!(error(request("a.qcow2", Some("1G"), &["clustersize=1"])).contains("cluster_size"));
         assert!(error(request("a.qcow2", Some("1G"), &["cluster_size=3000"])).contains("power"));
-        assert!(error(request("a.qcow2", Some("1G"), &["refcount_bits=64"])).contains("16"));
+        assert!(error(request("a.qcow2", Some("1G"), &["refcount_bits=x"])).contains("refcount"));
         assert!(
             error(request("a.qcow2", Some("1G"), &["compat=0.10,lazy_refcounts=on"]))
                 .contains("compat=1.1")
