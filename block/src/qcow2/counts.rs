@@ -15,6 +15,11 @@ impl Width {
         Self { order: if order > 6 { 6 } else { order } }
     }
 
+    /// log2 of the bits of a count.
+    pub const fn order(self) -> u32 {
+        self.order
+    }
+
     /// Bits of a count.
     pub const fn bits(self) -> u32 {
         1 << self.order

@@ -151,6 +151,19 @@ impl Layout {
         }
     }
 
+    /// 64-bit words of an L2 entry.
+    pub fn words(self) -> usize {
+        1
+    }
+
+    /// The host cluster that an entry points to, unless it is compressed.
+    pub fn host_of(self, raw: u64) -> Option<u64> {
+        match self.entry(raw) {
+            Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => Some(host),
+            _ => None,
+        }
+    }
+
     fn compressed(self, raw: u64) -> Entry {
         let shift = 62 - (self.cluster_bits - 8);
         let offset = raw & ((1 << shift) - 1);

@@ -81,6 +81,14 @@ impl Refcounts {
         used * self.layout.refs_per_block()
     }
 
+    /// The clusters that hold the table and the blocks.
+    pub fn clusters(&self) -> Vec<u64> {
+        let bits = self.layout.cluster_bits;
+        let table = self.table_offset >> bits;
+        let blocks = self.table.iter().filter(|e| **e != 0).map(|e| e >> bits);
+        (table..table + self.table_clusters).chain(blocks).collect()
+    }
+
     pub fn is_loaded(&self, slice: u64) -> bool {
         self.slices.contains_key(&slice)
     }

@@ -7,6 +7,7 @@
 use super::{
     super::{
         be,
+        counts::Width,
         header::{Header, field, incompatible},
         host::Host,
         layout::{COPIED, Entry, Layout, REFTABLE_BYTES_MAX},
@@ -30,7 +31,8 @@ pub(super) async fn repair(
     };
     let uncovered = (0..walk.counted.len()).any(|c| walk.references(c) > 0 && !covered(c));
     if repair == Repair::All && (walk.structure_broken || uncovered) {
-        rebuild(cx, host, &mut walk).await.map_err(&doing)?;
+        let refs = walk.layout.refs;
+        rebuild(cx, host, &mut walk, refs).await.map_err(&doing)?;
     } else {
         in_place(cx, host, &mut walk, repair).await.map_err(&doing)?;
     }
@@ -84,8 +86,15 @@ fn sizes(layout: Layout, end: u64) -> Option<(u64, u64)> {
     }
 }
 
-async fn rebuild(cx: &Cx, host: &Host, walk: &mut Walk) -> Result<(), BlockError> {
-    let layout = walk.layout;
+/// Writes new refcounts, `refs` wide, behind the end of the file, and switches the header to them.
+/// The old ones are free then.
+pub(in super::super) async fn rebuild(
+    cx: &Cx,
+    host: &Host,
+    walk: &mut Walk,
+    refs: Width,
+) -> Result<(), BlockError> {
+    let layout = Layout { refs, ..walk.layout };
     let bits = layout.cluster_bits;
     let end = walk.counted.len() as u64;
     let (table, blocks) = sizes(layout, end).ok_or(BlockError::NoSpace)?;
@@ -113,6 +122,9 @@ async fn rebuild(cx: &Cx, host: &Host, walk: &mut Walk) -> Result<(), BlockError
     change_header(cx, host, |sector| {
         be::put(sector, field::REFTABLE_OFFSET, &(end << bits).to_be_bytes());
         be::put(sector, field::REFTABLE_CLUSTERS, &clusters.to_be_bytes());
+        if layout.version >= 3 {
+            be::put(sector, field::REFCOUNT_ORDER, &refs.order().to_be_bytes());
+        }
     })
     .await?;
     walk.stored.copy_from_slice(&walk.counted);

@@ -7,8 +7,8 @@ use super::{
         be,
         header::Header,
         host::Host,
-        info::{SNAPSHOT_TABLE_MAX, read_snapshots},
         layout::{COPIED, Entry, L1_BYTES_MAX, Layout, OFFSET},
+        snapshot::{TABLE_MAX, read_snapshots},
     },
     CheckError, Report, io,
 };
@@ -25,7 +25,7 @@ const BITMAP_DIRECTORY_MAX: u64 = 64 << 20;
 const BITMAP_TABLE_MAX: u64 = 64 << 20;
 
 /// Everything that is known of an image.
-pub(super) struct Walk {
+pub(in super::super) struct Walk {
     pub layout: Layout,
     /// References by host cluster, without those of the refcount structures.
     pub counted: Vec<u32>,
@@ -128,10 +128,7 @@ impl Walker<'_> {
         let (snapshots, bytes) = read_snapshots(self.cx, self.host, header)
             .await
             .map_err(io("reading the snapshot table"))?;
-        self.add(
-            Range::new(header.snapshots_offset, bytes.min(SNAPSHOT_TABLE_MAX)),
-            "snapshot table",
-        );
+        self.add(Range::new(header.snapshots_offset, bytes.min(TABLE_MAX)), "snapshot table");
         for snapshot in snapshots {
             let bytes = u64::from(snapshot.l1_size) * 8;
             let aligned = self.walk.layout.is_cluster_offset(snapshot.l1_offset);
@@ -356,7 +353,7 @@ impl Walker<'_> {
             if host == 0 || !self.copied_is_right(host, entry) {
                 if host != 0 {
                     let message = format!("OFLAG_COPIED of L1 entry {index}: {entry:#x}");
-                    self.walk.report.corruption(message);
+                    self.wrong_flag(host, entry, message);
                 }
                 if host == 0 {
                     continue;
@@ -371,11 +368,18 @@ impl Walker<'_> {
                 if !self.copied_is_right(data, raw) {
                     let message =
                         format!("OFLAG_COPIED of entry {at} of table {host:#x}: {raw:#x}");
-                    self.walk.report.corruption(message);
+                    self.wrong_flag(data, raw, message);
                 }
             }
         }
         Ok(())
+    }
+
+    fn wrong_flag(&mut self, host: u64, entry: u64, message: String) {
+        let cluster = (host >> self.walk.layout.cluster_bits) as usize;
+        let once = cluster < self.walk.counted.len() && self.walk.references(cluster) == 1;
+        self.walk.report.harmless_flags += u64::from(entry & COPIED == 0 || once);
+        self.walk.report.corruption(message);
     }
 
     fn copied_is_right(&self, host: u64, entry: u64) -> bool {

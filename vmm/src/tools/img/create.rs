@@ -6,10 +6,11 @@ use crate::spec::keyval::{self, Options};
 use crate::spec::props::{self, Kind, Mode, Prop, prop};
 use crate::spec::{SpecError, size};
 use serde_json::Value;
-use spindle_block::Node;
 use spindle_block::nodes::file::{FileNode, FileOptions};
 use spindle_block::qcow2::create::{self as qcow2, CreateOptions};
 use spindle_block::qcow2::header::Compression;
+use spindle_block::submit::node_io;
+use spindle_block::{Cx, Io, IoBuf, Node};
 use std::fmt::Write;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -70,7 +71,7 @@ pub enum Preallocation {
     Metadata,
     /// All of it, by posix_fallocate(3).
     Falloc,
-    /// All of it, by writing zeros (raw only).
+    /// All of it, by writing zeros.
     Full,
 }
 
@@ -110,8 +111,12 @@ const QCOW2: &[Prop] = &[
     prop("compression_type", Kind::Enum(&["zlib", "zstd"]), "how clusters are compressed")
         .or("zlib"),
     prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
-    prop("preallocation", Kind::Enum(&["off", "metadata", "falloc"]), "allocate beforehand")
-        .or("off"),
+    prop(
+        "preallocation",
+        Kind::Enum(&["off", "metadata", "falloc", "full"]),
+        "allocate beforehand",
+    )
+    .or("off"),
     prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
         .or("16"),
     prop("extended_l2", Kind::Enum(&["off"]), "subclusters").or("off"),
@@ -419,10 +424,30 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
     let (on, task) = (cx.clone(), Arc::clone(&file));
     cx.block_on(async move { qcow2::create(&on, &task, &options).await })
         .map_err(|source| ImgError::Create { path: path.clone(), source })?;
-    if own.preallocation == Preallocation::Falloc {
-        allocate(path).map_err(|source| ImgError::Allocate { path: path.clone(), source })?;
+    let failed = |source| ImgError::Allocate { path: path.clone(), source };
+    match own.preallocation {
+        Preallocation::Off | Preallocation::Metadata => Ok(()),
+        Preallocation::Falloc => allocate(path).map_err(failed),
+        Preallocation::Full => {
+            let on = cx.clone();
+            let filled = cx.block_on(async move { fill_disk(&on, file).await });
+            filled.map_err(|error| failed(io::Error::other(error)))
+        }
     }
-    Ok(())
+}
+
+/// Writes zeros over the whole disk of a new image.
+async fn fill_disk(cx: &Cx, file: Arc<dyn Node>) -> Result<(), spindle_block::BlockError> {
+    const PIECE: u64 = 1 << 20;
+    let image = spindle_block::qcow2::open(cx, file, None, Default::default()).await;
+    let image = image.map_err(|_| spindle_block::BlockError::Corrupt)?;
+    let node: Arc<dyn Node> = image;
+    let size = node.info().size;
+    for at in (0..size).step_by(PIECE as usize) {
+        let zeros = IoBuf::zeroed(PIECE.min(size - at) as usize);
+        node_io(cx, &node, Io::write(at, zeros)).await.1?;
+    }
+    node.close(Cx::clone(cx)).await
 }
 
 /// Sets space aside for the whole file (posix_fallocate(3)).

@@ -201,7 +201,7 @@ impl Image {
     }
 }
 
-fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
+pub(super) fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
     FileNode::open(&FileOptions {
         read_only: !mode.writable,
         force_share: mode.force_share && !mode.writable,

@@ -106,6 +106,12 @@ async fn resize(
             super::error::prefix()
         ));
     }
+    if let Some(qcow2) = &image.qcow2
+        && qcow2.is_version_2()
+        && !qcow2.snapshots(cx).await.map_err(failed)?.is_empty()
+    {
+        return said("Can't resize a v2 image which has snapshots");
+    }
     match &image.qcow2 {
         Some(qcow2) if new < old => qcow2.shrink(cx, new).await.map_err(failed)?,
         _ => Arc::clone(&image.node).resize(Cx::clone(cx), new).await.map_err(failed)?,
