@@ -12,14 +12,14 @@ use std::path::PathBuf;
 
 /// `--progress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ProgressStyle {
+pub(super) enum ProgressStyle {
     /// As -p.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-fn show(progress: bool, style: Option<ProgressStyle>, quiet: bool) -> Show {
+pub(super) fn show(progress: bool, style: Option<ProgressStyle>, quiet: bool) -> Show {
     match (quiet, style) {
         (true, _) => Show::Nothing,
         (_, Some(ProgressStyle::Json)) => Show::Json,
@@ -48,6 +48,10 @@ pub(super) struct ConvertArgs {
     /// The backing file's format
     #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
     backing_format: Option<String>,
+    /// Copy a snapshot of the source instead of its disk: snapshot.id=ID, snapshot.name=NAME or just
+    /// one of the two
+    #[arg(short = 'l', value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Compress (qcow2), on all CPUs
     #[arg(short)]
     compress: bool,
@@ -112,6 +116,7 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
         target_cache: args.target_cache,
         source_cache: args.source_cache,
         force_share: args.force_share,
+        snapshot: args.snapshot,
         salvage: args.salvage,
         quiet: args.quiet,
         show: show(args.progress, args.style, args.quiet),

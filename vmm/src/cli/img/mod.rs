@@ -1,6 +1,9 @@
 //! `spindle img`: the options of `qemu-img`.
+mod amend;
+mod bitmap;
 mod copying;
 mod looking;
+mod snapshot;
 
 use super::{EXIT_INPUT, Failure, Outcome, Stop};
 use crate::tools::img::error::{ImgError, not_a_size, prefix};
@@ -34,6 +37,12 @@ enum ImgCommand {
     Map(looking::MapArgs),
     /// Say how large a file an image will need
     Measure(looking::MeasureArgs),
+    /// Change what an image is
+    Amend(amend::AmendArgs),
+    /// Add, remove and change persistent dirty bitmaps
+    Bitmap(bitmap::BitmapArgs),
+    /// List, take, go back to and delete snapshots
+    Snapshot(snapshot::SnapshotArgs),
     /// Change the size of a disk
     Resize(looking::ResizeArgs),
     /// Write what an image has over its backing file into that
@@ -146,6 +155,9 @@ pub(super) fn run(args: ImgArgs) -> Result<Outcome, Stop> {
         ImgCommand::Compare(args) => copying::run_compare(args),
         ImgCommand::Map(args) => looking::run_map(args),
         ImgCommand::Measure(args) => looking::run_measure(args),
+        ImgCommand::Bitmap(args) => bitmap::run_bitmap(args),
+        ImgCommand::Amend(args) => amend::run_amend(args),
+        ImgCommand::Snapshot(args) => snapshot::run_snapshot(args),
         ImgCommand::Resize(args) => looking::run_resize(args),
         ImgCommand::Commit(args) => copying::run_commit(args),
         ImgCommand::Rebase(args) => copying::run_rebase(args),

@@ -6,6 +6,7 @@ use super::files::on_block_layer;
 use super::image::{Cache, Image, OpenMode, driver_called, errno_text, file_detail};
 use super::pool::Pool;
 use super::progress::{Progress, Show};
+use super::snapshot::Which;
 use super::{ImgError, create::format_called};
 use crate::spec::SpecError;
 use crate::spec::format::Format;
@@ -52,6 +53,8 @@ pub struct ConvertRequest {
     pub source_cache: Option<String>,
     /// `-U`.
     pub force_share: bool,
+    /// `-l`.
+    pub snapshot: Option<String>,
     /// `--salvage`.
     pub salvage: bool,
     /// `-q`.
@@ -68,6 +71,7 @@ struct Checked {
     width: usize,
     target_cache: Cache,
     source_cache: Cache,
+    snapshot: Option<Which>,
 }
 
 fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
@@ -127,7 +131,11 @@ fn check(request: ConvertRequest) -> Result<Checked, ImgError> {
     let source_cache = cache(&request.source_cache, Cache::default(), "source ")?;
     let first = request.sources.first().map_or(Path::new(""), PathBuf::as_path);
     let format = driver_called(first, request.format.as_deref())?;
-    Ok(Checked { request, format, sparse, width, target_cache, source_cache })
+    let snapshot = request.snapshot.as_deref().map(Which::parse).transpose()?;
+    if snapshot.is_some() && request.sources.len() > 1 {
+        return said("No support for concatenating multiple snapshot");
+    }
+    Ok(Checked { request, format, sparse, width, target_cache, source_cache, snapshot })
 }
 
 /// Closes images that were only read, or whose state no longer matters.
@@ -142,7 +150,12 @@ async fn convert(cx: &Cx, checked: Checked) -> Result<(), ImgError> {
     let mut sources = Vec::new();
     for path in &checked.request.sources {
         let read = OpenMode::read(checked.format, checked.request.force_share);
-        match Image::open(cx, path, OpenMode { cache: checked.source_cache, ..read }).await {
+        let mode = OpenMode { cache: checked.source_cache, ..read };
+        let opened = match (Image::open(cx, path, mode).await, &checked.snapshot) {
+            (Ok(image), Some(which)) => image.at_snapshot(cx, which).await,
+            (opened, _) => opened,
+        };
+        match opened {
             Ok(image) => sources.push(image),
             Err(error) => {
                 close_all(cx, sources).await;

@@ -1,5 +1,7 @@
 //! What `info` shows.
+use super::bitmap::{self, BitmapReport};
 use super::files::{backing_path, block_layer, format_of, open_to_read};
+use super::snapshot::{self, SnapshotReport};
 use super::text::human_size;
 use super::{ImgError, Look};
 use crate::spec::format::Format;
@@ -43,6 +45,9 @@ pub struct ImageReport {
     /// The backing file's format, as the header names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename_format: Option<String>,
+    /// The snapshots inside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotReport>,
     /// Whether the image was not closed properly.
     pub dirty_flag: bool,
 }
@@ -66,6 +71,9 @@ pub struct Qcow2Report {
     /// Whether refcount updates are put off. Version 3 only, as all below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lazy_refcounts: Option<bool>,
+    /// The persistent dirty bitmaps, where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bitmaps: Vec<BitmapReport>,
     /// Bits of a refcount.
     pub refcount_bits: u32,
     /// Whether the image is known to be damaged.
@@ -107,6 +115,7 @@ impl ImageReport {
         if let Some(format) = &self.backing_filename_format {
             let _ = writeln!(out, "backing file format: {format}");
         }
+        out.push_str(&snapshot::human(&self.snapshots));
         out + &self.specific()
     }
 
@@ -134,6 +143,7 @@ impl Qcow2Report {
             }
         };
         flag("lazy refcounts", self.lazy_refcounts);
+        out.push_str(&bitmap::human(&self.bitmaps));
         let _ = writeln!(out, "    refcount bits: {}", self.refcount_bits);
         let mut flag = |name: &str, value: Option<bool>| {
             if let Some(value) = value {
@@ -229,6 +239,7 @@ pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport,
                 Compression::Zstd => "zstd".to_owned(),
             },
             lazy_refcounts: version_3.then_some(image.lazy_refcounts),
+            bitmaps: image.bitmaps.into_iter().map(Into::into).collect(),
             refcount_bits: image.refcount_bits,
             corrupt: version_3.then_some(image.corrupt),
             extended_l2: version_3.then_some(image.extended_l2),
@@ -236,6 +247,7 @@ pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport,
         full_backing_filename: full.map(|path| path.to_string_lossy().into_owned()),
         backing_filename: image.backing_file,
         backing_filename_format: image.backing_format,
+        snapshots: snapshot::reports(image.snapshots),
         dirty_flag: image.dirty,
     })
 }

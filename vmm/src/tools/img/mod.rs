@@ -1,6 +1,8 @@
 //! `spindle img`, with the options, output and exit statuses of `qemu-img`, so that scripts need
 //! change nothing but the name.
+pub mod amend;
 pub mod bench;
+pub mod bitmap;
 pub mod check;
 pub mod commit;
 pub mod compare;
@@ -19,6 +21,7 @@ mod pool;
 pub mod progress;
 pub mod rebase;
 pub mod resize;
+pub mod snapshot;
 pub mod source;
 pub mod status;
 mod tasks;

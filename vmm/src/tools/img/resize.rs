@@ -109,6 +109,12 @@ async fn resize(
             super::error::prefix()
         ));
     }
+    if let Some(qcow2) = &image.qcow2
+        && qcow2.is_version_2()
+        && !qcow2.snapshots(cx).await.map_err(failed)?.is_empty()
+    {
+        return said("Can't resize a v2 image which has snapshots");
+    }
     to(cx, image, old, new, ahead).await.map_err(failed)
 }
 
