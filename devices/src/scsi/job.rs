@@ -109,7 +109,7 @@ impl AbortFlag {
     }
 
     /// Whether it is set; if not, `waker` is woken when it is.
-    fn poll(&self, waker: &Waker) -> bool {
+    pub(super) fn poll(&self, waker: &Waker) -> bool {
         *self.0.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
         self.is_set()
     }
@@ -405,10 +405,10 @@ impl Job {
 
 /// Tells a task that something is over, and how it went.
 #[derive(Default)]
-struct Over(Mutex<(Option<io::Result<()>>, Option<Waker>)>);
+pub(super) struct Over(Mutex<(Option<io::Result<()>>, Option<Waker>)>);
 
 impl Over {
-    fn set(&self, result: io::Result<()>) {
+    pub(super) fn set(&self, result: io::Result<()>) {
         let waker = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.0 = Some(result);
@@ -420,7 +420,7 @@ impl Over {
     }
 
     /// Waits for the end, or until `abort` is set.
-    async fn wait(&self, abort: Option<&AbortFlag>) -> io::Result<()> {
+    pub(super) async fn wait(&self, abort: Option<&AbortFlag>) -> io::Result<()> {
         poll_fn(|task| {
             if abort.is_some_and(|abort| abort.poll(task.waker())) {
                 return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));

@@ -18,6 +18,7 @@ use super::{
     background::Background,
     cmd::{Cdb, Transfer, parse},
     mode::Mode,
+    order::Order,
     reservation::Reservations,
     spec::asc,
     tray::Tray,
@@ -161,6 +162,10 @@ pub trait Initiator: Send + Sync {
     /// controller.
     fn barrier(&self, nexus: Nexus, token: Countdown);
 
+    /// Lets go of `token` once no command of `nexus` that was begun before is in flight, but for those
+    /// that wait for their [turn](super::Turn). It may not wait for a paused controller.
+    fn settle(&self, nexus: Nexus, token: Countdown);
+
     /// The medium was overwritten, or could not be: [`LogicalUnit::overwritten`] has the answer to
     /// the command that asked for it.
     fn overwritten(&self, nexus: Nexus);
@@ -280,6 +285,8 @@ pub struct LogicalUnit {
     state: Mutex<State>,
     /// Held over the reads and the write of a COMPARE AND WRITE.
     pub(super) atomic: Serial,
+    /// ORDERED commands, and those that wait for them.
+    pub(super) order: Order,
     /// Held while reservations go to the state file: what is stored last is the latest.
     pub(super) saving: Mutex<()>,
 }
@@ -311,6 +318,7 @@ impl LogicalUnit {
             descriptor_sense: AtomicU32::new(0),
             state: Mutex::new(state),
             atomic: Serial::default(),
+            order: Order::default(),
             saving: Mutex::default(),
         })
     }

@@ -45,7 +45,7 @@ fn vital_product_data_have_their_golden_bytes() {
     expected.extend(b"SPINDLE S123");
     expected.extend([1, 3, 0, 8, 0x50, 0x00, 0xc5, 0x00, 0x12, 0x34, 0x56, 0x78]);
     assert_eq!(page(0x83), expected);
-    let mut expected = vec![0, 0x86, 0, 60, 0, 5, 1];
+    let mut expected = vec![0, 0x86, 0, 60, 0, 7, 1];
     expected.resize(64, 0);
     assert_eq!(page(0x86), expected);
 }

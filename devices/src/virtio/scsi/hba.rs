@@ -52,6 +52,8 @@ pub(super) enum Action {
     Refresh,
     /// Those that write are waited for.
     Barrier,
+    /// Those that have begun are waited for.
+    Settle,
     /// Those that wait for the medium to be overwritten look again.
     Wake,
 }
@@ -341,6 +343,12 @@ impl Initiator for Port {
         let Some(hba) = self.hba.upgrade() else { return };
         let selector = Selector { target: self.target, lun: Some(self.lun), tag: None };
         hba.broadcast(selector, &Action::Barrier, &token, true);
+    }
+
+    fn settle(&self, _nexus: Nexus, token: Countdown) {
+        let Some(hba) = self.hba.upgrade() else { return };
+        let selector = Selector { target: self.target, lun: Some(self.lun), tag: None };
+        hba.broadcast(selector, &Action::Settle, &token, true);
     }
 
     fn overwritten(&self, _nexus: Nexus) {

@@ -120,6 +120,16 @@ pub(super) const FUNCTIONS: Group = Group {
             &["functions::an_aborted_command_is_answered_before_the_function"],
         ),
         row(
+            "Task attributes: SIMPLE, ORDERED, HEAD OF QUEUE",
+            "SAM-5 8.9",
+            &[
+                "attributes::an_ordered_command_waits_for_the_older_and_the_younger_for_it",
+                "attributes::commands_that_wait_for_their_turn_are_ended_by_functions_and_resets",
+                "attributes::a_reset_with_commands_in_line_leaves_no_line",
+                "attributes::random_attributes_on_all_queues_end_all_and_keep_the_order",
+            ],
+        ),
+        row(
             "ABORT TASK SET",
             "SAM-5 7.3",
             &["functions::a_function_ends_what_it_names_and_nothing_else"],

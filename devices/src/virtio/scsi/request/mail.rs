@@ -67,6 +67,7 @@ impl RequestQueue {
                 // Nothing of it is in flight.
                 (Action::Wake, _) | (_, State::Parked | State::Overwriting) => continue,
                 (Action::Barrier, _) if !slot.is_free_writer() => continue,
+                (Action::Settle, _) if slot.gate.is_some() => continue,
                 (Action::Forget, State::InFlight) => {
                     slot.leaving = true;
                     None
@@ -138,9 +139,10 @@ impl RequestQueue {
                 match &mail.action {
                     Action::End(code) => slot.end(*code),
                     Action::Barrier if !slot.is_free_writer() => continue,
+                    Action::Settle if slot.gate.is_some() => continue,
                     Action::Forget if !locals.is_gone(slot.unit) => continue,
                     Action::Forget => slot.leaving = true,
-                    Action::Barrier | Action::Refresh => {}
+                    Action::Barrier | Action::Settle | Action::Refresh => {}
                     Action::Count(count) => {
                         count.fetch_add(1, SeqCst);
                         continue;

@@ -20,14 +20,15 @@ use super::{
     hba::Hba,
     locals::{Found, Locals},
     sg::{Sizes, Taken, take},
-    slot::{Running, Slot, State},
-    spec::{RESPONSE_HEADER_LEN, ResponseHeader, response},
+    slot::{Gate, Running, Slot, State},
+    spec::{RESPONSE_HEADER_LEN, ResponseHeader, attribute, response},
 };
 use crate::{
     device::Countdown,
     policy::{ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, is_drivers_fault},
     scsi::{
-        Answer, Arrival, Elsewhere, Failure, Job, JobEnd, LunSelect, Sense, Step, answer_elsewhere,
+        AbortFlag, Answer, Arrival, Elsewhere, Failure, Job, JobEnd, LunSelect, Sense, Step,
+        answer_elsewhere,
         cmd::Transfer,
         sense_of,
         spec::{SENSE_MAX, Status},
@@ -120,6 +121,7 @@ impl RequestQueue {
     fn locate(&mut self, taken: &Taken) -> Option<u16> {
         let slot = &mut self.slots[usize::from(taken.head)];
         slot.tag = taken.header.tag.get();
+        slot.attribute = taken.header.attribute;
         slot.cdb = taken.cdb;
         slot.out_len = taken.out_len;
         slot.in_len = taken.in_len;
@@ -173,9 +175,60 @@ impl RequestQueue {
         }
     }
 
-    /// Begins the request in a slot, or begins it again.
+    /// Begins the request in a slot, or begins it again, once it is its turn.
     #[inline]
     fn begin(&mut self, port: &mut Port<'_>, head: u16) {
+        let slot = &self.slots[usize::from(head)];
+        let Some(local) = self.locals.get(slot.unit) else { return };
+        let lines_up = match slot.attribute {
+            attribute::HEAD_OF_QUEUE => false,
+            attribute::ORDERED => true,
+            _ => local.seat.unit.is_ordered(),
+        };
+        if lines_up {
+            return self.line_up(port, head);
+        }
+        self.begin_now(port, head);
+    }
+
+    #[cold]
+    fn line_up(&mut self, port: &mut Port<'_>, head: u16) {
+        let slot = &mut self.slots[usize::from(head)];
+        let Some(local) = self.locals.get(slot.unit) else { return };
+        let turn = local.seat.unit.line_up(slot.attribute == attribute::ORDERED);
+        let gate = Gate { turn: Arc::default(), abort: AbortFlag::default() };
+        let (given, abort) = (Arc::clone(&gate.turn), gate.abort.clone());
+        slot.state = State::InFlight;
+        slot.gate = Some(gate);
+        self.in_flight += 1;
+        let data = std::mem::take(&mut slot.data);
+        port.spawn(head.into(), async move {
+            turn.wait(&abort).await;
+            *given.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+            (data, Ok(()))
+        });
+    }
+
+    /// It is the turn of a request, unless it was ended before.
+    #[cold]
+    fn take_turn(&mut self, port: &mut Port<'_>, head: u16, gate: &Gate, buf: IoBuf) {
+        let slot = &mut self.slots[usize::from(head)];
+        slot.data = buf;
+        slot.turn = gate.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(code) = slot.ended {
+            self.respond(head, code);
+            self.release(head);
+            return;
+        }
+        self.begin_now(port, head);
+        let slot = &mut self.slots[usize::from(head)];
+        if slot.attribute != attribute::ORDERED {
+            slot.turn = None;
+        }
+    }
+
+    #[inline]
+    fn begin_now(&mut self, port: &mut Port<'_>, head: u16) {
         let slot = &self.slots[usize::from(head)];
         let Some(local) = self.locals.get(slot.unit) else { return };
         let (hba, target) = (&self.hba, slot.target);
@@ -275,6 +328,7 @@ impl RequestQueue {
     fn release(&mut self, head: u16) {
         let slot = &mut self.slots[usize::from(head)];
         self.locals.release(slot.unit);
+        slot.turn = None;
         if slot.ended.take().is_some() | !slot.waiting.is_empty() {
             self.released.append(&mut slot.waiting);
         }
@@ -345,6 +399,8 @@ impl RequestQueue {
         if action == ErrorAction::Stop {
             slot.state = State::Parked;
             slot.phase = Some(phase);
+            // Others must not wait for a machine that is to stop: it lines up again.
+            slot.turn = None;
             self.parked.push(head);
             // It is not in flight, which is all that they wait for.
             self.released.append(&mut slot.waiting);
@@ -504,6 +560,10 @@ impl Queue for RequestQueue {
         debug_assert_eq!(slot.state, State::InFlight, "a completion nobody waits for");
         self.in_flight -= 1;
         slot.state = State::Free;
+        if let Some(gate) = slot.gate.take() {
+            self.take_turn(port, head, &gate, buf);
+            return self.check();
+        }
         let job = slot.job.take();
         if job.is_some() || slot.op.has_data() {
             slot.data = buf;
@@ -526,7 +586,9 @@ impl Queue for RequestQueue {
         let result = match outcome {
             Ok(JobEnd::Answer(answer)) => Some(Ok(answer)),
             Ok(JobEnd::Overwriting) => {
-                self.slots[usize::from(head)].state = State::Overwriting;
+                let slot = &mut self.slots[usize::from(head)];
+                slot.state = State::Overwriting;
+                slot.turn = None;
                 self.overwriting.push(head);
                 None
             }
