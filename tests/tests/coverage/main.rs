@@ -2,6 +2,8 @@
 //!
 //! `SPINDLE_BLESS=1` in the environment writes the pages. How to add one: `tests/src/coverage/mod.rs`.
 
+mod ahci;
+mod ata;
 mod nvme;
 mod qcow2;
 mod scsi;
@@ -22,6 +24,8 @@ const PAGES: &[Page] = &[
     virtio_scsi::PAGE,
     scsi::PAGE,
     nvme::PAGE,
+    ahci::PAGE,
+    ata::PAGE,
     qcow2::PAGE,
 ];
 
