@@ -3,6 +3,8 @@
 //! `SPINDLE_BLESS=1` in the environment writes the pages. How to add one: `tests/src/coverage/mod.rs`.
 
 mod ide;
+mod ahci;
+mod ata;
 mod nvme;
 mod qcow2;
 mod scsi;
@@ -24,6 +26,8 @@ const PAGES: &[Page] = &[
     scsi::PAGE,
     nvme::PAGE,
     ide::PAGE,
+    ahci::PAGE,
+    ata::PAGE,
     qcow2::PAGE,
 ];
 
