@@ -90,7 +90,7 @@ fn bus_master_registers_have_their_bits_at_every_width() {
         let at = |register: u64| driver.bus_master + channel + register;
         let read = |register, width| driver.machine.bus.read(Space::Port, at(register), width);
         let write = |register, width, value| {
-            driver.machine.bus.write(Space::Port, at(register), width, value)
+            driver.machine.bus.write(Space::Port, at(register), width, value);
         };
         assert_eq!((read(0, 4), read(4, 4)), (0, 0), "after power-on");
         write(4, 4, 0xffff_ffff);
