@@ -7,6 +7,7 @@ use spindle_boot::{BootError, MemoryMapError};
 use spindle_devices::{
     nvme::NvmeError,
     pci::{AssignError, BusError, EndpointError},
+    sdhci::CardError,
     virtio::scsi::LunError,
 };
 
@@ -99,6 +100,14 @@ pub enum BuildError {
     /// A SCSI unit's place.
     #[error(transparent)]
     Lun(LunError),
+    /// A card that cannot be.
+    #[error("device '{id}': {source}")]
+    Card {
+        /// The device's id.
+        id: String,
+        /// Why not.
+        source: CardError,
+    },
     /// A device with nothing to sit on.
     #[error("device '{0}': there is no controller that it could be behind")]
     Misplaced(String),

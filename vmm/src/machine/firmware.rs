@@ -88,15 +88,19 @@ fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
         let (vendor, id) = DEFAULT_IDS;
         Some((index, format!("pci{vendor:04x},{id:x}"), format!("/namespace@{nsid:x},0")))
     };
+    let card = |index: u32| Some((index, "pci1b36,7".to_owned(), "/sd-card@0".to_owned()));
     match device {
         DeviceSpec::VirtioBlkPci(disk) => scsi(disk.bootindex?, "/disk@0,0".to_owned()),
         DeviceSpec::ScsiHd(disk) => scsi(disk.bootindex?, lun(&disk.place)),
         DeviceSpec::ScsiCd(drive) => scsi(drive.bootindex?, lun(&drive.place)),
         DeviceSpec::Nvme(disk) => nvme(disk.bootindex?, 1),
         DeviceSpec::NvmeNs(ns) => nvme(ns.bootindex?, ns.nsid),
-        DeviceSpec::VirtioRngPci(_) | DeviceSpec::VirtioScsiPci(_) | DeviceSpec::NvmeSubsys(_) => {
-            None
-        }
+        DeviceSpec::SdCard(sd) => card(sd.card.bootindex?),
+        DeviceSpec::Emmc(emmc) => card(emmc.card.bootindex?),
+        DeviceSpec::VirtioRngPci(_)
+        | DeviceSpec::VirtioScsiPci(_)
+        | DeviceSpec::NvmeSubsys(_)
+        | DeviceSpec::SdhciPci(_) => None,
     }
 }
 

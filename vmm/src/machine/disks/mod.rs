@@ -5,6 +5,7 @@ mod lease;
 mod nvme;
 mod pool;
 mod scsi;
+mod sd;
 mod state;
 mod virtio_blk;
 mod virtio_rng;
@@ -22,6 +23,7 @@ use spindle_devices::{
     nvme::{Nvme, Subsystem},
     pci::{Address, PciFunction, Slot},
     scsi::LogicalUnit,
+    sdhci::Sdhci,
     virtio::VirtioScsi,
 };
 
@@ -35,7 +37,7 @@ use crate::{
     monitor::schema::IoStatus,
     spec::{
         MachineSpec,
-        device::{DeviceSpec, Drive, Place},
+        device::{DeviceSpec, Drive, Place, in_slot},
     },
 };
 use events::Failures;
@@ -88,6 +90,7 @@ impl Disk {
 enum Controller {
     Nvme(Nvme),
     Scsi(VirtioScsi),
+    Sd(Sdhci),
     /// None do.
     Closed,
 }
@@ -286,7 +289,13 @@ impl Disks {
                 nvme::build(nvme, subsystem.cloned(), site)?
             }
             DeviceSpec::VirtioRngPci(rng) => virtio_rng::build(rng, site)?,
+            DeviceSpec::SdhciPci(sdhci) => {
+                let embedded = matches!(in_slot(spec, &sdhci.id), Some(DeviceSpec::Emmc(_)));
+                sd::build(sdhci, embedded, site)?
+            }
             DeviceSpec::NvmeNs(_)
+            | DeviceSpec::SdCard(_)
+            | DeviceSpec::Emmc(_)
             | DeviceSpec::NvmeSubsys(_)
             | DeviceSpec::ScsiHd(_)
             | DeviceSpec::ScsiCd(_) => return Err(misplaced(device)),
@@ -320,6 +329,9 @@ impl Disks {
             }
             (DeviceSpec::ScsiCd(drive), Controller::Scsi(adapter)) => {
                 scsi::add_drive(drive, adapter, &scope)?
+            }
+            (DeviceSpec::SdCard(_) | DeviceSpec::Emmc(_), Controller::Sd(sdhci)) => {
+                sd::add(device, sdhci, &scope)?
             }
             _ => return Err(misplaced(device)),
         };
@@ -359,6 +371,16 @@ impl Disks {
         match function.map(|function| &function.controller) {
             Some(Controller::Scsi(adapter)) => scsi::medium(id, node, adapter, &self.scope()),
             _ => Err(misplaced()),
+        }
+    }
+
+    /// The controller that holds the card `id`.
+    pub(super) fn card(&self, id: &str) -> Option<&Sdhci> {
+        let disk = self.disk(id)?;
+        let function = self.functions.iter().find(|function| function.id == disk.function)?;
+        match &function.controller {
+            Controller::Sd(sdhci) => Some(sdhci),
+            Controller::Nvme(_) | Controller::Scsi(_) | Controller::Closed => None,
         }
     }
 

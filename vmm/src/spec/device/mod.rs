@@ -4,6 +4,7 @@ mod check;
 mod common;
 mod nvme;
 mod scsi;
+mod sd;
 mod virtio_blk;
 mod virtio_rng;
 mod virtio_scsi;
@@ -15,6 +16,7 @@ pub use nvme::{
     NVME, NVME_NS, NVME_SUBSYS, NotHex, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
 };
 pub use scsi::{SCSI_CD, SCSI_HD, ScsiCdSpec, ScsiHdSpec, ScsiIdentity, ScsiPlace};
+pub use sd::{CardSpec, EMMC, EmmcSpec, SD_CARD, SDHCI_PCI, SdCardSpec, SdhciSpec, in_slot};
 use serde::{Deserialize, Serialize};
 pub use virtio_blk::{VIRTIO_BLK_PCI, VirtioBlkSpec};
 pub use virtio_rng::{VIRTIO_RNG_PCI, VirtioRngSpec};
@@ -48,6 +50,15 @@ pub enum DeviceSpec {
     /// A SCSI CD/DVD drive.
     #[serde(rename = "scsi-cd")]
     ScsiCd(ScsiCdSpec),
+    /// An SD host controller.
+    #[serde(rename = "sdhci-pci")]
+    SdhciPci(SdhciSpec),
+    /// An SD memory card.
+    #[serde(rename = "sd-card")]
+    SdCard(SdCardSpec),
+    /// An eMMC device.
+    #[serde(rename = "emmc")]
+    Emmc(EmmcSpec),
 }
 
 /// All device tables.
@@ -59,6 +70,9 @@ pub const DEVICES: &[&Table] = &[
     &NVME,
     &NVME_NS,
     &NVME_SUBSYS,
+    &SDHCI_PCI,
+    &SD_CARD,
+    &EMMC,
     &VIRTIO_RNG_PCI,
 ];
 
@@ -145,6 +159,9 @@ impl DeviceSpec {
             Self::VirtioScsiPci(d) => d,
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
+            Self::SdhciPci(d) => d,
+            Self::SdCard(d) => d,
+            Self::Emmc(d) => d,
         }
     }
 
@@ -159,6 +176,9 @@ impl DeviceSpec {
             Self::VirtioScsiPci(d) => d,
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
+            Self::SdhciPci(d) => d,
+            Self::SdCard(d) => d,
+            Self::Emmc(d) => d,
         }
     }
 
