@@ -13,6 +13,7 @@ mod disk;
 mod inner;
 mod management;
 mod outer;
+mod sd;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ const GROUPS: &[Group] = &[
     Group { name: "control", cases: disk::CONTROL },
     Group { name: "nvme", cases: controllers::NVME },
     Group { name: "scsi", cases: controllers::SCSI },
+    Group { name: "sd", cases: sd::CASES },
     Group { name: "management", cases: management::CASES },
     Group { name: "hot-plug", cases: controllers::HOT_PLUG },
     Group { name: "crash", cases: crash::CASES },
