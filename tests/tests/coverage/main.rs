@@ -5,6 +5,7 @@
 mod nvme;
 mod qcow2;
 mod scsi;
+mod sd;
 mod virtio_blk;
 mod virtio_pci;
 mod virtio_rng;
@@ -22,6 +23,7 @@ const PAGES: &[Page] = &[
     virtio_scsi::PAGE,
     scsi::PAGE,
     nvme::PAGE,
+    sd::PAGE,
     qcow2::PAGE,
 ];
 
