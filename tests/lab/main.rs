@@ -15,6 +15,7 @@ mod ide;
 mod inner;
 mod management;
 mod outer;
+mod sd;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ const GROUPS: &[Group] = &[
     Group { name: "scsi", cases: controllers::SCSI },
     Group { name: "ahci", cases: ata::AHCI },
     Group { name: "ide", cases: ide::CASES },
+    Group { name: "sd", cases: sd::CASES },
     Group { name: "management", cases: management::CASES },
     Group { name: "hot-plug", cases: controllers::HOT_PLUG },
     Group { name: "crash", cases: crash::CASES },

@@ -82,6 +82,11 @@ impl Initiator for PacketPort {
         drop(token);
     }
 
+    /// A drive has one command at a time: none was begun before.
+    fn settle(&self, _nexus: Nexus, token: Countdown) {
+        drop(token);
+    }
+
     fn overwritten(&self, _nexus: Nexus) {}
 
     fn refresh(&self, _nexus: Nexus, token: Countdown) {

@@ -263,6 +263,9 @@ impl Initiator for PacketPort {
     /// A drive has one command at a time, and what waits for others is one.
     fn barrier(&self, _nexus: Nexus, _token: Countdown) {}
 
+    /// A drive has one command at a time: none was begun before.
+    fn settle(&self, _nexus: Nexus, _token: Countdown) {}
+
     fn overwritten(&self, _nexus: Nexus) {}
 
     fn refresh(&self, _nexus: Nexus, token: Countdown) {

@@ -2,12 +2,13 @@
 //!
 //! `SPINDLE_BLESS=1` in the environment writes the pages. How to add one: `tests/src/coverage/mod.rs`.
 
-mod ide;
 mod ahci;
 mod ata;
+mod ide;
 mod nvme;
 mod qcow2;
 mod scsi;
+mod sd;
 mod virtio_blk;
 mod virtio_pci;
 mod virtio_rng;
@@ -28,6 +29,7 @@ const PAGES: &[Page] = &[
     ide::PAGE,
     ahci::PAGE,
     ata::PAGE,
+    sd::PAGE,
     qcow2::PAGE,
 ];
 

@@ -9,6 +9,7 @@ use spindle_devices::{
     ide::IdeError,
     nvme::NvmeError,
     pci::{AssignError, BusError, EndpointError},
+    sdhci::CardError,
     virtio::scsi::LunError,
 };
 
@@ -107,6 +108,14 @@ pub enum BuildError {
     /// A SCSI unit's place.
     #[error(transparent)]
     Lun(LunError),
+    /// A card that cannot be.
+    #[error("device '{id}': {source}")]
+    Card {
+        /// The device's id.
+        id: String,
+        /// Why not.
+        source: CardError,
+    },
     /// A device with nothing to sit on.
     #[error("device '{0}': there is no controller that it could be behind")]
     Misplaced(String),

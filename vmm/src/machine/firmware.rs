@@ -102,6 +102,7 @@ fn boot_entry(spec: &MachineSpec, device: &DeviceSpec) -> Option<(u32, String, S
     let on_cable = |place: &IdePlace| {
         spec.device(place.controller().0).is_some_and(|device| piix(device).is_some())
     };
+    let card = |index: u32| Some((index, "pci1b36,7".to_owned(), "/sd-card@0".to_owned()));
     match device {
         DeviceSpec::IdeHd(disk) if on_cable(&disk.place) => cable(disk.bootindex?, &disk.place),
         DeviceSpec::IdeCd(drive) if on_cable(&drive.place) => cable(drive.bootindex?, &drive.place),
@@ -112,11 +113,14 @@ fn boot_entry(spec: &MachineSpec, device: &DeviceSpec) -> Option<(u32, String, S
         DeviceSpec::NvmeNs(ns) => nvme(ns.bootindex?, ns.nsid),
         DeviceSpec::IdeHd(disk) => ahci(disk.bootindex?, &disk.place),
         DeviceSpec::IdeCd(drive) => ahci(drive.bootindex?, &drive.place),
+        DeviceSpec::SdCard(sd) => card(sd.card.bootindex?),
+        DeviceSpec::Emmc(emmc) => card(emmc.card.bootindex?),
         DeviceSpec::VirtioRngPci(_)
         | DeviceSpec::VirtioScsiPci(_)
         | DeviceSpec::Ich9Ahci(_)
         | DeviceSpec::Piix3Ide(_)
         | DeviceSpec::Piix4Ide(_)
+        | DeviceSpec::SdhciPci(_)
         | DeviceSpec::NvmeSubsys(_) => None,
     }
 }

@@ -68,12 +68,14 @@ pub const DISK: Table = Table {
 };
 
 /// The controllers a disk can be behind, and what puts it there.
-const FORMS: [Form; 5] = [
+const FORMS: [Form; 7] = [
     Form { name: "virtio-blk", own: &[], lower: virtio_blk },
     Form { name: "virtio-scsi", own: &["target", "lun", "media", "state"], lower: virtio_scsi },
     Form { name: "nvme", own: &["state"], lower: nvme },
     Form { name: "ide", own: &["port", "unit", "model", "geometry", "media", "state"], lower: ide },
     Form { name: "ahci", own: &["port", "media", "state"], lower: ahci },
+    Form { name: "sd", own: &["state"], lower: sd_card },
+    Form { name: "emmc", own: &["state"], lower: emmc },
 ];
 const CONTROLLERS: &[&str] = &{
     let mut names = [""; FORMS.len()];
@@ -121,6 +123,10 @@ struct Checked<'a> {
 impl Checked<'_> {
     fn get(&self, key: &str) -> Value {
         self.options.get(key).cloned().unwrap_or(Value::Null)
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.options.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Adds to `device` those of the options that were given, under the names they have there.
@@ -218,6 +224,43 @@ fn nvme(disk: &Checked<'_>, _spec: &MachineSpec) -> Result<Vec<Options>, SpecErr
         device["mqes"] = json!(entries.saturating_sub(1));
     }
     Ok(vec![object(device)])
+}
+
+fn sd_card(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    card("sd-card", disk, spec)
+}
+
+fn emmc(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    card("emmc", disk, spec)
+}
+
+/// A controller for each card: it has one slot.
+fn card(driver: &str, disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    let none = |key: &str| {
+        let reason = format!("a disk with controller={} has none", disk.text("controller"));
+        Err(SpecError::bad("--disk", key, reason))
+    };
+    for key in ["queues", "queue-size"] {
+        if disk.options.contains_key(key) {
+            return none(key);
+        }
+    }
+    for key in ["logical-block-size", "physical-block-size"] {
+        if disk.get(key) != json!(0) {
+            return none(key);
+        }
+    }
+    let taken = |id: &str| disk.ids.contains(id) || spec.device(id).is_some();
+    let free = (0..).map(|n| format!("sdhci{n}")).find(|id| !taken(id)).unwrap_or_default();
+    let mut controller = json!({"driver": "sdhci-pci", "id": free});
+    disk.pass(&mut controller, &[("iothread", "iothread")]);
+    let mut device = device(driver, disk);
+    if let Value::Object(options) = &mut device {
+        options.remove("logical_block_size");
+    }
+    device["bus"] = json!(format!("{free}.0"));
+    disk.pass(&mut device, &[("state", "state")]);
+    Ok(vec![object(controller), object(device)])
 }
 
 /// Disks share an adapter unless they want it otherwise.

@@ -7,6 +7,7 @@ mod lease;
 mod nvme;
 mod pool;
 mod scsi;
+mod sd;
 mod state;
 mod virtio_blk;
 mod virtio_rng;
@@ -25,6 +26,7 @@ use spindle_devices::{
     nvme::{Nvme, Subsystem},
     pci::{Address, PciFunction, Slot},
     scsi::LogicalUnit,
+    sdhci::Sdhci,
     virtio::VirtioScsi,
 };
 
@@ -38,7 +40,7 @@ use crate::{
     monitor::schema::IoStatus,
     spec::{
         MachineSpec,
-        device::{DeviceSpec, Drive, Place, piix},
+        device::{DeviceSpec, Drive, Place, in_slot, piix},
     },
 };
 use events::Failures;
@@ -93,6 +95,7 @@ enum Controller {
     Scsi(VirtioScsi),
     Ahci(Ahci),
     Ide(ide::Piix),
+    Sd(Sdhci),
     /// None do.
     Closed,
 }
@@ -296,7 +299,13 @@ impl Disks {
                 let (ide, piix4) = piix(device).ok_or_else(|| misplaced(device))?;
                 ide::build(ide, piix4, ide::prepare(piix4, at, board)?, site)?
             }
+            DeviceSpec::SdhciPci(sdhci) => {
+                let embedded = matches!(in_slot(spec, &sdhci.id), Some(DeviceSpec::Emmc(_)));
+                sd::build(sdhci, embedded, site)?
+            }
             DeviceSpec::NvmeNs(_)
+            | DeviceSpec::SdCard(_)
+            | DeviceSpec::Emmc(_)
             | DeviceSpec::NvmeSubsys(_)
             | DeviceSpec::ScsiHd(_)
             | DeviceSpec::ScsiCd(_)
@@ -343,6 +352,9 @@ impl Disks {
             (DeviceSpec::IdeCd(drive), Controller::Ahci(controller)) => {
                 ahci::add_drive(drive, controller, &scope)?
             }
+            (DeviceSpec::SdCard(_) | DeviceSpec::Emmc(_), Controller::Sd(sdhci)) => {
+                sd::add(device, sdhci, &scope)?
+            }
             _ => return Err(misplaced(device)),
         };
         self.disks.push(disk);
@@ -383,6 +395,20 @@ impl Disks {
             Some(Controller::Ide(piix)) => ide::medium(id, node, piix, &self.scope()),
             Some(Controller::Ahci(ahci)) => ahci::medium(id, node, ahci, &self.scope()),
             _ => Err(misplaced()),
+        }
+    }
+
+    /// The controller that holds the card `id`.
+    pub(super) fn card(&self, id: &str) -> Option<&Sdhci> {
+        let disk = self.disk(id)?;
+        let function = self.functions.iter().find(|function| function.id == disk.function)?;
+        match &function.controller {
+            Controller::Sd(sdhci) => Some(sdhci),
+            Controller::Nvme(_)
+            | Controller::Scsi(_)
+            | Controller::Ahci(_)
+            | Controller::Ide(_)
+            | Controller::Closed => None,
         }
     }
 

@@ -7,6 +7,7 @@ mod ide;
 mod nvme;
 mod piix;
 mod scsi;
+mod sd;
 mod virtio_blk;
 mod virtio_rng;
 mod virtio_scsi;
@@ -21,6 +22,7 @@ pub use nvme::{
 };
 pub use piix::{PIIX3_IDE, PIIX4_IDE, Piix4IdeSpec, PiixIdeSpec, piix};
 pub use scsi::{SCSI_CD, SCSI_HD, ScsiCdSpec, ScsiHdSpec, ScsiIdentity, ScsiPlace};
+pub use sd::{CardSpec, EMMC, EmmcSpec, SD_CARD, SDHCI_PCI, SdCardSpec, SdhciSpec, in_slot};
 use serde::{Deserialize, Serialize};
 pub use virtio_blk::{VIRTIO_BLK_PCI, VirtioBlkSpec};
 pub use virtio_rng::{VIRTIO_RNG_PCI, VirtioRngSpec};
@@ -69,6 +71,15 @@ pub enum DeviceSpec {
     /// An ATAPI CD/DVD drive.
     #[serde(rename = "ide-cd")]
     IdeCd(IdeCdSpec),
+    /// An SD host controller.
+    #[serde(rename = "sdhci-pci")]
+    SdhciPci(SdhciSpec),
+    /// An SD memory card.
+    #[serde(rename = "sd-card")]
+    SdCard(SdCardSpec),
+    /// An eMMC device.
+    #[serde(rename = "emmc")]
+    Emmc(EmmcSpec),
 }
 
 /// All device tables.
@@ -85,6 +96,9 @@ pub const DEVICES: &[&Table] = &[
     &NVME,
     &NVME_NS,
     &NVME_SUBSYS,
+    &SDHCI_PCI,
+    &SD_CARD,
+    &EMMC,
     &VIRTIO_RNG_PCI,
 ];
 
@@ -176,6 +190,9 @@ impl DeviceSpec {
             Self::Piix4Ide(d) => d,
             Self::IdeHd(d) => d,
             Self::IdeCd(d) => d,
+            Self::SdhciPci(d) => d,
+            Self::SdCard(d) => d,
+            Self::Emmc(d) => d,
         }
     }
 
@@ -195,6 +212,9 @@ impl DeviceSpec {
             Self::Piix4Ide(d) => d,
             Self::IdeHd(d) => d,
             Self::IdeCd(d) => d,
+            Self::SdhciPci(d) => d,
+            Self::SdCard(d) => d,
+            Self::Emmc(d) => d,
         }
     }
 

@@ -57,6 +57,30 @@ fn short_disks_are_behind_the_controller_they_name() {
 }
 
 #[test]
+fn each_card_has_a_controller_of_its_own() {
+    let spec = lower(
+        &["a.raw,controller=sd,iothread=io", "b.raw,controller=emmc,state=none,serial=7"],
+        &["raw,node-name=n,file.driver=file,file.filename=c.raw"],
+        &["iothread,id=io"],
+        &["sdhci-pci,id=old,spec-version=1", "sd-card,id=card,drive=n,bus=sd-bus"],
+    );
+    let bus = |id: &str| match spec.device(id) {
+        Some(DeviceSpec::SdCard(sd)) => sd.card.controller().to_owned(),
+        Some(DeviceSpec::Emmc(emmc)) => emmc.card.controller().to_owned(),
+        other => panic!("{id}: {other:?}"),
+    };
+    assert_eq!((bus("disk0"), bus("disk1")), ("sdhci0".to_owned(), "sdhci1".to_owned()));
+    assert_eq!(bus("card"), "old", "the one that is free");
+    let queues = |id: &str| spec.device(id).unwrap().kind().queues().unwrap();
+    assert_eq!((queues("sdhci0").count, queues("sdhci0").iothread), (1, Some("io")));
+    match spec.device("disk1") {
+        Some(DeviceSpec::Emmc(emmc)) => assert_eq!(emmc.card.serial_number(), 7),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(again(&spec), spec);
+}
+
+#[test]
 fn a_cdrom_is_a_drive_that_is_not_written() {
     let disks = ["a.iso,controller=virtio-scsi,media=cdrom", "b.raw,controller=virtio-scsi"];
     let spec = lower(&disks, &[], &[], &[]);
