@@ -103,9 +103,10 @@ pub(super) async fn run(cx: &Cx, copy: Copy) -> (Vec<Image>, Image, Result<(), I
         total += source.size();
     }
     let width = copy.width.max(1);
+    let readers = if total > BUFFER && !copy.salvage { Readers::new() } else { None };
     let job = Rc::new(Job {
         copy,
-        readers: if total > BUFFER { Readers::new() } else { None },
+        readers,
         total,
         starts,
         next: Cell::new(0),
@@ -274,6 +275,13 @@ impl Job {
     }
 
     async fn handle(&self, cx: &Cx, chunk: Chunk, buffer: &IoBuf) -> Result<(), ImgError> {
+        if let Some(readers) = self.readers.as_ref().filter(|_| !chunk.zero && self.shares_all())
+            && !readers.is_own_turn()
+        {
+            self.hand_over(readers, chunk.range, buffer).await?;
+            self.copy.progress.advance(chunk.range.len);
+            return Ok(());
+        }
         let mut ready =
             if chunk.zero { Ok(Runs::new()) } else { self.read(cx, chunk.range, buffer).await };
         let mut packed = Vec::new();
@@ -309,22 +317,60 @@ impl Job {
         result
     }
 
+    /// Whether the threads do all of the work: where it does not matter who is first.
+    fn shares_all(&self) -> bool {
+        self.copy.target.qcow2.is_none() && self.copy.pool.is_none()
+    }
+
+    /// Where a part is in the sources.
+    fn pieces(&self, range: Range, buffer: &IoBuf) -> Vec<Source> {
+        let mut pieces = Vec::new();
+        let mut at = range.offset;
+        while at < range.end() {
+            let (image, offset) = self.source(at);
+            let len = (range.end() - at).min(image.size().saturating_sub(offset)).max(1);
+            let buffer = buffer.view(at - range.offset, len);
+            pieces.push(Source { node: Arc::clone(&image.node), offset, at, buffer });
+            at += len;
+        }
+        pieces
+    }
+
+    /// Copies a part on another thread.
+    async fn hand_over(
+        &self,
+        readers: &Readers,
+        range: Range,
+        buffer: &IoBuf,
+    ) -> Result<(), ImgError> {
+        let whole = buffer.view(0, range.len);
+        let (step, zeroed) = (self.sparse_step(), self.copy.zeroed);
+        let (target, fua) = (Arc::clone(&self.copy.target.node), self.copy.write_through);
+        let write = move |cx: Cx| async move {
+            for (at, len, zero) in runs(range, &whole, step) {
+                let place = Range::new(range.offset + at, len);
+                let io = match zero {
+                    true if zeroed => continue,
+                    true => Io::bare(Op::WriteZeroes { unmap: true, fua }, place),
+                    false => Io { op: Op::Write { fua }, range: place, buf: whole.view(at, len) },
+                };
+                node_io(&cx, &target, io).await.1?;
+            }
+            Ok(())
+        };
+        let read = readers.read(self.pieces(range, buffer), write).await;
+        let written = read.map_err(|(at, error)| reading(at, error))?;
+        written.map_err(|error| writing(range, error))
+    }
+
     /// Reads a part, and finds what of it is zeros.
     async fn read(&self, cx: &Cx, range: Range, buffer: &IoBuf) -> Result<Runs, ImgError> {
         let step = self.sparse_step();
-        if let Some(readers) = self.readers.as_ref().filter(|_| !self.copy.salvage) {
-            let mut pieces = Vec::new();
-            let mut at = range.offset;
-            while at < range.end() {
-                let (image, offset) = self.source(at);
-                let len = (range.end() - at).min(image.size().saturating_sub(offset)).max(1);
-                let buffer = buffer.view(at - range.offset, len);
-                pieces.push(Source { node: Arc::clone(&image.node), offset, at, buffer });
-                at += len;
-            }
+        if let Some(readers) = self.readers.as_ref().filter(|_| !self.shares_all()) {
             let whole = buffer.view(0, range.len);
-            let look = move || runs(range, &whole, step);
-            return readers.read(pieces, look).await.map_err(|(at, error)| reading(at, error));
+            let look = move |_| async move { runs(range, &whole, step) };
+            let read = readers.read(self.pieces(range, buffer), look).await;
+            return read.map_err(|(at, error)| reading(at, error));
         }
         let mut at = range.offset;
         while at < range.end() {

@@ -4,7 +4,7 @@ use super::tasks::later;
 use spindle_block::iothread::thread::{Config, Spawned, spawn};
 use spindle_block::ring::Aio;
 use spindle_block::submit::node_io;
-use spindle_block::{BlockError, Io, IoBuf, Node};
+use spindle_block::{BlockError, Cx, Io, IoBuf, Node};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,21 +51,31 @@ impl Readers {
         (!threads.is_empty()).then_some(Self { threads, next: Cell::new(0) })
     }
 
-    /// Reads pieces, and calls `look` once they are there.
+    /// Whether it is the caller's own turn to work, where it shares all work with the threads.
+    pub fn is_own_turn(&self) -> bool {
+        let number = self.next.get() + 1;
+        let own = number.is_multiple_of(self.threads.len() + 1);
+        if own {
+            self.next.set(number);
+        }
+        own
+    }
+
+    /// Reads pieces, and does there what `then` says once they are read.
     ///
     /// # Errors
     ///
-    /// Where in the copy it went wrong, and why.
-    pub async fn read(
+    /// Where in the copy reading went wrong, and why.
+    pub async fn read<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         pieces: Vec<Piece>,
-        look: impl FnOnce() -> Runs + Send + 'static,
-    ) -> Result<Runs, (u64, BlockError)> {
+        then: impl FnOnce(Cx) -> F + Send + 'static,
+    ) -> Result<T, (u64, BlockError)> {
         let first = pieces.first().map_or(0, |piece| piece.at);
         let number = self.next.replace(self.next.get() + 1) % self.threads.len();
         let (tell, told) = later();
         self.threads[number].handle.post(move |cx| {
-            let task = cx.clone();
+            let task = Cx::clone(cx);
             cx.spawn(async move {
                 for Piece { node, offset, at, buffer } in pieces {
                     let result = node_io(&task, &node, Io::read(offset, buffer)).await.1;
@@ -73,7 +83,7 @@ impl Readers {
                         return tell.tell(Err((at, error)));
                     }
                 }
-                tell.tell(Ok(look()));
+                tell.tell(Ok(then(task).await));
             });
         });
         // A thread that panicked has said so.
