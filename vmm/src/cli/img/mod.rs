@@ -7,8 +7,10 @@ mod snapshot;
 
 use super::{EXIT_INPUT, Failure, Outcome, Stop};
 use crate::tools::img::error::{ImgError, not_a_size, prefix};
-use crate::tools::img::image::driver_called;
+use crate::tools::img::image::{Cache, driver_called};
+use crate::tools::img::source::options_path;
 use crate::tools::img::{Look, check, create, info};
+use crate::tools::object::Secrets;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -55,6 +57,47 @@ enum ImgCommand {
     Bench(looking::BenchArgs),
 }
 
+/// How images are named.
+#[derive(Args, Debug, Default)]
+struct Named {
+    /// An object that options refer to: secret,id=ID,data=TEXT|file=FILE[,format=raw|base64]
+    #[arg(long, value_name = "OBJECT")]
+    object: Vec<String>,
+    /// Images are given by options: driver=…,file.filename=…
+    #[arg(long)]
+    image_opts: bool,
+}
+
+impl Named {
+    /// The secrets of the command line.
+    fn secrets(&self) -> Result<Secrets, Stop> {
+        let mut secrets = Secrets::default();
+        for text in &self.object {
+            secrets.add(text).map_err(|sentence| failed(ImgError::said(sentence)))?;
+        }
+        Ok(secrets)
+    }
+
+    /// Takes images as option strings, if that is how they are given.
+    fn take(&self, files: Vec<PathBuf>, format: Option<&str>) -> Result<Vec<PathBuf>, Stop> {
+        self.secrets()?;
+        if !self.image_opts {
+            return Ok(files);
+        }
+        if format.is_some() {
+            return Err(failed(ImgError::said("--image-opts and --format are mutually exclusive")));
+        }
+        Ok(files.into_iter().map(|file| options_path(&file.to_string_lossy())).collect())
+    }
+}
+
+/// The cache mode called `name`, or qemu-img's sentence about it.
+fn cache(name: Option<&str>, what: &str) -> Result<Cache, Stop> {
+    let name = name.unwrap_or("writeback");
+    Cache::parse(name)
+        .ok_or_else(|| failed(ImgError::said(format!("Invalid {what}cache option: {name}"))))
+}
+
 /// `--output`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Output {
@@ -80,6 +123,8 @@ struct CreateArgs {
     /// The backing file's format
     #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
     backing_format: Option<String>,
+    #[command(flatten)]
+    named: Named,
     /// Do not look at the backing file; a size must be given then
     #[arg(short = 'u', long = "unsafe-backing")]
     blind: bool,
@@ -103,6 +148,8 @@ struct InfoArgs {
     /// All backing files too
     #[arg(long)]
     backing_chain: bool,
+    #[command(flatten)]
+    named: Named,
     /// Even if a guest has the image open for writing
     #[arg(short = 'U', long)]
     force_share: bool,
@@ -122,6 +169,11 @@ struct CheckArgs {
     /// How to print: human or json [default: human]
     #[arg(long, value_name = "STYLE")]
     output: Option<String>,
+    /// Cache mode [default: writeback]
+    #[arg(short = 'T', value_name = "CACHE")]
+    cache: Option<String>,
+    #[command(flatten)]
+    named: Named,
     /// Repair leaks, or all that can be repaired
     #[arg(short, long, value_name = "leaks|all")]
     repair: Option<String>,
@@ -215,6 +267,10 @@ fn number(name: &str, text: &str) -> Result<u64, Stop> {
 }
 
 fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
+    args.named.secrets()?;
+    if args.named.image_opts {
+        return Err(usage("unrecognized option '--image-opts'"));
+    }
     let wants_help = args.options.iter().any(|text| text == "help" || text == "?");
     let Some(path) = args.file.clone().or_else(|| wants_help.then(PathBuf::new)) else {
         return Err(Stop::usage("give the file to create: spindle img create FILE SIZE"));
@@ -241,9 +297,9 @@ fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
 
 fn run_info(args: InfoArgs) -> Result<Outcome, Stop> {
     let output = Output::parse(args.output.as_deref())?;
-    let file = one_file(args.files)?;
+    let file = one_file(args.named.take(args.files, args.format.as_deref())?)?;
     let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
-    let look = Look { format, force_share: args.force_share };
+    let look = Look { format, force_share: args.force_share, ..Look::default() };
     let chain = info::run(&file, look, args.backing_chain).map_err(failed)?;
     let text = match (output, chain.as_slice()) {
         (Output::Human, chain) => info::human(chain),
@@ -264,9 +320,10 @@ fn run_check(args: CheckArgs) -> Result<Outcome, Stop> {
         }
     };
     let output = Output::parse(args.output.as_deref())?;
-    let file = one_file(args.files)?;
+    let cache = cache(args.cache.as_deref(), "source ")?;
+    let file = one_file(args.named.take(args.files, args.format.as_deref())?)?;
     let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
-    let look = Look { format, force_share: args.force_share };
+    let look = Look { format, force_share: args.force_share, cache };
     if repair != check::Repair::None && args.force_share {
         return Err(failed(ImgError::said(
             "Could not open image: an image is repaired alone: -r and -U exclude each other",

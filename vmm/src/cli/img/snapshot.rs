@@ -42,7 +42,7 @@ pub(super) fn run_snapshot(args: SnapshotArgs) -> Result<Outcome, Stop> {
     }
     let action = actions.pop().unwrap_or(Action::Nothing);
     let file = one_file(args.files)?;
-    let look = Look { format: None, force_share: args.force_share };
+    let look = Look { force_share: args.force_share, ..Look::default() };
     let text = snapshot::run(file, look, action).map_err(failed)?;
     Ok(Outcome::Print { text, status: 0 })
 }

@@ -41,6 +41,12 @@ pub struct ConvertRequest {
     pub existing: bool,
     /// `--target-is-zero`.
     pub target_is_zero: bool,
+    /// `-r`, in bytes a second.
+    pub rate: Option<u64>,
+    /// `-C`: zeros are not looked for in what has data.
+    pub whole: bool,
+    /// `--bitmaps`.
+    pub bitmaps: bool,
     /// `-S`, in bytes.
     pub sparse: Option<String>,
     /// `-m`.
@@ -163,6 +169,10 @@ async fn convert(cx: &Cx, checked: Checked) -> Result<(), ImgError> {
             }
         }
     }
+    if let Err(error) = bitmaps(cx, &checked.request, &sources).await {
+        close_all(cx, sources).await;
+        return Err(error);
+    }
     let total: u64 = sources.iter().map(Image::size).sum();
     let target = match prepare(cx, &checked, total).await {
         Ok(target) => target,
@@ -178,6 +188,24 @@ async fn convert(cx: &Cx, checked: Checked) -> Result<(), ImgError> {
         let _ = std::fs::remove_file(&checked.request.target);
     }
     result
+}
+
+/// `--bitmaps` is for images that can have them; those of a source cannot be copied yet.
+async fn bitmaps(cx: &Cx, request: &ConvertRequest, sources: &[Image]) -> Result<(), ImgError> {
+    if !request.bitmaps {
+        return Ok(());
+    }
+    let [source] = sources else {
+        return said("Copying bitmaps only possible with single source");
+    };
+    if source.format == Format::Raw {
+        return said("Source lacks bitmap support");
+    }
+    let header = spindle_block::qcow2::read_header(cx, &source.file).await;
+    match header.map(|header| header.bitmaps()) {
+        Ok(None) => Ok(()),
+        _ => said("the source's bitmaps cannot be copied; leave --bitmaps out to do without them"),
+    }
 }
 
 /// The target, ready to be written.
@@ -301,6 +329,8 @@ async fn copy_over(
             on_backing: target.on_backing,
             skip_absent: false,
             sparse: checked.sparse,
+            whole: request.whole,
+            rate: request.rate.filter(|rate| *rate > 0),
             width: checked.width,
             out_of_order: request.out_of_order,
             pool,

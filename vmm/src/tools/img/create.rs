@@ -373,7 +373,7 @@ pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
 /// The size of the backing file's disk. It must be there and be what it is said to be.
 pub(super) fn backing_size(plan: &Plan, name: &str, format: Format) -> Result<u64, ImgError> {
     let path = backing_path(&plan.path, name)?;
-    let look = Look { format: Some(format), force_share: false };
+    let look = Look { format: Some(format), ..Look::default() };
     let file = open_to_read(&path, look)?;
     let itself = |made: &Path| {
         use std::os::unix::fs::MetadataExt;

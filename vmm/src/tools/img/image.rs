@@ -150,20 +150,12 @@ impl Image {
         let mut next = Some((given, mode));
         while let Some((place, level_mode)) = next.take() {
             let wrap = |detail: String| cannot_open(path, levels.len(), &detail);
-            let top = match place {
-                Place::File(path) => open_path(path, level_mode).map_err(&wrap)?,
-                Place::Tree(options) => source::open(options, level_mode).map_err(&wrap)?,
-            };
+            let (top, format) = open_place(cx, place, level_mode, &wrap).await?;
             let identity = top.bottom.host.as_ref().and_then(|file| file.identity());
             if levels.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
                 return Err(wrap("the backing chain is endless".to_owned()));
             }
             let probed = top.format.is_none();
-            let format = match (&top.bottom.host, top.format) {
-                (_, Some(format)) => format,
-                (Some(_), None) if top.bottom.below.len() == 1 => format_of(&top.path, None)?,
-                (_, None) => source::probe(cx, &top.bottom.node).await.map_err(&wrap)?,
-            };
             if format == Format::Qcow2 && !matches!(top.backing, Backing::None) {
                 let header = qcow2::read_header(cx, &top.bottom.node).await;
                 let header = header.map_err(|e| wrap(open_detail(&e)))?;
@@ -268,6 +260,39 @@ impl Image {
         }
         result
     }
+}
+
+/// Opens what holds the bytes of the image `path`, and finds its format.
+///
+/// # Errors
+///
+/// As for [`Image::open`].
+pub(super) async fn open_bytes(
+    cx: &Cx,
+    path: &Path,
+    mode: OpenMode,
+) -> Result<(Top, Format), ImgError> {
+    let wrap = |detail: String| cannot_open(path, 0, &detail);
+    let place = source::place(path).map_err(wrap)?;
+    open_place(cx, place, mode, &wrap).await
+}
+
+async fn open_place(
+    cx: &Cx,
+    place: Place,
+    mode: OpenMode,
+    wrap: &impl Fn(String) -> ImgError,
+) -> Result<(Top, Format), ImgError> {
+    let top = match place {
+        Place::File(path) => open_path(path, mode).map_err(wrap)?,
+        Place::Tree(options) => source::open(options, mode).map_err(wrap)?,
+    };
+    let format = match (&top.bottom.host, top.format) {
+        (_, Some(format)) => format,
+        (Some(_), None) if top.bottom.below.len() == 1 => format_of(&top.path, None)?,
+        (_, None) => source::probe(cx, &top.bottom.node).await.map_err(wrap)?,
+    };
+    Ok((top, format))
 }
 
 /// Opens a file that was given by its name alone.

@@ -1,7 +1,9 @@
 //! What `info` shows.
 use super::bitmap::{self, BitmapReport};
-use super::files::{backing_path, block_layer, format_of, open_to_read};
+use super::files::{backing_path, block_layer};
+use super::image::{OpenMode, open_bytes};
 use super::snapshot::{self, SnapshotReport};
+use super::source::Top;
 use super::text::human_size;
 use super::{ImgError, Look};
 use crate::spec::format::Format;
@@ -173,19 +175,24 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
     let mut seen = HashSet::new();
     let mut next = Some((path.to_owned(), look.format));
     while let Some((path, format)) = next.take() {
-        let file = open_to_read(&path, look)?;
-        if reports.len() >= CHAIN_MAX || !file.identity().is_none_or(|id| seen.insert(id)) {
+        let mode = OpenMode::read(format, look.force_share);
+        let task = Cx::clone(&cx);
+        let opened = cx.block_on(async move { open_bytes(&task, &path, mode).await })?;
+        let (Top { path, bottom, .. }, format) = opened;
+        let identity = bottom.host.as_ref().and_then(|file| file.identity());
+        if reports.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
             return Err(ImgError::refused(path, "the backing chain is endless"));
         }
-        let format = format_of(&path, format)?;
+        let file = bottom.node;
         let report = match format {
             Format::Raw => raw(&path, file.info().size),
-            Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file) as Arc<dyn Node>)?,
+            Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file))?,
         };
         if chain && let Some(below) = &report.full_backing_filename {
             next = Some((PathBuf::from(below), named_format(&path, &report)?));
         }
-        reports.push(ImageReport { actual_size: file.allocated(), ..report });
+        let actual_size = bottom.host.and_then(|file| file.allocated());
+        reports.push(ImageReport { actual_size, ..report });
     }
     Ok(reports)
 }

@@ -19,6 +19,7 @@ pub mod map;
 pub mod measure;
 mod pool;
 pub mod progress;
+mod readers;
 pub mod rebase;
 pub mod resize;
 pub mod snapshot;
@@ -40,4 +41,6 @@ pub struct Look {
     pub format: Option<Format>,
     /// Even while somebody else writes to it.
     pub force_share: bool,
+    /// The page cache.
+    pub cache: image::Cache,
 }

@@ -308,7 +308,14 @@ pub(super) fn open(mut options: Options, mode: OpenMode) -> Result<Top, String> 
             top.backing = match options.remove("backing") {
                 None => Backing::FromHeader,
                 Some(Value::Null) => Backing::None,
-                Some(Value::String(name)) if name.is_empty() => Backing::None,
+                Some(Value::String(name)) if name.is_empty() => {
+                    eprintln!(
+                        "{}: warning: Use of \"backing\": \"\" is deprecated; use \"backing\": null \
+                         instead",
+                        super::error::prefix()
+                    );
+                    Backing::None
+                }
                 Some(Value::Object(below)) => Backing::Tree(below),
                 Some(other) => {
                     let name = other.as_str().unwrap_or_default();
