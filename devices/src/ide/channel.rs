@@ -328,6 +328,11 @@ pub(super) struct Wanted {
 }
 
 impl State {
+    /// Whether a drive is being reset: nothing comes of what it did before.
+    fn is_reset(&self, index: usize) -> bool {
+        self.reset.is_some_and(|reset| reset.reaches(index))
+    }
+
     fn level(&self) -> bool {
         let drive = &self.drives[self.selected];
         drive.interrupting && self.control & control::NIEN == 0

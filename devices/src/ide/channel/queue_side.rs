@@ -13,6 +13,9 @@ impl Channel {
     /// A command has ended.
     pub fn end(&self, index: usize, ending: &Ending) {
         self.change(|state| {
+            if state.is_reset(index) {
+                return;
+            }
             let drive = &mut state.drives[index];
             drive.show(ending);
             drive.interrupting = true;
@@ -24,6 +27,9 @@ impl Channel {
         self.change(|state| {
             state.bm.status &= !bm_status::ACTIVE;
             (state.bm.serving, state.bm.stopped) = (false, false);
+            if state.is_reset(index) {
+                return;
+            }
             let drive = &mut state.drives[index];
             drive.status = drive.status & !status::BSY | status::DRQ;
         });
@@ -32,6 +38,9 @@ impl Channel {
     /// Gives the data port bytes to be read, which `fill` puts there, in blocks of `block` bytes.
     pub fn offer(&self, index: usize, offer: &Offer, fill: impl FnOnce(&mut [u8])) {
         self.change(|state| {
+            if state.is_reset(index) {
+                return;
+            }
             let drive = &mut state.drives[index];
             let data = &mut drive.data;
             fill(&mut data.bytes[..offer.len]);
@@ -47,6 +56,9 @@ impl Channel {
     /// Asks the host for a block of `len` bytes; `interrupt`: it is told.
     pub fn ask(&self, index: usize, len: usize, packet: bool, interrupt: bool) {
         self.change(|state| {
+            if state.is_reset(index) {
+                return;
+            }
             let drive = &mut state.drives[index];
             let data = &mut drive.data;
             data.direction = Direction::Out;
