@@ -95,8 +95,12 @@ fn programs_that_make_no_sense_do_no_harm() {
         setup.machine.reset(setup.ide.at);
         setup.machine.assign();
         let driver = IdeDriver::new(&setup.machine, setup.ide.at, 0);
+        // It may have locked the drive, or made it smaller; it answers all the same.
+        let identify = IdeCommand { command: 0xec, ..IdeCommand::default() };
+        assert!(driver.pio_in(&identify, 512, 512).0.is_good());
         let data = pattern(1, 4096);
-        assert!(driver.write_dma(0, &data).0.is_good());
-        assert_eq!(driver.read_dma(0, 4096), data);
+        if driver.write_dma(0, &data).0.is_good() {
+            assert_eq!(driver.read_dma(0, 4096), data);
+        }
     }
 }
