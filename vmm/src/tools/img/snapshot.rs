@@ -364,10 +364,11 @@ mod tests {
 
     #[test]
     fn snapshots_are_chosen_as_with_qemu_img() {
-        let one = |id: &str, name: &str| Snapshot {
-            id: id.to_owned(),
-            name: name.to_owned(),
-            ..Snapshot::default()
+        let one = |id: &str, name: &str| {
+            let mut one = Snapshot::default();
+            one.id.push_str(id);
+            one.name.push_str(name);
+            one
         };
         let list = [one("1", "2"), one("2", "b")];
         let id = |text: &str| Which::parse(text).unwrap().find(&list).map(|s| s.id.clone());
