@@ -1,8 +1,9 @@
 //! `spindle img amend`.
 use super::super::{Outcome, Stop};
 use super::copying::{ProgressStyle, show};
-use super::{failed, one_file};
+use super::failed;
 use crate::tools::img::amend::{self, AmendRequest};
+use crate::tools::img::error::ImgError;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -39,9 +40,13 @@ pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
     if args.options.iter().any(|text| text == "help" || text == "?") {
         return Ok(Outcome::Print { text: amend::HELP.to_owned(), status: 0 });
     }
+    let mut files = args.files;
+    // Without options nothing is looked at.
+    if files.len() != 1 && !args.options.is_empty() {
+        return Err(failed(ImgError::said("Expecting one image file name")));
+    }
     let request = AmendRequest {
-        // Without options nothing is looked at.
-        path: if args.options.is_empty() { PathBuf::new() } else { one_file(args.files)? },
+        path: files.pop().unwrap_or_default(),
         format: args.format,
         options: args.options,
         cache: args.cache,

@@ -355,7 +355,20 @@ fn json(value: &impl Serialize) -> Result<String, Stop> {
     let layout = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut writer = serde_json::Serializer::with_formatter(&mut out, layout);
     in_buckets(value).serialize(&mut writer).map_err(|e| internal(e.into()))?;
-    String::from_utf8(out).map(|text| text + "\n").map_err(|e| internal(e.into()))
+    String::from_utf8(out).map(|text| open_up(&text)).map_err(|e| internal(e.into()))
+}
+
+/// Empty lists take two lines with qemu-img.
+fn open_up(text: &str) -> String {
+    let line = |line: &str| {
+        let indent = " ".repeat(line.len() - line.trim_start().len());
+        match (line.strip_suffix("[]"), line.strip_suffix("[],")) {
+            (Some(start), _) => format!("{start}[\n{indent}]\n"),
+            (_, Some(start)) => format!("{start}[\n{indent}],\n"),
+            _ => format!("{line}\n"),
+        }
+    };
+    text.lines().map(line).collect()
 }
 
 /// The members of every object in the order in which QEMU's hash table has them (qobject/qdict.c:

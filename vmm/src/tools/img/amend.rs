@@ -133,6 +133,16 @@ async fn understand(cx: &Cx, image: &Image, options: &[String]) -> Result<Wanted
     if other_file || other_format {
         return said("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
     }
+    let version = wanted.amend.version.unwrap_or(header.version);
+    let other_width = wanted.amend.refcount_bits.is_some_and(|bits| {
+        bits.is_power_of_two() && bits <= 64 && bits != 1 << header.refcount_order
+    });
+    if version < 3 && other_width {
+        return said(
+            "Refcount widths other than 16 bits require compatibility level 1.1 or above (use \
+             compat=1.1 or greater)",
+        );
+    }
     // Images with a data file have not got so far.
     if wanted.data_file_raw == Some(true) {
         return said("data-file-raw cannot be set on existing images");
@@ -212,9 +222,6 @@ async fn amend(
     let falls = wanted.amend.version == Some(2);
     let all_but_the_fall =
         Amend { version: wanted.amend.version.filter(|_| !falls), ..wanted.amend };
-    if falls && wanted.amend.refcount_bits.is_some_and(|bits| bits != 16) {
-        return said("compat=0.10 requires refcount_bits=16");
-    }
     offline(cx, path, mode, &all_but_the_fall).await?;
     if wanted.size.is_some() || falls {
         let image = Image::open(cx, path, mode).await?;
