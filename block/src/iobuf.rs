@@ -8,7 +8,7 @@ use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     any::Any,
     ptr::NonNull,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU8},
 };
 
 /// What keeps the memory of an [`IoBuf`] mapped.
@@ -58,6 +58,13 @@ impl Drop for Aligned {
         unsafe { dealloc(self.base.as_ptr(), self.layout) }
     }
 }
+
+/// Memory that is written and never looked at. Nobody borrows it, and it is there for ever.
+#[repr(align(4096))]
+struct Discarded([AtomicU8; DISCARDED_LEN]);
+
+const DISCARDED_LEN: usize = 64 << 10;
+static DISCARDED: Discarded = Discarded([const { AtomicU8::new(0) }; DISCARDED_LEN]);
 
 impl IoBuf {
     /// No memory at all.
@@ -161,6 +168,20 @@ impl IoBuf {
     pub fn is_aligned(&self, align: u32) -> bool {
         let mask = (align as usize).wrapping_sub(1);
         self.iovecs().iter().all(|v| (v.iov_base.addr() | v.iov_len) & mask == 0)
+    }
+
+    /// Adds `len` bytes that are thrown away when something is read into them. What they hold is
+    /// undefined, and all such bytes may be the same: for buffers that are only filled.
+    pub fn push_discarded(&mut self, len: u64) {
+        let base = DISCARDED.0[0].as_ptr();
+        let mut left = len;
+        while left > 0 {
+            let n = left.min(DISCARDED_LEN as u64);
+            // SAFETY: a static of that many bytes with interior mutability, which Rust never borrows
+            // for a value, and which outlives every `keep`.
+            unsafe { self.push(base, n as usize) };
+            left -= n;
+        }
     }
 
     /// A view of `len` bytes from `at`, sharing the memory. Allocates: for slow paths.

@@ -11,7 +11,7 @@ use std::{
     ptr::NonNull,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU16, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering, Ordering::SeqCst},
     },
 };
 
@@ -52,27 +52,38 @@ struct Region {
 /// finds no RAM there. They come and go while devices run; a ring that a device has looked up stays
 /// reachable until it looks it up again.
 #[derive(Debug, Default)]
-pub struct FailedRam(Mutex<Vec<(u64, u64)>>);
+pub struct FailedRam {
+    stretches: Mutex<Vec<(u64, u64)>>,
+    /// There are some: looked at first, since every access of every thread asks.
+    any: AtomicBool,
+}
 
 impl FailedRam {
     fn lock(&self) -> MutexGuard<'_, Vec<(u64, u64)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stretches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fails `len` bytes at `address`.
     pub fn fail(&self, address: u64, len: u64) {
         if len > 0 {
-            self.lock().push((address, address.saturating_add(len)));
+            let mut stretches = self.lock();
+            stretches.push((address, address.saturating_add(len)));
+            self.any.store(true, SeqCst);
         }
     }
 
     /// All of it can be reached again.
     pub fn heal(&self) {
-        self.lock().clear();
+        let mut stretches = self.lock();
+        stretches.clear();
+        self.any.store(false, SeqCst);
     }
 
     /// How many of `room` bytes at `address` can be reached; `None`: not even the first.
     fn reachable(&self, address: u64, room: u64) -> Option<u64> {
+        if !self.any.load(SeqCst) {
+            return Some(room);
+        }
         let failed = self.lock();
         if failed.iter().any(|(start, end)| (*start..*end).contains(&address)) {
             return None;

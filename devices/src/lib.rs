@@ -10,9 +10,12 @@
 //! windows. The same halves run under a guest, under a register-level test protocol and in a plain
 //! `#[test]`.
 
+pub mod ahci;
+pub mod ata;
 pub mod device;
 pub mod dma;
 pub mod doorbell;
+pub mod ide;
 pub mod machine;
 pub mod nvme;
 pub mod pci;
@@ -21,6 +24,8 @@ pub mod policy;
 pub mod queue_link;
 pub mod register;
 pub mod scsi;
+pub mod sd;
+pub mod sdhci;
 pub mod state_file;
 pub mod testkit;
 pub mod virtio;

@@ -75,6 +75,11 @@ fn a_read_through_nvme_allocates_nothing() {
 }
 
 #[test]
+fn a_read_through_ahci_allocates_nothing() {
+    reads(|load, cx, root, progress| load.run_ahci(cx, root, progress));
+}
+
+#[test]
 fn a_read_through_virtio_scsi_allocates_nothing() {
     reads(|load, cx, root, progress| load.run_scsi(cx, root, progress));
 }

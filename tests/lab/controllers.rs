@@ -9,6 +9,7 @@ use spindle_tests::lab::image::Image;
 use spindle_tests::lab::job::Job;
 use spindle_tests::lab::qmp::Qmp;
 
+use crate::ata::AHCI_MODULES;
 use crate::cases::{Case, Context, Error, Outcome, check_qcow2, require, text};
 use crate::disk::{allocated, fio_verify, with_monitor};
 
@@ -52,14 +53,20 @@ pub fn guest(context: &Context, modules: &str, script: impl Into<String>) -> Res
     Ok(guest)
 }
 
+/// What puts a disk behind `controller`, with two queues where there are any.
+fn behind(controller: &str) -> String {
+    let queues = if ["ahci", "ide"].contains(&controller) { "" } else { ",queues=2" };
+    format!("controller={controller}{queues}")
+}
+
 /// The test guest with its root on a disk behind `controller`.
-fn root(context: &Context, controller: &str, device: &str, modules: &str) -> Outcome {
+pub fn root(context: &Context, controller: &str, device: &str, modules: &str) -> Outcome {
     let image = context.copy(&Image::build("guest")?.file("guest.qcow2"), "root.qcow2")?;
     let script = format!(
         "grep -q '^/dev/{device} / ' /proc/mounts || exit 1\n{} --ioengine=psync\n",
         fio_verify("root", "/root/data").replace("--size=32m", "--size=8m")
     );
-    let disk = Disk::new(&image, "qcow2").with(&format!("controller={controller},queues=2"));
+    let disk = Disk::new(&image, "qcow2").with(&behind(controller));
     let mut guest = Guest::on_disk(context.vmm.clone(), disk, Job::new(script))?.cpus(2);
     guest.append = format!("root=/dev/{device} {modules},ext4,crc32c_generic");
     context.succeed(&guest)?;
@@ -201,7 +208,7 @@ fn nvme_format(context: &Context) -> Outcome {
 }
 
 /// Fills 32 MiB of a disk, has the guest give them back, and looks at the file.
-fn discards(
+pub fn discards(
     context: &Context,
     modules: &str,
     controller: &str,
@@ -240,7 +247,7 @@ fn scsi_discard(context: &Context) -> Outcome {
 }
 
 /// Verified writes go on over resets of what they go through.
-fn resets(
+pub fn resets(
     context: &Context,
     modules: &str,
     controller: &str,
@@ -259,7 +266,7 @@ fn resets(
         [ \"$(cat /tmp/status)\" = 0 ]\n",
         fio_verify("a", &format!("/dev/{device}"))
     );
-    let disk = Disk::new(&image, "qcow2").with(&format!("controller={controller},queues=2"));
+    let disk = Disk::new(&image, "qcow2").with(&behind(controller));
     context.succeed(&guest(context, modules, script)?.cpus(2).disk(disk))?;
     check_qcow2(&image)
 }
@@ -274,7 +281,7 @@ fn scsi_reset(context: &Context) -> Outcome {
 
 /// The driver is taken away in the middle of its requests and comes back, again and again; then the disk
 /// works as before.
-fn unbinds(
+pub fn unbinds(
     context: &Context,
     modules: &str,
     controller: &str,
@@ -309,7 +316,7 @@ fn unbinds(
         "#,
         fio = fio_verify("a", &format!("/dev/{device}"))
     );
-    let disk = Disk::new(&image, "qcow2").with(&format!("controller={controller},queues=2"));
+    let disk = Disk::new(&image, "qcow2").with(&behind(controller));
     context.succeed(&guest(context, modules, script)?.cpus(2).disk(disk))?;
     check_qcow2(&image)
 }
@@ -397,8 +404,13 @@ fn scsi_reservations(context: &Context) -> Outcome {
     check_qcow2(&image)
 }
 
-/// The guest reads a medium, sees the tray open, and reads the next one.
 fn scsi_medium(context: &Context) -> Outcome {
+    let devices = ["virtio-scsi-pci,id=hba", "scsi-cd,id=cd,drive=m,bus=hba.0"];
+    medium(context, SCSI_MODULES, &devices)
+}
+
+/// The guest reads a medium, sees the tray open, and reads the next one.
+pub fn medium(context: &Context, modules: &str, devices: &[&str; 2]) -> Outcome {
     let media = ["first", "second"].map(|name| context.work.join(format!("{name}.iso")));
     for (path, name) in media.iter().zip(["first", "second"]) {
         let mut content = format!("{name}\n").into_bytes();
@@ -418,13 +430,13 @@ fn scsi_medium(context: &Context) -> Outcome {
     "#;
     let file = json!({ "driver": "file", "filename": text(&media[0]) });
     let blockdev = json!({ "driver": "raw", "node-name": "m", "read-only": true, "file": file });
-    let guest = guest(context, SCSI_MODULES, script)?.with(&[
+    let guest = guest(context, modules, script)?.with(&[
         "-blockdev",
         &blockdev.to_string(),
         "-device",
-        "virtio-scsi-pci,id=hba",
+        devices[0],
         "-device",
-        "scsi-cd,id=cd,drive=m,bus=hba.0",
+        devices[1],
     ]);
     let (mut running, mut qmp) = with_monitor(context, guest)?;
     running.wait_for("<<read>>")?;
@@ -512,6 +524,7 @@ fn plug_disks(context: &Context) -> Outcome {
     for (controller, device, name, modules) in [
         ("nvme,id=c", json!({ "driver": "nvme-ns", "bus": "c" }), "nvme0n1", NVME_MODULES),
         ("virtio-scsi-pci,id=c", json!({ "driver": "scsi-hd", "bus": "c.0" }), "sda", SCSI_MODULES),
+        ("ich9-ahci,id=c", json!({ "driver": "ide-hd", "bus": "c.2" }), "sda", AHCI_MODULES),
     ] {
         let image = context.qcow2(&format!("{name}.qcow2"), 16)?;
         let guest = guest(context, modules, follow(name, 3))?.cpus(2).with(&[

@@ -5,14 +5,17 @@
 //! Each group of cases gets a lab of its own, or none where the host's KVM runs a stock kernel. The last
 //! line is `N passed, N failed`.
 
+mod ata;
 mod boot;
 mod cases;
 mod controllers;
 mod crash;
 mod disk;
+mod ide;
 mod inner;
 mod management;
 mod outer;
+mod sd;
 
 use std::process::ExitCode;
 
@@ -26,6 +29,9 @@ const GROUPS: &[Group] = &[
     Group { name: "control", cases: disk::CONTROL },
     Group { name: "nvme", cases: controllers::NVME },
     Group { name: "scsi", cases: controllers::SCSI },
+    Group { name: "ahci", cases: ata::AHCI },
+    Group { name: "ide", cases: ide::CASES },
+    Group { name: "sd", cases: sd::CASES },
     Group { name: "management", cases: management::CASES },
     Group { name: "hot-plug", cases: controllers::HOT_PLUG },
     Group { name: "crash", cases: crash::CASES },

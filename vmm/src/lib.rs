@@ -11,6 +11,7 @@ pub mod qtest;
 pub mod run;
 pub mod sandbox;
 pub mod serial;
+mod signals;
 pub mod spec;
 pub mod tools;
 pub mod vcpu;

@@ -491,3 +491,56 @@ fn a_commit_moves_everything_into_the_backing_file() {
         pair.must("ours", &["compare", name, &format!("../theirs/{name}")]);
     }
 }
+
+#[test]
+fn images_are_named_by_options_and_json_too() {
+    let Some(pair) = Pair::with_images() else { return };
+    let top = "driver=qcow2,file.driver=file,file.filename=top.qcow2";
+    let json = r#"json:{"driver":"qcow2","file":{"driver":"file","filename":"base.qcow2"}}"#;
+    let alone = "driver=qcow2,file.filename=top.qcow2,backing=";
+    for args in [
+        &["map", "--image-opts", top][..],
+        &["map", "--output=json", json],
+        &["check", "--image-opts", top],
+        &["check", "-T", "none", "base.qcow2"],
+        &["check", "-T", "zz", "base.qcow2"],
+        &["compare", json, "base.raw"],
+        &["compare", "--image-opts", top, "driver=raw,file.filename=base.raw"],
+        &["compare", "--image-opts", "-f", "raw", top, top],
+        &["measure", "--image-opts", "-O", "qcow2", top],
+        &["measure", "-O", "qcow2", json],
+        &["map", "--image-opts", "-f", "qcow2", top],
+        &["map", "--image-opts", "driver=qcow2,file.filename=none"],
+        &["map", "--image-opts", "driver=zz,file.filename=base.raw"],
+        &["map", "--image-opts", "driver=qcow2"],
+        &["map", "json:{"],
+        &["map", "zz:base.raw"],
+        &["info", "--object", "foo,id=x", "base.raw"],
+        &["info", "--object", "secret,id=x,data=y", "--output=json", "none"],
+        &["convert", "-C", "-S", "4k", "base.raw", "x"],
+        &["convert", "-C", "-c", "base.raw", "x"],
+        &["convert", "-r", "zz", "base.raw", "x"],
+        &["convert", "--target-image-opts", "base.raw", "x"],
+        &["convert", "--skip-broken-bitmaps", "base.raw", "x"],
+        &["convert", "--bitmaps", "-f", "raw", "-O", "qcow2", "base.raw", "x"],
+    ] {
+        pair.agree_on("theirs", args);
+        let _ = fs::remove_file(pair.at("theirs").join("x"));
+    }
+    let raw = "driver=raw,offset=64k,size=128k,file.filename=base.raw";
+    for (args, target) in [
+        (&["convert", "--image-opts", "-O", "raw", top, "a.raw"][..], "a.raw"),
+        (&["convert", "--image-opts", "-O", "raw", alone, "b.raw"], "b.raw"),
+        (&["convert", "--image-opts", "-O", "qcow2", raw, "c.qcow2"], "c.qcow2"),
+        (&["convert", "-C", "-O", "raw", json, "d.raw"], "d.raw"),
+        (&["convert", "-r", "1G", "-O", "raw", json, "e.raw"], "e.raw"),
+        (&["dd", "--image-opts", &format!("if={top}"), "of=f.raw", "bs=1M", "count=2"], "f.raw"),
+    ] {
+        pair.agree(args);
+        pair.must("ours", &["compare", target, &format!("../theirs/{target}")]);
+    }
+    let existing = "driver=raw,file.filename=a.raw";
+    pair.agree(&["convert", "-n", "--target-image-opts", "base.raw", existing]);
+    pair.agree(&["resize", "--image-opts", "driver=raw,file.filename=a.raw", "13M"]);
+    pair.must("ours", &["compare", "a.raw", "../theirs/a.raw"]);
+}

@@ -133,6 +133,16 @@ impl Drop for Drain {
     }
 }
 
+/// Nothing waits on purpose below a root until this is dropped. Its entries stay open.
+#[must_use = "dropping it ends the effect"]
+pub struct Unhindered(Vec<Arc<dyn Node>>);
+
+impl Drop for Unhindered {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|node| node.drain(false));
+    }
+}
+
 /// Names an [`Entry`] of a root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId(u64);
@@ -215,6 +225,22 @@ impl Graph {
         }
         drop(pending);
         Ok(())
+    }
+
+    /// Tells all nodes below `root` what a drain tells them: throttles let through, and what hangs in a
+    /// fault ends as [`BlockError::Aborted`](crate::BlockError::Aborted). For one of several disks of
+    /// a controller that leaves: its requests have to end, and those of the others must not stop.
+    ///
+    /// # Errors
+    /// When there is no such root.
+    pub fn unhinder(&self, root: &str) -> Result<Unhindered, GraphError> {
+        let mut nodes = Vec::new();
+        let inner = self.lock();
+        let attached = inner.roots.get(root).ok_or_else(|| GraphError::NoRoot(root.to_owned()))?;
+        add_below(attached.root.node(), &mut nodes);
+        drop(inner);
+        nodes.iter().for_each(|node| node.drain(true));
+        Ok(Unhindered(nodes))
     }
 
     /// Drains `roots` and waits for it.

@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-pub use drain::{Drain, Entry, EntryId, Token};
+pub use drain::{Drain, Entry, EntryId, Token, Unhindered};
 pub use error::{BackingReason, GraphError};
 pub use options::{
     Backing, Cache, Discard, DriverOptions, HostFile, ImageOptions, NodeOptions, Qcow2Options,

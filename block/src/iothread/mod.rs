@@ -10,6 +10,7 @@
 //! turn by turn by a test that owns the clock.
 
 pub mod inbox;
+mod moderation;
 mod queue;
 pub mod thread;
 mod waits;
@@ -36,6 +37,7 @@ use crate::{
     ring::{Done, Engine, Events, FileOp, Owner, Request, RingStats},
 };
 use inbox::Inbox;
+use moderation::{Moderation, Verdict};
 use waits::{Timers, Waits};
 
 /// What async code passes around: the iothread it runs on.
@@ -163,6 +165,9 @@ struct Attached {
     /// Something ended or was taken since the last [`Queue::flush_irq`].
     touched: bool,
     watched: bool,
+    moderation: Moderation,
+    /// Its interrupt waits until then for more completions.
+    held_until: Option<Instant>,
     waiting: Vec<Message>,
 }
 
@@ -280,7 +285,8 @@ impl Iothread {
         }
     }
 
-    /// How long an idle iothread looks for work before it sleeps, at most; zero turns polling off.
+    /// How long an idle iothread looks for work before it sleeps, at most; zero turns polling off, and
+    /// with it interrupt moderation, which looks for work while an interrupt waits.
     pub fn set_poll_max(&self, max: Duration) {
         self.poll_max.set(max);
         self.poll_now.set(Duration::ZERO);
@@ -382,6 +388,8 @@ impl Iothread {
             dead: false,
             touched: false,
             watched: doorbell.is_some(),
+            moderation: Moderation::default(),
+            held_until: None,
             waiting: Vec::new(),
         });
         QueueSlot(slot as u16)
@@ -559,6 +567,7 @@ impl Iothread {
             debug_assert!(attached.in_flight > 0, "a completion that nobody waits for");
             attached.in_flight = attached.in_flight.saturating_sub(1);
             attached.touched = true;
+            attached.moderation.ended();
         }
         self.with_attached(slot, |queue, port| queue.complete(port, token, buf, result));
     }
@@ -594,7 +603,7 @@ impl Iothread {
                 });
                 if let Some(Some(progress)) = progress {
                     busy = true;
-                    self.after_service(slot, progress);
+                    self.after_service(slot, progress, true);
                     continue;
                 }
             }
@@ -602,7 +611,7 @@ impl Iothread {
                 busy |= self.attend(slot);
             }
             if touched {
-                self.after_service(slot, Progress::Idle);
+                self.after_service(slot, Progress::Idle, false);
             }
         }
         busy
@@ -620,10 +629,22 @@ impl Iothread {
         attended == Some(true)
     }
 
-    fn after_service(self: &Rc<Self>, slot: usize, progress: Progress) {
+    fn after_service(self: &Rc<Self>, slot: usize, progress: Progress, took: bool) {
+        if self.poll_max.get() > Duration::ZERO && progress != Progress::Dead {
+            let now = self.now();
+            if took && let Some(Some(attached)) = self.queues.borrow_mut().get_mut(slot) {
+                attached.moderation.arrived(now);
+            }
+            let may_wait = self.with_attached(slot, |queue, _| queue.publish());
+            if may_wait == Some(true) && self.holds(slot, now) {
+                return;
+            }
+        }
         self.with_attached(slot, |queue, _| queue.flush_irq());
         let mut check = false;
         if let Some(Some(attached)) = self.queues.borrow_mut().get_mut(slot) {
+            attached.moderation.raised();
+            attached.held_until = None;
             attached.touched = false;
             attached.dead |= progress == Progress::Dead;
             check = attached.paused > 0;
@@ -631,6 +652,33 @@ impl Iothread {
         if check {
             self.report_drained(slot);
         }
+    }
+
+    /// Whether the interrupt of a queue waits for more completions.
+    fn holds(&self, slot: usize, now: Instant) -> bool {
+        let mut queues = self.queues.borrow_mut();
+        let Some(Some(attached)) = queues.get_mut(slot) else { return false };
+        if attached.paused > 0 || attached.dead {
+            return false;
+        }
+        // What was submitted and not started yet may end as soon as it is.
+        let unsettled = attached.in_flight > 0
+            && (self.ring.borrow_mut().has_news() || !self.ended.borrow().is_empty());
+        let until = match unsettled {
+            true => now,
+            false => match attached.moderation.judge(now, attached.in_flight) {
+                Verdict::Hold(until) => until,
+                Verdict::Raise => return false,
+            },
+        };
+        attached.touched = true;
+        attached.held_until = Some(until);
+        true
+    }
+
+    /// When the first interrupt that waits is due.
+    fn held_until(&self) -> Option<Instant> {
+        self.queues.borrow().iter().flatten().filter_map(|a| a.held_until).min()
     }
 
     /// Tells those who wait for a paused queue, once nothing of it is in flight.
@@ -658,8 +706,16 @@ impl Iothread {
     /// Nothing to do: poll where it pays, then sleep in the ring.
     fn idle(self: &Rc<Self>) {
         let deadline = self.timers.borrow().next_deadline();
-        if self.poll_max.get() > Duration::ZERO && self.poll(deadline) {
+        if let Some(until) = self.held_until() {
+            self.poll(until.min(deadline.unwrap_or(until)));
             return;
+        }
+        let window = self.poll_now.get();
+        if !window.is_zero() {
+            let until = Instant::now() + window;
+            if self.poll(until.min(deadline.unwrap_or(until))) {
+                return;
+            }
         }
         self.notify_all(true);
         let nothing = !self.any_pending() && self.ended.borrow().is_empty();
@@ -672,17 +728,12 @@ impl Iothread {
         self.notify_all(false);
     }
 
-    /// Looks for work without sleeping. Returns whether there is some.
-    fn poll(&self, deadline: Option<Instant>) -> bool {
-        let window = self.poll_now.get();
-        if window.is_zero() {
-            return false;
-        }
+    /// Looks for work without sleeping, until `until`. Returns whether there is some.
+    fn poll(&self, until: Instant) -> bool {
         self.ring.borrow_mut().kick();
-        let start = Instant::now();
         loop {
             let mut ring = self.ring.borrow_mut();
-            if ring.wants_kick() {
+            if ring.has_news() {
                 ring.kick();
                 return true;
             }
@@ -690,11 +741,11 @@ impl Iothread {
             if self.shared.inbox.has_items() || self.any_pending() {
                 return true;
             }
-            let now = Instant::now();
-            if now - start >= window || deadline.is_some_and(|d| now >= d) {
+            if Instant::now() >= until {
                 return false;
             }
-            std::hint::spin_loop();
+            // Whoever wants this core may have the guest's next request.
+            std::thread::yield_now();
         }
     }
 

@@ -35,6 +35,13 @@ pub trait Queue: Send {
         result: Result<(), BlockError>,
     );
 
+    /// Shows the guest what has ended, without an interrupt, which may follow later by
+    /// [`Queue::flush_irq`]. Returns whether it may: `false` where there is nothing to interrupt for,
+    /// or where nothing is to be held back.
+    fn publish(&mut self) -> bool {
+        false
+    }
+
     /// The pass is over: publish completions and raise at most one interrupt a vector.
     fn flush_irq(&mut self);
 

@@ -111,7 +111,7 @@ fn disks_are_read_and_written_by_both() {
             &[
                 format!("read -P 7 512 {}", 70_000 / 512 * 512),
                 format!("read -P 9 {} 512", SIZE - 512),
-                "write -P 11 100000 5000".to_owned(),
+                "write -P 11 99840 5120".to_owned(),
             ],
         );
         assert!(!said.contains("verification failed"), "{options:?}: {said}");
@@ -130,7 +130,8 @@ fn disks_are_read_and_written_by_both() {
         on_ring(move |cx| async move {
             let disk = open_with(&cx, host_file(&ours), None, secret()).await.expect("open");
             let bytes = read(&cx, &disk, 99_840, 5632).await.expect("read");
-            assert!(bytes[160..5160].iter().all(|b| *b == 11));
+            assert!(bytes[..5120].iter().all(|b| *b == 11));
+            assert!(bytes[5120..].iter().all(|b| *b != 11));
             close_all(Cx::clone(&cx), disk).await.expect("close");
             let disk = open_with(&cx, host_file(&theirs), None, secret()).await.expect("open");
             let bytes = read(&cx, &disk, 4096, 8192).await.expect("read");

@@ -36,6 +36,17 @@ pub(super) struct Run {
     pub zeroed: bool,
 }
 
+/// How many references a cluster has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// None.
+    Free,
+    /// One.
+    Once,
+    /// Several.
+    Shared,
+}
+
 enum Need {
     /// This refcount slice must be loaded.
     Load(u64),
@@ -102,6 +113,30 @@ impl Allocator {
     /// A run was taken to hold metadata.
     pub fn mark_metadata(&self, run: Run) {
         lock(&self.state).metadata.extend(run.start..run.start + run.len);
+    }
+
+    /// These clusters hold metadata.
+    pub fn mark_clusters(&self, clusters: impl Iterator<Item = u64>) {
+        lock(&self.state).metadata.extend(clusters);
+    }
+
+    /// How many references a cluster has.
+    pub async fn held(&self, cx: &Cx, host: &Host, cluster: u64) -> Result<Held, BlockError> {
+        loop {
+            {
+                let state = lock(&self.state);
+                match state.refs.get(cluster) {
+                    Some(0) => return Ok(Held::Free),
+                    Some(1) => return Ok(Held::Once),
+                    Some(_) => return Ok(Held::Shared),
+                    None if !state.refs.covers(cluster) => return Ok(Held::Free),
+                    None => {}
+                }
+            }
+            let _slow = self.slow.take(1).await;
+            let slice = lock(&self.state).refs.slice_of(cluster);
+            self.load(cx, host, slice).await?;
+        }
     }
 
     /// Where the used part of the file ends, if the file is longer than that for our own reasons.
@@ -315,7 +350,7 @@ impl Allocator {
                 let mut state = lock(&self.state);
                 match state.refs.get(cluster) {
                     Some(0) => return Err(BlockError::Corrupt),
-                    Some(u16::MAX) => return Ok(false),
+                    Some(count) if count >= self.layout.refs.max() => return Ok(false),
                     Some(count) => return Ok(state.refs.set(cluster, count + 1)),
                     None if !state.refs.covers(cluster) => return Err(BlockError::Corrupt),
                     None => {}

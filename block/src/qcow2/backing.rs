@@ -6,13 +6,14 @@ use super::{
     header::Header,
     host::Host,
     open::{OpenError, read_header},
+    replace::replace_header,
 };
-use crate::{BlockError, Cx, Node};
+use crate::{Cx, Node};
 
 /// Makes the image in `file` name another backing file: its name and format, or none. What the
 /// image reads as changes with it, unless the caller has seen to that.
 ///
-/// The header is one write of one cluster; what it says is durable when this returns.
+/// The new names take effect at one moment; they are durable when this returns.
 ///
 /// # Errors
 /// When there is no image that can be written, or the names do not fit into its first cluster;
@@ -30,14 +31,7 @@ pub async fn set_backing(
         header.backing_file = Some(name.to_owned());
         header.set_backing_format(format);
     }
-    let mut bytes = header.to_bytes()?;
-    bytes.resize(header.layout().cluster() as usize, 0);
-    let io = |source: BlockError| OpenError::Io { doing: "writing the image header", source };
-    let host = Host::new(Arc::clone(file));
-    // What the old header leads to is durable before the new one.
-    host.sync(cx).await.map_err(io)?;
-    host.write_bytes(cx, 0, &bytes).await.map_err(io)?;
-    host.sync(cx).await.map_err(io)
+    replace_header(cx, &Host::new(Arc::clone(file)), &header).await
 }
 
 #[cfg(test)]

@@ -349,6 +349,23 @@ impl SliceCache {
         copies
     }
 
+    /// Forgets every slice that is clean: the file has other entries now.
+    pub fn forget(&self) {
+        let mut state = lock(&self.state);
+        for index in 0..state.meta.len() {
+            let meta = state.meta[index];
+            if meta.dirty || meta.writing || meta.loading || meta.slice == NO_SLICE {
+                continue;
+            }
+            if let (Some(slot), Some(cell)) = (self.slot(index as u32), self.cell(meta.slice)) {
+                cell.store(0, SeqCst);
+                slot.tag.store(NO_TAG, SeqCst);
+                state.meta[index].slice = NO_SLICE;
+                state.free.push(index as u32);
+            }
+        }
+    }
+
     /// The writing of these slots has ended. What failed is dirty again.
     pub fn end_write(&self, slots: &[u32], durable: bool) {
         let mut guard = lock(&self.state);
@@ -425,7 +442,8 @@ mod models {
 
     /// Two entries in a slice, and room for one slice.
     fn cache() -> SliceCache {
-        SliceCache::new(Layout { cluster_bits: 4, version: 3 }, 0, 2)
+        let refs = super::super::counts::Width::of(4);
+        SliceCache::new(Layout { cluster_bits: 4, version: 3, refs }, 0, 2)
     }
 
     fn load(cache: &SliceCache, slice: u64, entries: [u64; 2]) {

@@ -34,7 +34,8 @@ impl Qcow2 {
         self.host.sync(cx).await
     }
 
-    async fn write_all_refcounts(&self, cx: &Cx) -> Result<(), BlockError> {
+    /// Every refcount is in the file, durably. The caller holds `order`.
+    pub(super) async fn write_all_refcounts(&self, cx: &Cx) -> Result<(), BlockError> {
         let chunk = self.host.align().clamp(512, self.layout.cluster());
         let refs = loop {
             self.move_table(cx).await?;

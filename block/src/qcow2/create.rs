@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    counts::Width,
     header::{
         Compression, Header, HeaderError, LAZY_REFCOUNTS, V2_LENGTH, V3_LENGTH, incompatible,
     },
@@ -37,6 +38,8 @@ pub struct CreateOptions {
     pub compression: Compression,
     /// Backing file: name and format.
     pub backing: Option<(String, String)>,
+    /// Width of a refcount in bits: a power of two, 1 to 64 (version 2: 16).
+    pub refcount_bits: u32,
     /// See [`Preallocation`].
     pub preallocation: Preallocation,
 }
@@ -52,6 +55,7 @@ impl CreateOptions {
             lazy_refcounts: false,
             compression: Compression::Zlib,
             backing: None,
+            refcount_bits: 16,
             preallocation: Preallocation::Off,
         }
     }
@@ -66,6 +70,9 @@ pub enum CreateError {
     /// A version that there is not.
     #[error("qcow2 version {0} does not exist; compat is 0.10 (2) or 1.1 (3)")]
     Version(u32),
+    /// A width that refcounts cannot have.
+    #[error("Refcount width must be a power of two and may not exceed 64 bits")]
+    RefcountBits(u64),
     /// A feature that version 2 does not have.
     #[error("{0} needs compat=1.1")]
     NeedsVersion3(&'static str),
@@ -176,11 +183,20 @@ fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
         let what = if zstd { "compression_type=zstd" } else { "lazy_refcounts=on" };
         return Err(CreateError::NeedsVersion3(what));
     }
+    let bits = options.refcount_bits;
+    if !bits.is_power_of_two() || bits > 64 {
+        return Err(CreateError::RefcountBits(bits.into()));
+    }
+    if options.version < 3 && bits != 16 {
+        return Err(CreateError::NeedsVersion3("refcount_bits other than 16"));
+    }
+    let refs = Width::of(bits.trailing_zeros());
     let metadata = options.preallocation == Preallocation::Metadata;
     if metadata && options.backing.is_some() {
         return Err(CreateError::PreallocatedBacking);
     }
-    let layout = Layout { cluster_bits: cluster_size.trailing_zeros(), version: options.version };
+    let layout =
+        Layout { cluster_bits: cluster_size.trailing_zeros(), version: options.version, refs };
     let too_large = CreateError::TooLarge { size: options.size, cluster_size };
     let size = options.size.checked_next_multiple_of(512).ok_or(too_large.clone())?;
     let plan = Plan::new(layout, size, metadata).ok_or(too_large)?;
@@ -198,7 +214,7 @@ fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
         incompatible: if zstd { incompatible::COMPRESSION } else { 0 },
         compatible: if options.lazy_refcounts { LAZY_REFCOUNTS } else { 0 },
         autoclear: 0,
-        refcount_order: 4,
+        refcount_order: bits.trailing_zeros(),
         header_length: if options.version == 3 { V3_LENGTH } else { V2_LENGTH } as u32,
         compression: options.compression,
         backing_file: None,
@@ -241,9 +257,14 @@ async fn write(
         Err(error) => return Err(error),
     }
     let total = plan.total();
-    let count = |index: u64| u16::from(index < total).to_be_bytes();
-    let blocks = plan.blocks << bits;
-    table(cx, host, plan.blocks_at() << bits, blocks, |at| count(at / 2)).await?;
+    let refs = layout.refs;
+    let counts = |at: u64| {
+        let (first, n) = (refs.in_bytes(at), refs.in_bytes(8));
+        let mut bytes = [0; 8];
+        (0..n).for_each(|i| refs.put(&mut bytes, i, u64::from(first + i < total)));
+        bytes
+    };
+    table(cx, host, plan.blocks_at() << bits, plan.blocks << bits, counts).await?;
     let block = |index: u64| entry(index < plan.blocks, plan.blocks_at() + index, bits);
     table(cx, host, 1 << bits, plan.reftable << bits, |at| block(at / 8).to_be_bytes()).await?;
     let l2 = |index: u64| {

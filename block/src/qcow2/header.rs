@@ -4,6 +4,7 @@
 
 use super::{
     be,
+    counts::Width,
     layout::{L1_BYTES_MAX, Layout, OFFSET, REFTABLE_BYTES_MAX},
 };
 
@@ -23,8 +24,11 @@ pub(super) mod field {
     pub const L1_OFFSET: usize = 40;
     pub const REFTABLE_OFFSET: usize = 48;
     pub const REFTABLE_CLUSTERS: usize = 56;
+    pub const SNAPSHOTS: usize = 60;
+    pub const SNAPSHOTS_AT: usize = 64;
     pub const INCOMPATIBLE: usize = 72;
     pub const AUTOCLEAR: usize = 88;
+    pub const REFCOUNT_ORDER: usize = 96;
 }
 
 /// Incompatible feature bits.
@@ -130,11 +134,6 @@ pub enum HeaderError {
     /// The image is encrypted.
     #[error("encrypted images are not supported (method {0}); decrypt it with 'qemu-img convert'")]
     Encrypted(u32),
-    /// Refcounts of another width than 16 bits.
-    #[error(
-        "refcounts of {0} bits are not supported, only 16; change it with 'qemu-img amend -o refcount_bits=16'"
-    )]
-    RefcountBits(u32),
     /// A field with an impossible value.
     #[error("the image header is damaged: {0}")]
     Field(&'static str),
@@ -172,12 +171,12 @@ impl Header {
             l1_offset: be::u64_at(bytes, field::L1_OFFSET),
             reftable_offset: be::u64_at(bytes, field::REFTABLE_OFFSET),
             reftable_clusters: be::u32_at(bytes, field::REFTABLE_CLUSTERS),
-            snapshots: be::u32_at(bytes, 60),
-            snapshots_offset: be::u64_at(bytes, 64),
+            snapshots: be::u32_at(bytes, field::SNAPSHOTS),
+            snapshots_offset: be::u64_at(bytes, field::SNAPSHOTS_AT),
             incompatible: wide(field::INCOMPATIBLE),
             compatible: wide(80),
             autoclear: wide(field::AUTOCLEAR),
-            refcount_order: if v3 { be::u32_at(bytes, 96) } else { 4 },
+            refcount_order: if v3 { be::u32_at(bytes, field::REFCOUNT_ORDER) } else { 4 },
             header_length,
             compression: Compression::Zlib,
             backing_file: None,
@@ -200,7 +199,7 @@ impl Header {
         Ok(header)
     }
 
-    fn check_fields(&self) -> Result<(), HeaderError> {
+    pub(super) fn check_fields(&self) -> Result<(), HeaderError> {
         check((9..=21).contains(&self.cluster_bits), "cluster size is not 512 bytes to 2 MiB")?;
         let layout = self.layout();
         let length = self.header_length;
@@ -286,9 +285,6 @@ impl Header {
         if self.crypt_method != 0 {
             return Err(HeaderError::Encrypted(self.crypt_method));
         }
-        if self.refcount_order != 4 {
-            return Err(HeaderError::RefcountBits(1 << self.refcount_order));
-        }
         Ok(())
     }
 
@@ -330,6 +326,18 @@ impl Header {
         Some((be::u32_at(data, 0), be::u64_at(data, 8), be::u64_at(data, 16)))
     }
 
+    /// Names another bitmap directory, or none: number of bitmaps, bytes, offset.
+    pub(super) fn set_bitmaps(&mut self, directory: Option<(u32, u64, u64)>) {
+        self.extensions.retain(|extension| extension.kind != EXT_BITMAPS);
+        if let Some((count, bytes, offset)) = directory {
+            let mut data = Vec::from(count.to_be_bytes());
+            data.extend([0; 4]);
+            data.extend(bytes.to_be_bytes());
+            data.extend(offset.to_be_bytes());
+            self.extensions.push(Extension { kind: EXT_BITMAPS, data });
+        }
+    }
+
     /// Whether refcounts may be written late.
     #[must_use]
     pub fn lazy_refcounts(&self) -> bool {
@@ -349,7 +357,8 @@ impl Header {
     }
 
     pub(super) fn layout(&self) -> Layout {
-        Layout { cluster_bits: self.cluster_bits, version: self.version }
+        let refs = Width::of(self.refcount_order);
+        Layout { cluster_bits: self.cluster_bits, version: self.version, refs }
     }
 
     /// The bytes of a new image's header, extensions and backing file name: at most one cluster.
@@ -367,9 +376,9 @@ impl Header {
         put32(32, self.crypt_method);
         put32(field::L1_SIZE, self.l1_size);
         put32(field::REFTABLE_CLUSTERS, self.reftable_clusters);
-        put32(60, self.snapshots);
+        put32(field::SNAPSHOTS, self.snapshots);
         if v3 {
-            put32(96, self.refcount_order);
+            put32(field::REFCOUNT_ORDER, self.refcount_order);
             put32(100, V3_LENGTH as u32);
             put32(104, u32::from(self.compression == Compression::Zstd) << 24);
         }
@@ -377,7 +386,7 @@ impl Header {
         put64(field::SIZE, self.size);
         put64(field::L1_OFFSET, self.l1_offset);
         put64(field::REFTABLE_OFFSET, self.reftable_offset);
-        put64(64, self.snapshots_offset);
+        put64(field::SNAPSHOTS_AT, self.snapshots_offset);
         if v3 {
             put64(field::INCOMPATIBLE, self.incompatible);
             put64(80, self.compatible);
@@ -412,18 +421,24 @@ impl Header {
     /// Adds the extension that names the backing file's format.
     pub fn set_backing_format(&mut self, format: &str) {
         let data = format.as_bytes().to_vec();
-        self.extensions.push(Extension { kind: EXT_BACKING_FORMAT, data });
+        self.extensions.insert(0, Extension { kind: EXT_BACKING_FORMAT, data });
+    }
+
+    /// Takes away the table of feature names.
+    pub(super) fn clear_feature_names(&mut self) {
+        self.extensions.retain(|extension| extension.kind != EXT_FEATURE_NAMES);
     }
 
     /// Adds the table of feature names, for those who do not know the features.
     pub fn set_feature_names(&mut self) {
-        let names: [(u8, u8, &str); 6] = [
+        let names: [(u8, u8, &str); 7] = [
             (0, 0, "dirty bit"),
             (0, 1, "corrupt bit"),
             (0, 2, "external data file"),
             (0, 3, "compression type"),
             (0, 4, "extended L2 entries"),
             (1, 0, "lazy refcounts"),
+            (2, 0, "bitmaps"),
         ];
         let mut data = Vec::new();
         for (kind, bit, name) in names {

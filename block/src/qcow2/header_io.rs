@@ -33,6 +33,16 @@ impl HeaderSector {
 }
 
 impl Qcow2 {
+    /// Something that the header says now.
+    pub(super) fn header_field<T>(&self, get: impl FnOnce(&[u8]) -> T) -> T {
+        get(&lock(&self.header.bytes))
+    }
+
+    /// The first sector was written by somebody else.
+    pub(super) fn header_is(&self, sector: Vec<u8>) {
+        *lock(&self.header.bytes) = sector;
+    }
+
     /// Changes fields of the header. Not durable before the next sync.
     pub(super) async fn change_header(
         &self,

@@ -74,6 +74,25 @@ impl L1 {
         }
     }
 
+    /// All entries.
+    pub fn entries(&self) -> Vec<u64> {
+        lock(&self.state).entries.clone()
+    }
+
+    /// Where the table is in the file.
+    pub fn offset(&self) -> u64 {
+        lock(&self.state).offset
+    }
+
+    /// The file has these entries, at this place, and no entry waits to be written.
+    pub fn replace(&self, offset: u64, entries: Vec<u64>) {
+        let mut state = lock(&self.state);
+        debug_assert!(state.dirty.is_empty(), "the L1 table is replaced while it is dirty");
+        state.entries = entries;
+        state.offset = offset;
+        state.dirty.clear();
+    }
+
     /// Number of entries.
     pub fn len(&self) -> u64 {
         lock(&self.state).entries.len() as u64

@@ -2,6 +2,7 @@
 //!
 //! Source: QEMU `docs/interop/qcow2.txt`, "Cluster mapping" and "Host cluster management".
 
+use super::counts::Width;
 use crate::Range;
 
 /// "The refcount of what this points to is exactly one": it may be written in place.
@@ -35,6 +36,8 @@ pub(super) struct Layout {
     pub cluster_bits: u32,
     /// 2 or 3: what an L2 entry's lowest bit means.
     pub version: u32,
+    /// How wide refcounts are.
+    pub refs: Width,
 }
 
 /// What an L2 entry says.
@@ -115,14 +118,14 @@ impl Layout {
         (entries <= L1_BYTES_MAX / 8).then_some(entries)
     }
 
-    /// Refcounts (16 bits each) in a slice of a refcount block.
+    /// Refcounts in a slice of a refcount block.
     pub fn refs_per_slice(self) -> u64 {
-        self.slice_bytes() / 2
+        self.refs.in_bytes(self.slice_bytes())
     }
 
     /// Refcounts in a block.
     pub fn refs_per_block(self) -> u64 {
-        self.cluster() / 2
+        self.refs.in_bytes(self.cluster())
     }
 
     /// Whether `offset` is a cluster's.
@@ -145,6 +148,19 @@ impl Layout {
             (true, _) => Entry::Zero { host: (host != 0).then_some(host), owned },
             (false, 0) => Entry::Unallocated,
             (false, _) => Entry::Data { host, owned },
+        }
+    }
+
+    /// 64-bit words of an L2 entry.
+    pub fn words(self) -> usize {
+        1
+    }
+
+    /// The host cluster that an entry points to, unless it is compressed.
+    pub fn host_of(self, raw: u64) -> Option<u64> {
+        match self.entry(raw) {
+            Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => Some(host),
+            _ => None,
         }
     }
 
@@ -190,7 +206,7 @@ mod tests {
 
     #[test]
     fn entries_decode_as_the_specification_says() {
-        let v3 = Layout { cluster_bits: 16, version: 3 };
+        let v3 = Layout { cluster_bits: 16, version: 3, refs: Width::of(4) };
         assert_eq!(v3.entry(0), Entry::Unallocated);
         assert_eq!(v3.entry(COPIED | 0x50000), Entry::Data { host: 0x50000, owned: true });
         assert_eq!(v3.entry(0x50000), Entry::Data { host: 0x50000, owned: false });
@@ -210,7 +226,7 @@ mod tests {
     #[test]
     fn geometry_of_every_cluster_size_is_consistent() {
         for cluster_bits in 9..=21 {
-            let layout = Layout { cluster_bits, version: 3 };
+            let layout = Layout { cluster_bits, version: 3, refs: Width::of(4) };
             let per_table = layout.slices_per_table() << layout.slice_bits();
             assert_eq!(per_table, layout.cluster() / 8);
             assert_eq!(layout.slices_per_table() * layout.slice_bytes(), layout.cluster());

@@ -138,6 +138,8 @@ impl Qcow2 {
         match self.look_up(range) {
             Some(Found { stretch: Stretch::Host { at, owned }, len, settled, tainted: false })
                 if (owned || !holds(Rule::CopyShared))
+                    && (self.is_recorded(Range::new(range.offset, len))
+                        || !holds(Rule::BitmapBeforeData))
                     && (settled || op == OpKind::Write || !holds(Rule::DurableLeaf)) =>
             {
                 self.leaf(lane, op, Range::new(at, len), pin)

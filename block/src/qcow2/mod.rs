@@ -6,15 +6,18 @@
 //! most leaks behind a crash (`writeback`).
 //!
 //! Specification: QEMU, `docs/interop/qcow2.txt`. Not supported, and refused by name: extended L2
-//! entries, external data files, encryption, refcounts of other than 16 bits.
+//! entries, external data files, encryption.
 
 mod alloc;
+mod amend;
 mod backing;
 pub(crate) mod be;
+mod bitmap;
 mod cache;
 pub mod check;
 mod close;
 mod compressed;
+mod counts;
 pub mod create;
 mod header_io;
 pub(crate) mod host;
@@ -27,7 +30,9 @@ mod open;
 mod pack;
 mod read;
 mod refcount;
+mod replace;
 mod resize;
+mod snapshot;
 pub(crate) mod sync;
 mod tables;
 mod write;
@@ -48,10 +53,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
+pub use amend::{Amend, AmendError, amend};
 pub use backing::set_backing;
+pub use bitmap::{BitmapError, BitmapInfo, DirtyBits};
 pub use header::{Header, HeaderError};
-pub use open::{OpenError, Options, open, read_header};
+pub use open::{OpenError, Options, open, open_snapshot, read_header};
 pub use pack::{ClusterPacker, PackedCluster};
+pub use snapshot::{NewSnapshot, Snapshot, SnapshotError};
 
 use crate::{
     BlockError, Cx, Extent, Info, Io, Lane, LocalBoxFuture, Map, Node, Op, OpKind, PinDomain, Range,
@@ -87,6 +95,7 @@ pub struct Qcow2 {
     order: sync::Semaphore,
     unpacker: compressed::Unpacker,
     packing: pack::Packing,
+    bitmaps: bitmap::Bitmaps,
 }
 
 impl Qcow2 {
@@ -121,6 +130,7 @@ impl Qcow2 {
         let range = io.range;
         if io.op.writes() {
             self.check_writable()?;
+            self.record(cx, range).await?;
         }
         let fua = match io.op {
             Op::Read => return self.read(cx, range, &mut io.buf).await,

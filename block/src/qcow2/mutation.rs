@@ -34,11 +34,31 @@ pub enum Rule {
     /// A FUA write or a flush is a single request on the file only while the mappings it depends on
     /// are durable.
     DurableLeaf,
+    /// Version 3: while a snapshot is taken, deleted or gone back to, the dirty bit is set.
+    SnapshotDirtyBit,
+    /// What a snapshot shares is counted before the header names it.
+    SnapshotRefsFirst,
+    /// What a snapshot shares is not written in place any more before the header names it.
+    SharedFlagsFirst,
+    /// A new snapshot table or L1 table is durable before the header names it.
+    SnapshotTableFirst,
+    /// The header has forgotten a table durably before what it held loses its references.
+    SnapshotGoneFirst,
+    /// A header is replaced by one write of one sector.
+    HeaderInOneSector,
+    /// The bit of a granule is durable before the data that makes it dirty.
+    BitmapBeforeData,
+    /// A cluster of a bitmap is counted before a table or the header leads to it.
+    BitmapRefsFirst,
+    /// A bitmap directory is durable before the header names it.
+    BitmapTablesFirst,
+    /// The header has forgotten a bitmap durably before its clusters are free.
+    BitmapGoneFirst,
 }
 
 impl Rule {
     /// Every rule, for tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 24] = [
         Self::SyncBeforeL2,
         Self::SyncBeforeReftable,
         Self::RefcountsBeforeL2,
@@ -53,6 +73,16 @@ impl Rule {
         Self::CopyShared,
         Self::SnapshotOrder,
         Self::DurableLeaf,
+        Self::SnapshotDirtyBit,
+        Self::SnapshotRefsFirst,
+        Self::SharedFlagsFirst,
+        Self::SnapshotTableFirst,
+        Self::SnapshotGoneFirst,
+        Self::HeaderInOneSector,
+        Self::BitmapBeforeData,
+        Self::BitmapRefsFirst,
+        Self::BitmapTablesFirst,
+        Self::BitmapGoneFirst,
     ];
 }
 

@@ -12,17 +12,19 @@ use super::{
     COPY_BYTES_MAX, Qcow2,
     alloc::Allocator,
     be,
+    bitmap::Bitmaps,
     cache::SliceCache,
     check,
     compressed::Unpacker,
-    header::{HEADER_BYTES_MAX, Header, HeaderError, field, incompatible},
+    header::{AUTOCLEAR_BITMAPS, HEADER_BYTES_MAX, Header, HeaderError, field, incompatible},
     header_io::HeaderSector,
     host::Host,
     l1::L1,
-    layout::Layout,
+    layout::{L1_BYTES_MAX, Layout},
     limbo::Limbo,
     pack::Packing,
     refcount::Refcounts,
+    snapshot::{Snapshot, read_snapshots},
     sync::{RangeLocks, Semaphore},
     writeback::Flushes,
 };
@@ -90,7 +92,10 @@ pub async fn read_header(cx: &Cx, file: &Arc<dyn Node>) -> Result<Header, OpenEr
     Ok(read_first_cluster(cx, &host).await?.0)
 }
 
-async fn read_first_cluster(cx: &Cx, host: &Host) -> Result<(Header, Vec<u8>), OpenError> {
+pub(super) async fn read_first_cluster(
+    cx: &Cx,
+    host: &Host,
+) -> Result<(Header, Vec<u8>), OpenError> {
     let doing = io("reading the image header");
     let size = host.node().info().size;
     let first = host.read(cx, 0, 512).await.map_err(&doing)?;
@@ -125,23 +130,63 @@ pub async fn open(
             let rebuilt = check::check(cx, host.node(), check::Repair::All).await;
             rebuilt.map_err(|e| OpenError::Rebuild(Box::new(e)))?;
         }
-        clear_autoclear(cx, &host, &header).await?;
+        // Bitmaps are kept up; of other features that clear themselves we know nothing.
+        let kept = header.autoclear & AUTOCLEAR_BITMAPS;
+        clear_autoclear(cx, &host, &header, kept).await?;
         header = read_first_cluster(cx, &host).await?.0;
     }
     let sector = host.read(cx, 0, 512).await.map_err(io("reading the image header"))?;
+    let mut tables = Tables::read(cx, &host, &header).await?;
+    if !read_only && header.snapshots > 0 {
+        tables.find_snapshots(cx, &host, &header).await?;
+    }
+    let image = Arc::new(assemble(host, backing, &header, sector, tables, options, read_only));
+    if !read_only && !image.start_bitmaps(cx).await? {
+        log::warn!("the bitmaps of the image are damaged or of an unknown kind; they are void now");
+        clear_autoclear(cx, &image.host, &header, 0).await?;
+        let sector = image.host.read(cx, 0, 512).await;
+        image.header_is(sector.map_err(io("reading the image header"))?);
+    }
+    Ok(image)
+}
+
+/// Opens the disk that a snapshot of the image in `file` holds, to be read only.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open_snapshot(
+    cx: &Cx,
+    file: Arc<dyn Node>,
+    backing: Option<Arc<dyn Node>>,
+    options: Options,
+    snapshot: &Snapshot,
+) -> Result<Arc<Qcow2>, OpenError> {
+    let host = Host::new(file);
+    let (mut header, _) = read_first_cluster(cx, &host).await?;
+    header.supported()?;
+    header.size = snapshot.disk_size.unwrap_or(header.size);
+    header.l1_offset = snapshot.l1_offset;
+    header.l1_size = snapshot.l1_size;
+    header.check_fields()?;
+    let sector = host.read(cx, 0, 512).await.map_err(io("reading the image header"))?;
     let tables = Tables::read(cx, &host, &header).await?;
-    Ok(Arc::new(assemble(host, backing, &header, sector, tables, options, read_only)))
+    Ok(Arc::new(assemble(host, backing, &header, sector, tables, options, true)))
 }
 
 /// Features that we do not keep up are declared void, as the specification demands, before anything
 /// else is written.
-async fn clear_autoclear(cx: &Cx, host: &Host, header: &Header) -> Result<(), OpenError> {
-    if header.version < 3 || header.autoclear == 0 {
+async fn clear_autoclear(
+    cx: &Cx,
+    host: &Host,
+    header: &Header,
+    kept: u64,
+) -> Result<(), OpenError> {
+    if header.version < 3 || header.autoclear == kept {
         return Ok(());
     }
     let doing = io("clearing autoclear feature bits");
     let mut sector = host.read(cx, 0, 512).await.map_err(&doing)?;
-    be::put(&mut sector, field::AUTOCLEAR, &[0; 8]);
+    be::put(&mut sector, field::AUTOCLEAR, &kept.to_be_bytes());
     host.write_bytes(cx, 0, &sector).await.map_err(&doing)?;
     host.sync(cx).await.map_err(&doing)
 }
@@ -150,6 +195,8 @@ async fn clear_autoclear(cx: &Cx, host: &Host, header: &Header) -> Result<(), Op
 struct Tables {
     l1: Vec<u64>,
     reftable: Vec<u64>,
+    /// Offset and bytes of the snapshot table and the snapshots' L1 tables.
+    snapshots: Vec<crate::Range>,
 }
 
 impl Tables {
@@ -170,7 +217,30 @@ impl Tables {
         let mut reftable = be::table(&reftable.map_err(io("reading the refcount table"))?);
         let used = reftable.iter().rposition(|e| *e != 0).map_or(0, |last| last + 1);
         reftable.truncate(used);
-        Ok(Self { l1, reftable })
+        Ok(Self { l1, reftable, snapshots: Vec::new() })
+    }
+
+    /// Learns where the tables of snapshots are, so that nothing is written over them.
+    async fn find_snapshots(
+        &mut self,
+        cx: &Cx,
+        host: &Host,
+        header: &Header,
+    ) -> Result<(), OpenError> {
+        let file = host.node().info().size;
+        let doing = io("reading the snapshot table");
+        let (list, bytes) = read_snapshots(cx, host, header).await.map_err(doing)?;
+        self.snapshots.push(crate::Range::new(header.snapshots_offset, bytes));
+        // A hostile table may name any number of bytes.
+        let mut left = 2 * L1_BYTES_MAX;
+        for one in list {
+            let bytes = u64::from(one.l1_size) * 8;
+            if one.l1_offset < file && bytes <= left {
+                left -= bytes;
+                self.snapshots.push(crate::Range::new(one.l1_offset, bytes));
+            }
+        }
+        Ok(())
     }
 
     /// The clusters of all tables, and the L1 entries that share theirs with something else: what
@@ -183,9 +253,7 @@ impl Tables {
         metadata.extend(clusters(header.l1_offset, u64::from(header.l1_size) * 8));
         let ref_bytes = u64::from(header.reftable_clusters) << header.cluster_bits;
         metadata.extend(clusters(header.reftable_offset, ref_bytes));
-        if header.snapshots > 0 {
-            metadata.insert(layout.guest_cluster(header.snapshots_offset));
-        }
+        metadata.extend(self.snapshots.iter().flat_map(|range| layout.clusters_of(*range)));
         metadata
             .extend(self.reftable.iter().filter(|e| **e != 0).map(|e| e >> layout.cluster_bits));
         let mut refused = HashSet::new();
@@ -262,6 +330,7 @@ fn assemble(
         order: Semaphore::new(1),
         unpacker: Unpacker::new(header.compression),
         packing: Packing::default(),
+        bitmaps: Bitmaps::default(),
         host,
     }
 }

@@ -86,6 +86,9 @@ struct Tail {
     end: u64,
     /// Clusters from here to the end are taken, but hold nothing yet.
     unused: u64,
+    /// The cluster that `at` lies within, if it is in use: it has a reference of ours, for those that
+    /// hold the pieces in it may give it up.
+    kept: Option<u64>,
 }
 
 /// Where the next packed data goes.
@@ -108,6 +111,18 @@ impl Qcow2 {
         self.layout.cluster()
     }
 
+    /// Width of a refcount in bits.
+    #[must_use]
+    pub fn refcount_bits(&self) -> u32 {
+        self.layout.refs.bits()
+    }
+
+    /// Whether the image is one of version 2 (`compat=0.10`).
+    #[must_use]
+    pub fn is_version_2(&self) -> bool {
+        self.layout.version == 2
+    }
+
     /// How the image's compressed clusters are compressed.
     #[must_use]
     pub fn compression(&self) -> Compression {
@@ -126,6 +141,9 @@ impl Qcow2 {
         clusters: &[PackedCluster],
     ) -> Result<(), BlockError> {
         self.check_writable()?;
+        for one in clusters {
+            self.record(cx, Range::new(one.offset, self.layout.cluster())).await?;
+        }
         let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
         for one in clusters {
             let fits = !one.bytes.is_empty() && (one.bytes.len() as u64) < self.layout.cluster();
@@ -196,15 +214,41 @@ impl Qcow2 {
             }
             let place = Range::new(tail.at, len);
             if self.refer_to(cx, place, tail.unused).await? {
-                let mut now = lock(&self.packing.tail);
-                now.at += len;
-                now.unused = now.unused.max(place.end().div_ceil(1 << bits));
+                {
+                    let mut now = lock(&self.packing.tail);
+                    now.at += len;
+                    now.unused = now.unused.max(place.end().div_ceil(1 << bits));
+                }
+                self.keep_tail(cx).await?;
                 return Ok(place);
             }
             // A refcount is at its end: the rest of that cluster stays empty.
             let mut now = lock(&self.packing.tail);
             now.at = (tail.at + 1).next_multiple_of(1 << bits).min(now.end);
         }
+    }
+
+    /// Holds the cluster that the next piece begins in, and lets go of the one before.
+    async fn keep_tail(&self, cx: &Cx) -> Result<(), BlockError> {
+        let bits = self.layout.cluster_bits;
+        let tail = *lock(&self.packing.tail);
+        let within = !self.layout.is_cluster_offset(tail.at);
+        let mut kept = within.then_some(tail.at >> bits);
+        if kept == tail.kept {
+            return Ok(());
+        }
+        if let Some(cluster) = kept
+            && !self.alloc.raise(cx, &self.host, cluster).await?
+        {
+            // It cannot be held: the rest of it stays empty.
+            lock(&self.packing.tail).at = ((cluster + 1) << bits).min(tail.end);
+            kept = None;
+        }
+        lock(&self.packing.tail).kept = kept;
+        if let Some(before) = tail.kept {
+            self.free(cx, &[(before, 1)]).await;
+        }
+        Ok(())
     }
 
     /// Takes a reference to every cluster of `place`; from `unused` on, the one that came with the
@@ -233,7 +277,7 @@ impl Qcow2 {
         };
         if !joined {
             self.abandon_tail(cx).await;
-            *lock(&self.packing.tail) = Tail { at: start, end, unused: run.start };
+            *lock(&self.packing.tail) = Tail { at: start, end, unused: run.start, kept: None };
         }
     }
 
@@ -244,6 +288,9 @@ impl Qcow2 {
         if tail.unused < end {
             let run = Run { start: tail.unused, len: end - tail.unused, zeroed: false };
             self.alloc.give_back(cx, &self.host, run).await;
+        }
+        if let Some(cluster) = tail.kept {
+            self.free(cx, &[(cluster, 1)]).await;
         }
     }
 

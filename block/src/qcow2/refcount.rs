@@ -6,12 +6,13 @@ use std::collections::{BTreeSet, HashMap};
 use super::layout::{Layout, REFTABLE_BYTES_MAX};
 use crate::BlockError;
 
-/// Slices kept after a write-back; more are dropped while they are clean (16 bytes to 4 KiB each).
+/// Slices kept after a write-back; more are dropped while they are clean (512 bytes to 4 KiB each).
 pub(super) const KEPT_SLICES: usize = 1024;
 
 #[derive(Debug)]
 struct RefSlice {
-    counts: Box<[u16]>,
+    /// As in the file.
+    bytes: Box<[u8]>,
     dirty: bool,
 }
 
@@ -80,31 +81,38 @@ impl Refcounts {
         used * self.layout.refs_per_block()
     }
 
+    /// The clusters that hold the table and the blocks.
+    pub fn clusters(&self) -> Vec<u64> {
+        let bits = self.layout.cluster_bits;
+        let table = self.table_offset >> bits;
+        let blocks = self.table.iter().filter(|e| **e != 0).map(|e| e >> bits);
+        (table..table + self.table_clusters).chain(blocks).collect()
+    }
+
     pub fn is_loaded(&self, slice: u64) -> bool {
         self.slices.contains_key(&slice)
     }
 
     /// Puts a slice that was read from the file.
     pub fn insert(&mut self, slice: u64, bytes: &[u8]) {
-        let mut counts = vec![0; self.layout.refs_per_slice() as usize].into_boxed_slice();
-        for (count, b) in counts.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *count = u16::from_be_bytes(*b);
-        }
-        self.slices.entry(slice).or_insert(RefSlice { counts, dirty: false });
+        let mut whole = vec![0; self.layout.slice_bytes() as usize].into_boxed_slice();
+        let len = bytes.len().min(whole.len());
+        whole[..len].copy_from_slice(&bytes[..len]);
+        self.slices.entry(slice).or_insert(RefSlice { bytes: whole, dirty: false });
     }
 
     /// The count of a cluster, if its slice is loaded.
-    pub fn get(&self, cluster: u64) -> Option<u16> {
+    pub fn get(&self, cluster: u64) -> Option<u64> {
         let slice = self.slices.get(&self.slice_of(cluster))?;
-        slice.counts.get((cluster % self.layout.refs_per_slice()) as usize).copied()
+        Some(self.layout.refs.get(&slice.bytes, cluster % self.layout.refs_per_slice()))
     }
 
     /// Sets the count of a cluster. Returns `false` when its slice is not loaded.
-    pub fn set(&mut self, cluster: u64, count: u16) -> bool {
+    pub fn set(&mut self, cluster: u64, count: u64) -> bool {
         let number = self.slice_of(cluster);
-        let at = (cluster % self.layout.refs_per_slice()) as usize;
+        let at = cluster % self.layout.refs_per_slice();
         let Some(slice) = self.slices.get_mut(&number) else { return false };
-        slice.counts[at] = count;
+        self.layout.refs.put(&mut slice.bytes, at, count);
         slice.dirty = true;
         true
     }
@@ -174,9 +182,8 @@ impl Refcounts {
             let offset = self.slice_offset(number)?;
             let Some(slice) = self.slices.get_mut(&number) else { continue };
             slice.dirty = false;
-            let bytes = slice.counts.iter().flat_map(|c| c.to_be_bytes()).collect();
             writes.slices.push(number);
-            writes.blocks.push((offset, bytes));
+            writes.blocks.push((offset, slice.bytes.to_vec()));
         }
         Ok(())
     }

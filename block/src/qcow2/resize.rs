@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use super::{Qcow2, be, header::field, header::incompatible};
+use super::{BitmapError, Qcow2, be, header::field, header::incompatible};
 use crate::{BlockError, Cx, Range};
 
 /// Disks are a multiple of this many bytes.
@@ -20,7 +20,8 @@ impl Qcow2 {
         if size == old {
             return Ok(());
         }
-        if size < old {
+        // Snapshots of version 2 do not say how large the disk was.
+        if size < old || (self.layout.version < 3 && self.has_snapshots()) {
             return Err(BlockError::Unsupported);
         }
         if !size.is_multiple_of(SECTOR) {
@@ -35,10 +36,7 @@ impl Qcow2 {
         }
         self.clear_gain(cx, old, size).await?;
         self.flush(cx).await?;
-        self.change_header(cx, |bytes| be::put(bytes, field::SIZE, &size.to_be_bytes())).await?;
-        self.host.sync(cx).await?;
-        self.size.store(size, SeqCst);
-        Ok(())
+        self.admit(cx, size).await
     }
 
     /// Shrinks the disk to `size` bytes; what lies beyond is lost. Only ever on somebody's word, and
@@ -58,14 +56,29 @@ impl Qcow2 {
         if size > old {
             return Err(BlockError::OutOfRange);
         }
+        if self.layout.version < 3 && self.has_snapshots() {
+            return Err(BlockError::Unsupported);
+        }
         if !size.is_multiple_of(SECTOR) {
             return Err(BlockError::Misaligned);
         }
         let cut = size.next_multiple_of(self.layout.cluster());
         if cut < old {
+            self.record(cx, Range::new(cut, old - cut)).await?;
             self.discard(cx, Range::new(cut, old - cut)).await?;
         }
         self.flush(cx).await?;
+        self.admit(cx, size).await
+    }
+
+    /// The header has the new size, durably, and its bitmaps are those of such a disk.
+    async fn admit(&self, cx: &Cx, size: u64) -> Result<(), BlockError> {
+        if self.has_bitmaps(cx).await? {
+            return self.resize_bitmaps(cx, size).await.map_err(|error| match error {
+                BitmapError::Io(error) => error,
+                _ => BlockError::Corrupt,
+            });
+        }
         self.change_header(cx, |bytes| be::put(bytes, field::SIZE, &size.to_be_bytes())).await?;
         self.host.sync(cx).await?;
         self.size.store(size, SeqCst);

@@ -88,6 +88,7 @@ impl Qcow2 {
         const STEP: u64 = 1 << 30;
         self.check_writable()?;
         let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
+        self.record(cx, Range::new(0, size)).await?;
         let end = size.next_multiple_of(self.layout.cluster());
         let mut at = 0;
         while at < end {
@@ -97,6 +98,12 @@ impl Qcow2 {
             at += len;
         }
         self.flush(cx).await
+    }
+
+    /// Whole clusters have no entry from now on: the backing file decides, or they are zeros.
+    pub(super) async fn forget(&self, cx: &Cx, range: Range) -> Result<(), BlockError> {
+        self.change_clusters(cx, range, Aim::Forget).await?;
+        self.relieve_limbo(cx).await
     }
 
     /// Writes zeros where there is anything else.

@@ -120,8 +120,9 @@ pub trait Engine {
     /// Starts what was submitted and waits until something happens or `until` has come.
     fn wait(&mut self, until: Option<Instant>);
 
-    /// Whether entering the kernel now would bring something: the poller's question.
-    fn wants_kick(&mut self) -> bool;
+    /// Whether there is something to reap, or entering the kernel now would bring it: the poller's
+    /// question.
+    fn has_news(&mut self) -> bool;
 
     /// Reports signals of an eventfd as `key` from now on. The eventfd is never read.
     fn watch(&mut self, fd: RawFd, key: u32);

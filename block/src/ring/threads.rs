@@ -350,7 +350,7 @@ impl Engine for ThreadsEngine {
         }
     }
 
-    fn wants_kick(&mut self) -> bool {
+    fn has_news(&mut self) -> bool {
         !self.fresh.is_empty() || !self.ended.is_empty() || self.pool.results.has_items()
     }
 

@@ -299,9 +299,12 @@ impl Engine for UringEngine {
         }
     }
 
-    fn wants_kick(&mut self) -> bool {
+    fn has_news(&mut self) -> bool {
         let sq = self.ring.submission();
-        !sq.is_empty() || sq.taskrun() || sq.cq_overflow()
+        let entering_helps = !sq.is_empty() || sq.taskrun() || sq.cq_overflow();
+        drop(sq);
+        // What ends while it is submitted is there at once, without a flag.
+        entering_helps || !self.refused.is_empty() || !self.ring.completion().is_empty()
     }
 
     fn reap(&mut self, events: &mut Events) {

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     config::NvmeConfig,
     doors::{Door, ShadowPages},
     events::Events,
+    health::{self, Health},
     io::Mail,
     oneshot::channel,
     regs::csts,
@@ -102,6 +103,10 @@ pub struct Ctl {
     notices: Mutex<VecDeque<(Notice, u32)>>,
     notice_masks: Mutex<BTreeMap<u32, u32>>,
     firmware: Mutex<Firmware>,
+    /// What it had counted when the machine was started.
+    health: Health,
+    /// When it was enabled first.
+    started: OnceLock<Instant>,
     errors: Mutex<ErrorLog>,
     shadows: Mutex<Option<ShadowPages>>,
     /// The windows are to be declared anew, in the next access of a vCPU.
@@ -131,6 +136,7 @@ impl Ctl {
         bells: Vec<Bell>,
     ) -> Arc<Self> {
         let queues = usize::from(config.max_ioqpairs) + 1;
+        let health = Health::load(config.state.get(health::SECTION).as_ref());
         let handle = |queue: usize| match queue {
             0 => &config.iothreads[0],
             n => &config.iothreads[(n - 1) % config.iothreads.len()],
@@ -164,7 +170,9 @@ impl Ctl {
             notices: Mutex::default(),
             notice_masks: Mutex::default(),
             firmware: Mutex::new(Firmware::load(config.state.get(firmware::SECTION).as_ref())),
-            errors: Mutex::default(),
+            errors: Mutex::new(ErrorLog::after(health.errors)),
+            health,
+            started: OnceLock::new(),
             shadows: Mutex::new(None),
             windows_stale: AtomicBool::new(false),
             events: Mutex::default(),
@@ -349,6 +357,27 @@ impl Ctl {
     /// The firmware slots.
     pub(super) fn firmware(&self) -> MutexGuard<'_, Firmware> {
         self.firmware.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Minutes that it has run since the machine was started.
+    pub(super) fn minutes(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(*self.started.get_or_init(|| now)).as_secs() / 60
+    }
+
+    /// What it has counted over its life, with these minutes and errors.
+    #[must_use]
+    pub(super) fn health(&self, minutes: u64, errors: u64) -> Health {
+        self.health.with(self, minutes, errors)
+    }
+
+    /// Saves what it has counted.
+    ///
+    /// # Errors
+    /// When it could not be saved.
+    pub(super) async fn save_health(&self, now: Instant) -> Result<(), Status> {
+        let errors = self.errors().count();
+        let section = self.health(self.minutes(now), errors).section();
+        self.save(health::SECTION, section).await
     }
 
     /// Saves the firmware slots.
@@ -560,6 +589,15 @@ impl Ctl {
     pub fn quiesce(&self, nsid: Option<u32>, done: &Countdown) {
         for home in &self.homes[1..] {
             home.post(Mail::Quiesce { nsid, done: done.clone() });
+        }
+    }
+
+    /// Ends the commands of a namespace on all I/O queues, as preempted; lets go of `done` when all
+    /// have ended. Reservation commands are done already, and not waited for: their hosts may wait for
+    /// each other.
+    pub fn preempt(&self, nsid: u32, done: &Countdown) {
+        for home in &self.homes[1..] {
+            home.post(Mail::Preempt { nsid, done: done.clone() });
         }
     }
 

@@ -91,6 +91,7 @@ impl Nvme {
         let function = Endpoint::new(parts, slot.device, slot.sink, slot.multifunction)?;
         pci.set_function(&function);
         let controller = Self { pci, function };
+        controller.subsystem().settle_controller(controller.cntlid());
         for namespace in &namespaces {
             controller.add_namespace(namespace)?;
         }
@@ -115,14 +116,15 @@ impl Nvme {
         self.pci.ctl().cntlid()
     }
 
-    /// Adds a namespace to the subsystem and attaches it; a running host is told.
+    /// Adds a namespace to the subsystem and attaches it, unless its host has detached it before; a
+    /// running host is told.
     ///
     /// # Errors
     /// When its ID is taken or it makes no sense.
     pub fn add_namespace(&self, config: &NvmeNamespaceConfig) -> Result<Arc<Namespace>, NvmeError> {
         let namespace = self.subsystem().add(config)?;
-        // It is new: nothing can be in the way.
-        self.attach(namespace.nsid()).ok();
+        let ours = self.cntlid();
+        self.subsystem().settle(namespace.nsid(), |cntlid| cntlid == ours);
         Ok(namespace)
     }
 

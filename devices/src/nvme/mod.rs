@@ -8,6 +8,7 @@
 //! several controllers may share.
 
 mod admin;
+mod attachment;
 mod background;
 pub mod cmd;
 pub mod config;
@@ -16,8 +17,9 @@ mod device;
 mod doors;
 mod events;
 mod exclusive;
+mod health;
 mod io;
-mod marks;
+pub(crate) mod marks;
 mod namespace;
 mod oneshot;
 mod pci;

@@ -161,7 +161,11 @@ impl NvmePci {
         home.place.attach(home.place.epoch(), Box::new(queue));
         ctl.change_status(0, csts::RDY);
         let subsystem = Arc::clone(ctl.subsystem());
-        home.place.handle().post(move |cx| background::resume(&subsystem, cx));
+        let started = Arc::clone(ctl);
+        home.place.handle().post(move |cx| {
+            started.minutes(cx.now());
+            background::resume(&subsystem, cx);
+        });
     }
 
     /// Starts a reset, or joins the one that is under way.
@@ -248,6 +252,8 @@ impl NvmePci {
                         log::warn!("{}: flush at shutdown: {error}", self.ctl.config().id);
                     }
                 }
+                // What cannot be saved was said; the host cannot help it.
+                let _ = self.ctl.save_health(task_cx.now()).await;
                 self.shut_down_complete(generation);
             });
         });

@@ -13,6 +13,10 @@ const CHUNK: usize = 32;
 /// Most SGL descriptors of one command: what the largest transfer can sensibly need.
 const DESCRIPTORS_MAX: u32 = 4096;
 
+/// Which way data goes, in an opcode (Base figure 86).
+const DIRECTION: u8 = 0b11;
+const CONTROLLER_TO_HOST: u8 = 0b10;
+
 /// Adds the `len` bytes that a command describes to `buf`, whose keep is that of `dma`'s memory.
 /// `page` is the size of a memory page.
 ///
@@ -112,7 +116,8 @@ fn segments(dma: &Dma, sqe: &Sqe, len: u64, buf: &mut IoBuf) -> Result<(), Statu
     let second = sqe.dptr[1].get().to_le_bytes();
     first.len = u32::from_le_bytes([second[0], second[1], second[2], second[3]]).into();
     first.kind = second[7];
-    let mut walk = SglWalk { dma, left: len, seen: 0, buf };
+    let to_host = sqe.opcode & DIRECTION == CONTROLLER_TO_HOST;
+    let mut walk = SglWalk { dma, left: len, seen: 0, to_host, buf };
     let mut next = walk.descriptor(&first, true)?;
     while let Some(segment) = next {
         next = walk.segment(&segment)?;
@@ -125,6 +130,8 @@ struct SglWalk<'a> {
     dma: &'a Dma,
     left: u64,
     seen: u32,
+    /// The host gets the data.
+    to_host: bool,
     buf: &'a mut IoBuf,
 }
 
@@ -140,6 +147,14 @@ impl SglWalk<'_> {
             sgl::DATA_BLOCK => {
                 let part = self.left.min(descriptor.len.get().into());
                 push(self.dma, self.buf, descriptor.address.get(), part)?;
+                self.left -= part;
+                Ok(None)
+            }
+            // Where the host has the data, it stands for none (Base 4.1.2.1).
+            sgl::BIT_BUCKET if !self.to_host => Ok(None),
+            sgl::BIT_BUCKET => {
+                let part = self.left.min(descriptor.len.get().into());
+                self.buf.push_discarded(part);
                 self.left -= part;
                 Ok(None)
             }

@@ -237,6 +237,8 @@ pub mod cns {
 pub mod sgl {
     /// Data block, an address.
     pub const DATA_BLOCK: u8 = 0x00;
+    /// Bit bucket: bytes for the host that it does not want.
+    pub const BIT_BUCKET: u8 = 0x10;
     /// Segment: more descriptors follow there.
     pub const SEGMENT: u8 = 0x20;
     /// The last segment.

@@ -42,6 +42,7 @@ impl Status {
     pub const PRP_OFFSET: Self = generic(0x13);
     pub const OPERATION_DENIED: Self = generic(0x15);
     pub const HOST_ID_INCONSISTENT: Self = generic(0x18);
+    pub const PREEMPTED: Self = Self(0x1b);
     pub const SANITIZE_FAILED: Self = generic(0x1c);
     pub const SANITIZE_IN_PROGRESS: Self = Self(0x1d);
     pub const WRITE_PROTECTED: Self = generic(0x20);

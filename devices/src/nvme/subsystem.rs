@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{
+    attachment::{self, Attachment},
     background::Background,
     config::{NAMESPACES_MAX, NvmeError, NvmeNamespaceConfig},
     controller::Ctl,
@@ -16,6 +17,7 @@ use super::{
     pool::NamespacePool,
     reservation::Notices,
     spec::event,
+    status::Status,
 };
 
 /// A namespace of the subsystem, and who has it.
@@ -23,6 +25,8 @@ struct Member {
     namespace: Arc<Namespace>,
     /// Controllers that it is attached to, by ID.
     attached: BTreeSet<u16>,
+    /// Controllers that its host had attached it to when the machine was started.
+    saved: Option<BTreeSet<u16>>,
 }
 
 #[derive(Default)]
@@ -142,10 +146,15 @@ impl Subsystem {
                 .ok_or(NvmeError::Full)?,
         };
         let mut namespace = config.clone();
+        let saved = Attachment::load(config.state.get(attachment::SECTION).as_ref());
+        // Whether others may have it is the host's to say only where the host has made it.
+        if let Some(saved) = saved.as_ref().filter(|_| config.pooled) {
+            namespace.shared = saved.shared;
+        }
         namespace.shared &= !self.is_single;
         let namespace = Namespace::new(&namespace, &self.serial, nsid)?;
-        let attached = BTreeSet::new();
-        inner.members.insert(nsid, Member { namespace: Arc::clone(&namespace), attached });
+        let (attached, saved) = (BTreeSet::new(), saved.map(|saved| saved.controllers));
+        inner.members.insert(nsid, Member { namespace: Arc::clone(&namespace), attached, saved });
         Ok(namespace)
     }
 
@@ -161,6 +170,48 @@ impl Subsystem {
             }
         }
         Some(member.namespace)
+    }
+
+    /// Attaches a namespace that was just added: to those controllers that its host had attached it
+    /// to, if it had, and else to those that `default` picks.
+    pub fn settle(&self, nsid: u32, default: impl Fn(u16) -> bool) {
+        let saved = self.lock().members.get(&nsid).and_then(|member| member.saved.clone());
+        for controller in self.controllers() {
+            let cntlid = controller.cntlid();
+            if saved.as_ref().map_or_else(|| default(cntlid), |saved| saved.contains(&cntlid)) {
+                // It is new; a private one that was left to several goes to the first.
+                self.attach(nsid, cntlid).ok();
+            }
+        }
+    }
+
+    /// A controller is there: it gets the namespaces that their hosts had attached to it.
+    pub(super) fn settle_controller(&self, cntlid: u16) {
+        let wanted =
+            |member: &Member| member.saved.as_ref().is_some_and(|saved| saved.contains(&cntlid));
+        let inner = self.lock();
+        let members = inner.members.iter().filter(|(_, member)| wanted(member));
+        let nsids: Vec<u32> = members.map(|(nsid, _)| *nsid).collect();
+        drop(inner);
+        for nsid in nsids {
+            self.attach(nsid, cntlid).ok();
+        }
+    }
+
+    /// Saves which controllers have a namespace, after its host has changed it.
+    ///
+    /// # Errors
+    /// When it could not be saved.
+    pub(super) async fn save_attachment(&self, nsid: u32) -> Result<(), Status> {
+        let section = {
+            let mut inner = self.lock();
+            let Some(member) = inner.members.get_mut(&nsid) else { return Ok(()) };
+            member.saved = Some(member.attached.clone());
+            let shared = member.namespace.is_shared();
+            let attachment = Attachment { shared, controllers: member.attached.clone() };
+            (Arc::clone(&member.namespace), attachment.section())
+        };
+        section.0.save(attachment::SECTION, section.1).await
     }
 
     /// Attaches a namespace to a controller, whose host is told.

@@ -98,6 +98,10 @@ const HEADER: &[Register<Name>] = &[
 
 const BAR0: usize = 0x10;
 const FIRST_CAPABILITY: usize = 0x40;
+/// SD host controllers, as class and sub-class: they have a register of their own at 40h, which says
+/// how many slots there are (SD Host Controller 3.00, C.3). For one slot at BAR 0 it is zero.
+const SD_HOST: u32 = 0x0805;
+const FIRST_CAPABILITY_SD: usize = 0x80;
 const LEN: usize = 0x100;
 const BAR_IO: u64 = 1;
 const BAR_MEMORY_64: u64 = 4;
@@ -135,6 +139,8 @@ pub(super) struct Config {
     msix: Option<usize>,
     msi: Option<usize>,
     express: Option<usize>,
+    /// Where the registers lie that are the function's own.
+    own: std::ops::Range<u64>,
 }
 
 /// BARs and decode bits.
@@ -145,6 +151,11 @@ type Interrupting = (u16, u16, Option<MsiRegisters>);
 /// More capabilities than 192 bytes hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyCapabilities;
+
+/// Where the list of capabilities begins.
+fn first_capability(identity: Identity) -> usize {
+    if identity.class >> 8 == SD_HOST { FIRST_CAPABILITY_SD } else { FIRST_CAPABILITY }
+}
 
 impl Config {
     pub fn new(
@@ -166,7 +177,7 @@ impl Config {
                 Name::Subsystem => identity.subsystem.into(),
                 Name::InterruptPin => interrupt_pin.into(),
                 Name::Status if !capabilities.is_empty() => STATUS_CAPABILITIES,
-                Name::Capabilities if !capabilities.is_empty() => FIRST_CAPABILITY as u64,
+                Name::Capabilities if !capabilities.is_empty() => first_capability(identity) as u64,
                 _ => register.reset,
             };
             file.add(&Register { reset, ..*register });
@@ -178,10 +189,28 @@ impl Config {
             msix: None,
             msi: None,
             express: None,
+            own: 0..0,
         };
         bars.iter().for_each(|bar| config.add_bar(bar));
-        config.add_capabilities(capabilities)?;
+        config.add_capabilities(first_capability(identity), capabilities)?;
         Ok(config)
+    }
+
+    /// Adds registers of the function's own, beyond the header. It has no capabilities there.
+    pub fn add_own<N>(&mut self, table: &[Register<N>]) {
+        for register in table {
+            let end = register.offset + u64::from(register.width);
+            self.own = match self.own.is_empty() {
+                true => register.offset..end,
+                false => self.own.start.min(register.offset)..self.own.end.max(end),
+            };
+            self.file.add(register);
+        }
+    }
+
+    /// A load by the device.
+    pub fn get(&self, offset: u64, width: u8) -> u64 {
+        self.file.get(offset, width)
     }
 
     fn add_bar(&mut self, bar: &Bar) {
@@ -196,8 +225,12 @@ impl Config {
         self.file.add(&Register::read_write(Name::Bar, offset, width, flags, mask));
     }
 
-    fn add_capabilities(&mut self, list: &[Capability]) -> Result<(), TooManyCapabilities> {
-        let mut at = FIRST_CAPABILITY;
+    fn add_capabilities(
+        &mut self,
+        first: usize,
+        list: &[Capability],
+    ) -> Result<(), TooManyCapabilities> {
+        let mut at = first;
         for (index, capability) in list.iter().enumerate() {
             let end = at + capability.len();
             if end > LEN {
@@ -252,7 +285,9 @@ impl Config {
         self.file.write(access, value.into());
         let reset = self.take_flr();
         let after = self.watched();
-        Effect { decode: before.0 != after.0, interrupts: before.1 != after.1, reset }
+        // What the registers of its own are for, only the function knows.
+        let own = self.own.contains(&access.offset);
+        Effect { decode: own || before.0 != after.0, interrupts: before.1 != after.1, reset }
     }
 
     /// What decoding depends on, and what interrupts depend on.

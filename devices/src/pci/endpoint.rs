@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{
     Capability, Identity, Interrupts, PciFunction,
     capability::id,
-    config::{Config, Effect},
+    config::{Config, Effect, command},
     interrupts::MsiRegisters,
     msix::ENTRY_LEN,
 };
 use crate::{
     Access, Device, Doorbell, LineIrq, MsiSource, Registers, Space, Window, WindowSink, Windows,
-    device::Done,
+    device::Done, register::Register,
 };
 
 /// What a BAR decodes.
@@ -194,6 +194,22 @@ pub struct Parts {
     pub controller: Arc<dyn Controller>,
 }
 
+/// What a function has that is neither BAR nor capability: registers of its own in configuration
+/// space, and addresses that no BAR says (the ports that a PC has always had).
+#[derive(Clone)]
+pub struct Legacy {
+    /// Registers from 40h on. The function has no capabilities.
+    pub registers: &'static [Register<&'static str>],
+    /// Who knows the windows. They are declared while the function decodes ports.
+    pub windows: Arc<dyn LegacyWindows>,
+}
+
+/// See [`Legacy`].
+pub trait LegacyWindows: Send + Sync {
+    /// The windows at this moment. `config` loads bytes at an offset of configuration space.
+    fn windows(&self, config: &dyn Fn(u64, u8) -> u64) -> Vec<Window>;
+}
+
 /// See the module.
 pub struct Endpoint {
     id: String,
@@ -202,6 +218,7 @@ pub struct Endpoint {
     interrupts: Arc<Interrupts>,
     controller: Arc<dyn Controller>,
     msix: Option<MsixPlace>,
+    legacy: Option<Arc<dyn LegacyWindows>>,
     config: Mutex<Config>,
     /// Held while windows are computed and declared, so that declarations keep their order.
     declaring: Mutex<()>,
@@ -218,12 +235,29 @@ impl Endpoint {
         sink: Arc<dyn WindowSink>,
         multifunction: bool,
     ) -> Result<Arc<Self>, EndpointError> {
+        Self::with_legacy(parts, device, sink, multifunction, None)
+    }
+
+    /// The same for a function that also has what is `legacy`.
+    ///
+    /// # Errors
+    /// As [`Endpoint::new`].
+    pub fn with_legacy(
+        parts: Parts,
+        device: u32,
+        sink: Arc<dyn WindowSink>,
+        multifunction: bool,
+        legacy: Option<Legacy>,
+    ) -> Result<Arc<Self>, EndpointError> {
         let mut capabilities = parts.capabilities;
         // Last, so that the controller's keep the numbers it knows them by.
         capabilities.extend(parts.msix.map(|place| msix_capability(place, &parts.interrupts)));
-        let config =
+        let mut config =
             Config::new(parts.identity, multifunction, parts.pin, &parts.bars, &capabilities)
                 .map_err(|_| EndpointError::Capabilities(parts.id.clone()))?;
+        if let Some(legacy) = &legacy {
+            config.add_own(legacy.registers);
+        }
         Ok(Arc::new(Self {
             id: parts.id,
             device,
@@ -231,6 +265,7 @@ impl Endpoint {
             interrupts: parts.interrupts,
             controller: parts.controller,
             msix: parts.msix,
+            legacy: legacy.map(|legacy| legacy.windows),
             config: Mutex::new(config),
             declaring: Mutex::new(()),
         }))
@@ -253,6 +288,12 @@ impl Endpoint {
         let mut windows = Windows::default();
         for (bar, base) in bases {
             self.declare_bar(&mut windows, bar, base);
+        }
+        if let Some(legacy) = &self.legacy {
+            let config = self.lock();
+            if config.command() & command::IO != 0 {
+                windows.ranges.extend(legacy.windows(&|offset, width| config.get(offset, width)));
+            }
         }
         self.sink.set(self.device, windows);
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Bar, Identity, PciFunction, config::Config};
-use crate::{Access, Device, device::Done};
+use crate::{Access, Device, device::Done, register::Register};
 
 /// The host bridge of the machine: what Intel's 82G33 has at 00.0. Any other function that only
 /// has to be there (a LPC bridge, an ISA bridge) is made of it too.
@@ -32,6 +32,19 @@ impl HostBridge {
         let config = Config::new(identity, multifunction, 0, &[], &[]);
         let config = config.expect("no capabilities always fit");
         Arc::new(Self { id: id.to_owned(), config: Mutex::new(config) })
+    }
+
+    /// The same with registers of its own, which do nothing but hold what was written.
+    #[must_use]
+    pub fn with_registers(
+        id: &str,
+        identity: Identity,
+        multifunction: bool,
+        registers: &[Register<&'static str>],
+    ) -> Arc<Self> {
+        let bridge = Self::bare(id, identity, multifunction);
+        bridge.lock().add_own(registers);
+        bridge
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Config> {

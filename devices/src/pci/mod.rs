@@ -25,8 +25,8 @@ pub use bus::{BusError, PciBus, PciFunction};
 pub use capability::Capability;
 pub use config::Identity;
 pub use endpoint::{
-    Bar, BarDoorbell, BarKind, BarRegion, Controller, Endpoint, EndpointError, MsixPlace, Parts,
-    Slot,
+    Bar, BarDoorbell, BarKind, BarRegion, Controller, Endpoint, EndpointError, Legacy,
+    LegacyWindows, MsixPlace, Parts, Slot,
 };
 pub use host::HostBridge;
 pub use interrupts::{Interrupts, MsiRegisters};

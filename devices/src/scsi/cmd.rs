@@ -67,6 +67,12 @@ pub enum Command {
         revert: bool,
         len: u32,
     },
+    LogSelect {
+        reset: bool,
+        page: u8,
+        subpage: u8,
+        len: u32,
+    },
     LogSense {
         control: u8,
         page: u8,
@@ -329,6 +335,18 @@ fn parse_rare(cdb: &Cdb, kind: UnitKind, form: Form) -> Result<Command, Sense> {
             let (page_format, save) = (bit(cdb, 1, 4), bit(cdb, 1, 0));
             Ok(Command::ModeSelect { ten, page_format, save, revert: bit(cdb, 1, 1), len })
         }
+        op::LOG_SELECT if kind == UnitKind::Disk => {
+            // SP: nothing can be saved.
+            if bit(cdb, 1, 0) {
+                return Err(Sense::cdb_field(1, Some(0)));
+            }
+            Ok(Command::LogSelect {
+                reset: bit(cdb, 1, 1),
+                page: cdb[2] & 0x3f,
+                subpage: cdb[3],
+                len: be16(cdb, 7).into(),
+            })
+        }
         op::LOG_SENSE if kind == UnitKind::Disk => {
             // PPC is obsolete; nothing can be saved.
             if cdb[1] & 0x03 != 0 {
@@ -561,6 +579,7 @@ impl Command {
             Self::WriteSame { no_data, .. } => out(if no_data { 0 } else { bytes(1) }),
             Self::Unmap { len }
             | Self::ModeSelect { len, .. }
+            | Self::LogSelect { len, .. }
             | Self::Sanitize { len, .. }
             | Self::ReserveOut { len, .. } => out(len.into()),
             Self::FormatUnit { long, data } => out(if data { if long { 8 } else { 4 } } else { 0 }),

@@ -230,18 +230,27 @@ impl UnitHandle {
                 reply(unit.lock().mode.sense(&request, medium)?, allocation)
             }
             Command::ModeSelect { ten, page_format, save, revert, len } => {
-                for (wrong, bit) in [(!page_format && len > 0, 4), (revert, 1), (save, 0)] {
+                let cannot = save && !unit.lock().mode.can_save();
+                for (wrong, bit) in [(!page_format && len > 0, 4), (revert, 1), (cannot, 0)] {
                     if wrong {
                         return Err(Sense::cdb_field(1, Some(bit)));
                     }
                 }
                 let list = parameters(arrival.data, len);
                 let medium = self.medium();
-                unit.select_mode(arrival.nexus, ten, &list, medium)?;
+                unit.select_mode(arrival.nexus, (ten, save), &list, medium)?;
+                Ok(if save { self.job(command, 0) } else { Step::Answer(Answer::good()) })
+            }
+            Command::LogSelect { reset, page, subpage, len } => {
+                log::check_select(page, subpage, len)?;
+                if reset {
+                    unit.reset_logs(arrival.nexus);
+                }
                 Ok(Step::Answer(Answer::good()))
             }
             Command::LogSense { control, page, subpage, pointer, allocation } => {
                 let stats = unit.root().map(|root| root.stats()).unwrap_or_default();
+                let stats = log::since(&stats, &unit.lock().log_base);
                 reply(
                     log::sense(control, page, subpage, pointer, &stats, self.block_size)?,
                     allocation,
@@ -475,10 +484,18 @@ impl LogicalUnit {
         if state.stopped { state.not_ready_sense() } else { Sense::none() }
     }
 
+    /// The counters of the log pages begin again.
+    fn reset_logs(&self, nexus: Nexus) {
+        self.change(|state| {
+            state.log_base = state.root.as_ref().map(|root| root.stats()).unwrap_or_default();
+            state.attention(asc::LOG_CHANGED, |other, _| other != nexus);
+        });
+    }
+
     fn select_mode(
         &self,
         nexus: Nexus,
-        ten: bool,
+        (ten, save): (bool, bool),
         list: &[u8],
         medium: mode::Medium,
     ) -> Result<(), Sense> {
@@ -486,6 +503,9 @@ impl LogicalUnit {
             if state.mode.select(ten, list, medium)? {
                 state.mode.apply(state.root.as_deref());
                 state.attention(asc::MODE_CHANGED, |other, _| other != nexus);
+            }
+            if save {
+                state.mode.save();
             }
             Ok(())
         })

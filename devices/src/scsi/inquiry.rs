@@ -138,8 +138,8 @@ pub(super) fn local_name(serial: &str) -> u64 {
 /// Extended INQUIRY data (SPC-5, 7.7.7).
 fn extended(config: &UnitConfig) -> Vec<u8> {
     let mut body = vec![0; 60];
-    // HEADSUP, SIMPSUP.
-    body[1] = 0x05;
+    // HEADSUP, ORDSUP, SIMPSUP.
+    body[1] = 0x07;
     // V_SUP: there is a volatile cache.
     body[2] = u8::from(config.kind == UnitKind::Disk);
     body

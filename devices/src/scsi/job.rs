@@ -109,7 +109,7 @@ impl AbortFlag {
     }
 
     /// Whether it is set; if not, `waker` is woken when it is.
-    fn poll(&self, waker: &Waker) -> bool {
+    pub(super) fn poll(&self, waker: &Waker) -> bool {
         *self.0.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
         self.is_set()
     }
@@ -226,6 +226,7 @@ impl Job {
                     self.overwrite(&request)?;
                 }
             }
+            Command::ModeSelect { .. } => self.store_mode().await?,
             Command::ReserveOut { .. } => {
                 self.end_others().await;
                 self.store_reservations().await?;
@@ -375,6 +376,17 @@ impl Job {
         drop(over.wait(Some(&self.aborted)).await);
     }
 
+    /// Stores the saved mode pages, and waits for it.
+    async fn store_mode(&mut self) -> Result<(), Stop> {
+        let over = Arc::new(Over::default());
+        let told = Arc::clone(&over);
+        self.unit.store_mode(move |result| told.set(result));
+        over.wait(None).await.map_err(|error| {
+            log::error!("{}: mode pages cannot be stored: {error}", self.unit.config.id);
+            Stop::Refused(Sense::new(key::HARDWARE_ERROR, asc::INTERNAL_FAILURE))
+        })
+    }
+
     /// Stores registrations and the reservation, and waits for it.
     async fn store_reservations(&mut self) -> Result<(), Stop> {
         if !self.reserve.store {
@@ -393,10 +405,10 @@ impl Job {
 
 /// Tells a task that something is over, and how it went.
 #[derive(Default)]
-struct Over(Mutex<(Option<io::Result<()>>, Option<Waker>)>);
+pub(super) struct Over(Mutex<(Option<io::Result<()>>, Option<Waker>)>);
 
 impl Over {
-    fn set(&self, result: io::Result<()>) {
+    pub(super) fn set(&self, result: io::Result<()>) {
         let waker = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.0 = Some(result);
@@ -408,7 +420,7 @@ impl Over {
     }
 
     /// Waits for the end, or until `abort` is set.
-    async fn wait(&self, abort: Option<&AbortFlag>) -> io::Result<()> {
+    pub(super) async fn wait(&self, abort: Option<&AbortFlag>) -> io::Result<()> {
         poll_fn(|task| {
             if abort.is_some_and(|abort| abort.poll(task.waker())) {
                 return Poll::Ready(Err(io::ErrorKind::Interrupted.into()));

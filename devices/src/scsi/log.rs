@@ -1,6 +1,6 @@
-//! Log pages: LOG SENSE (SPC-5, 6.8 and 7.3).
+//! Log pages: LOG SELECT and LOG SENSE (SPC-5, 6.7, 6.8 and 7.3).
 
-use spindle_block::root::{Account, Stats};
+use spindle_block::root::{Account, Counters, Stats};
 
 use super::sense::Sense;
 
@@ -15,6 +15,31 @@ mod page {
 const PAGES: [u8; 3] = [page::SUPPORTED, page::STATISTICS, page::EXCEPTIONS];
 /// PC: cumulative values.
 const CUMULATIVE: u8 = 1;
+
+/// Whether a LOG SELECT names pages that there are, and does not want to set their parameters: none can
+/// be set. Page 0 is all of them.
+pub(super) fn check_select(page: u8, subpage: u8, len: u32) -> Result<(), Sense> {
+    if !PAGES.contains(&page) {
+        return Err(Sense::cdb_field(2, Some(5)));
+    }
+    if subpage != 0 {
+        return Err(Sense::cdb_field(3, None));
+    }
+    if len != 0 {
+        return Err(Sense::cdb_field(7, None));
+    }
+    Ok(())
+}
+
+/// What was counted since `base`.
+pub(super) fn since(stats: &Stats, base: &Stats) -> Stats {
+    std::array::from_fn(|i| Counters {
+        operations: stats[i].operations.saturating_sub(base[i].operations),
+        bytes: stats[i].bytes.saturating_sub(base[i].bytes),
+        failed: stats[i].failed.saturating_sub(base[i].failed),
+        total_time_ns: stats[i].total_time_ns.saturating_sub(base[i].total_time_ns),
+    })
+}
 
 /// The answer to LOG SENSE: parameters from number `pointer` on.
 pub(super) fn sense(

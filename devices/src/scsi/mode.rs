@@ -3,6 +3,7 @@
 use spindle_block::Root;
 
 use super::{
+    saving,
     sense::Sense,
     spec::asc,
     unit::{UnitConfig, UnitKind},
@@ -19,6 +20,8 @@ mod page {
     pub const ALL_SUBPAGES: u8 = 0xff;
 }
 
+/// PS: the page can be saved.
+const SAVABLE: u8 = 0x80;
 /// SPF: the page has a subpage code.
 const SUBPAGE_FORMAT: u8 = 0x40;
 /// WCE in byte 2 of the caching page.
@@ -38,14 +41,15 @@ enum Control {
     Current,
     Changeable,
     Default,
+    Saved,
 }
 
 /// What initiators can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Values {
-    write_cache: bool,
-    descriptor_sense: bool,
-    write_protect: bool,
+pub(super) struct Values {
+    pub write_cache: bool,
+    pub descriptor_sense: bool,
+    pub write_protect: bool,
 }
 
 /// The mode parameters of a unit: shared by all initiators.
@@ -53,7 +57,10 @@ struct Values {
 pub(super) struct Mode {
     kind: UnitKind,
     default: Values,
+    /// What a reset and a power-on begin with.
+    saved: Values,
     current: Values,
+    can_save: bool,
 }
 
 /// What a medium is like, as the header and the block descriptor tell it.
@@ -81,11 +88,26 @@ impl Mode {
         let through = root.is_some_and(|root| root.policy().write_through);
         let write_cache = config.write_cache && !through && config.kind == UnitKind::Disk;
         let default = Values { write_cache, descriptor_sense: false, write_protect: false };
-        Self { kind: config.kind, default, current: default }
+        let saved = saving::load(config).unwrap_or(default);
+        let can_save = saving::can_save(config);
+        Self { kind: config.kind, default, saved, current: saved, can_save }
     }
 
     pub fn reset(&mut self) {
-        self.current = self.default;
+        self.current = self.saved;
+    }
+
+    pub fn can_save(&self) -> bool {
+        self.can_save
+    }
+
+    /// All pages are saved as they are.
+    pub fn save(&mut self) {
+        self.saved = self.current;
+    }
+
+    pub fn saved(&self) -> Values {
+        self.saved
     }
 
     pub fn write_protected(&self) -> bool {
@@ -131,6 +153,7 @@ impl Mode {
         let (values, fixed) = match control {
             Control::Current => (self.current, true),
             Control::Default => (self.default, true),
+            Control::Saved => (self.saved, true),
             Control::Changeable => (all, false),
         };
         let writable = self.kind == UnitKind::Disk;
@@ -159,7 +182,8 @@ impl Mode {
             _ => {}
         }
         if subpage == 0 {
-            bytes[0] = page;
+            let savable = self.can_save && matches!(page, page::CACHING | page::CONTROL);
+            bytes[0] = page | if_set(savable, SAVABLE);
             bytes[1] = (bytes.len() - 2) as u8;
         } else {
             bytes[0] = page | SUBPAGE_FORMAT;
@@ -176,6 +200,7 @@ impl Mode {
             0 => Control::Current,
             1 => Control::Changeable,
             2 => Control::Default,
+            _ if self.can_save => Control::Saved,
             _ => return Err(Sense::illegal(asc::SAVING_NOT_SUPPORTED)),
         };
         let mut pages = Vec::new();

@@ -82,6 +82,7 @@ const SUPPORTED: &[Supported] = &[
     with_action(Who::Disk, 0x02, &length_only(op::SANITIZE, 0xff)),
     with_action(Who::Disk, 0x1f, &length_only(op::SANITIZE, 0xff)),
     plain(Who::Cd, &[op::GET_EVENT_STATUS_NOTIFICATION, 0x01, 0, 0, FF, 0, 0, FF, FF, NACA]),
+    plain(Who::Disk, &[op::LOG_SELECT, 0x03, FF, FF, 0, 0, 0, FF, FF, NACA]),
     plain(Who::Disk, &[op::LOG_SENSE, 0x03, FF, FF, 0, FF, FF, FF, FF, NACA]),
     plain(Who::Cd, &length_only(op::READ_DISC_INFORMATION, 0x07)),
     plain(Who::Cd, &ten(op::READ_TRACK_INFORMATION, 0x03)),

@@ -63,6 +63,8 @@ pub mod op {
     pub const SANITIZE: u8 = 0x48;
     /// GET EVENT STATUS NOTIFICATION (MMC-6, 6.6)
     pub const GET_EVENT_STATUS_NOTIFICATION: u8 = 0x4a;
+    /// LOG SELECT (SPC-5, 6.7)
+    pub const LOG_SELECT: u8 = 0x4c;
     /// LOG SENSE (SPC-5, 6.8)
     pub const LOG_SENSE: u8 = 0x4d;
     /// READ DISC INFORMATION (MMC-6, 6.21)
@@ -191,6 +193,8 @@ pub mod asc {
     pub const NEXUS_LOSS: u16 = 0x2907;
     /// MODE PARAMETERS CHANGED
     pub const MODE_CHANGED: u16 = 0x2a01;
+    /// LOG PARAMETERS CHANGED
+    pub const LOG_CHANGED: u16 = 0x2a02;
     /// RESERVATIONS PREEMPTED
     pub const RESERVATIONS_PREEMPTED: u16 = 0x2a03;
     /// RESERVATIONS RELEASED

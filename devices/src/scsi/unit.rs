@@ -12,12 +12,13 @@ use std::{
     },
 };
 
-use spindle_block::{Root, RootHandle, bounce::Serial};
+use spindle_block::{Root, RootHandle, bounce::Serial, root::Stats};
 
 use super::{
     background::Background,
     cmd::{Cdb, Transfer, parse},
     mode::Mode,
+    order::Order,
     reservation::Reservations,
     spec::asc,
     tray::Tray,
@@ -73,7 +74,8 @@ pub struct UnitConfig {
     pub rerror: ErrorPolicy,
     /// Is told that the tray was opened (`true`) or closed, by the initiator or from outside.
     pub on_tray: Option<Arc<dyn Fn(bool) + Send + Sync>>,
-    /// Where persistent reservations are kept over a power loss; `None`: they are not.
+    /// Where persistent reservations and saved mode pages are kept over a power loss; `None`: they are
+    /// not.
     pub state: Option<Arc<DiskState>>,
 }
 
@@ -160,6 +162,10 @@ pub trait Initiator: Send + Sync {
     /// controller.
     fn barrier(&self, nexus: Nexus, token: Countdown);
 
+    /// Lets go of `token` once no command of `nexus` that was begun before is in flight, but for those
+    /// that wait for their [turn](super::Turn). It may not wait for a paused controller.
+    fn settle(&self, nexus: Nexus, token: Countdown);
+
     /// The medium was overwritten, or could not be: [`LogicalUnit::overwritten`] has the answer to
     /// the command that asked for it.
     fn overwritten(&self, nexus: Nexus);
@@ -219,6 +225,8 @@ pub(super) struct State {
     pub root: Option<Arc<Root>>,
     pub nexuses: Vec<Option<NexusState>>,
     pub mode: Mode,
+    /// What the root's counters were when the log pages were reset.
+    pub log_base: Stats,
     pub reservations: Reservations,
     pub background: Option<Background>,
     /// The last format failed.
@@ -277,6 +285,8 @@ pub struct LogicalUnit {
     state: Mutex<State>,
     /// Held over the reads and the write of a COMPARE AND WRITE.
     pub(super) atomic: Serial,
+    /// ORDERED commands, and those that wait for them.
+    pub(super) order: Order,
     /// Held while reservations go to the state file: what is stored last is the latest.
     pub(super) saving: Mutex<()>,
 }
@@ -293,6 +303,7 @@ impl LogicalUnit {
             root,
             nexuses: Vec::new(),
             mode,
+            log_base: Stats::default(),
             reservations,
             background: None,
             format_failed: false,
@@ -307,6 +318,7 @@ impl LogicalUnit {
             descriptor_sense: AtomicU32::new(0),
             state: Mutex::new(state),
             atomic: Serial::default(),
+            order: Order::default(),
             saving: Mutex::default(),
         })
     }

@@ -113,7 +113,9 @@ impl Bus {
         let found = Self::find(&self.lock(), space, address);
         let Some((window, access)) = found else { return self.drain() };
         let access = Access { width, ..access };
-        if window.coalesce {
+        // As KVM does: only writes that lie in the window with all their bytes are collected.
+        let inside = address + u64::from(width) <= window.base + window.len;
+        if window.coalesce && inside {
             self.lock().waiting.push((window.target, access, value));
             return;
         }

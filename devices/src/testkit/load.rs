@@ -1,6 +1,7 @@
 //! A load on a disk, by a guest that costs next to nothing: for counting what the device's
 //! side of a request takes.
 
+mod ahci;
 mod nvme;
 
 use std::{
@@ -37,6 +38,17 @@ const OVERHEAD: u64 = 256;
 const HEADER: u64 = 64;
 const STATUS: u64 = 128;
 
+/// The guest of one queue.
+pub trait Guest: Send {
+    /// Submits as many requests as it keeps in flight.
+    fn start(&mut self);
+    /// Takes answers, and submits as many requests again until `count` were made. Returns whether
+    /// there were any.
+    fn step(&mut self, count: u64) -> bool;
+    /// Requests that were answered.
+    fn completed(&self) -> u64;
+}
+
 /// How a request looks, and how one says where it reads.
 struct Shape {
     header: Vec<u8>,
@@ -47,7 +59,7 @@ struct Shape {
     place: fn(&Span, u64),
 }
 
-struct Guest {
+struct VirtioGuest {
     /// Available ring, used ring.
     rings: [Span; 2],
     /// Header of each request.
@@ -77,15 +89,8 @@ impl RandomReads {
         let machine = Rc::new(machine);
         let driver = BlkDriver::new(&machine, disk.at, u64::MAX, 1, self.ring_size());
         driver.function.enable_msix();
-        let shape = Shape {
-            header: vec![0; 16],
-            status_len: 1,
-            status_first: false,
-            place: |header, sector| header.write_bytes(8, &sector.to_le_bytes()),
-        };
-        let blocks = driver.function.config(0, 8) / (BLOCK / 512);
-        let mut guest = Guest::new(&machine, &driver.rings[0], self, blocks, &shape);
-        guest.run(cx, self, &mut progress);
+        let mut guest = self.on_blk(&driver, 0);
+        serve(cx, &mut guest, self.count, &mut progress);
         for status in &guest.status {
             assert_eq!(machine.memory.read(*status, 1), [0], "a read failed");
         }
@@ -106,6 +111,32 @@ impl RandomReads {
         let machine = Rc::new(machine);
         let mut driver = ScsiDriver::new(&machine, adapter.at, u64::MAX, 1, self.ring_size());
         driver.function.enable_msix();
+        // The first command learns of the power-on.
+        driver.offer(0, ScsiDriver::lun(0, 0), &[0; 6], &[], 0);
+        driver.rings[0].notify();
+        cx.run_until(|| driver.rings[0].take().is_some());
+        let mut guest = self.on_scsi(&driver, 0, root);
+        serve(cx, &mut guest, self.count, &mut progress);
+        for response in &guest.status {
+            assert_eq!(machine.memory.read(*response + 10, 2), [0, 0], "a read failed");
+        }
+        machine.reset_turning(adapter.at);
+    }
+
+    /// The guest of a queue of a virtio disk.
+    fn on_blk(self, driver: &BlkDriver, queue: usize) -> VirtioGuest {
+        let shape = Shape {
+            header: vec![0; 16],
+            status_len: 1,
+            status_first: false,
+            place: |header, sector| header.write_bytes(8, &sector.to_le_bytes()),
+        };
+        let blocks = driver.function.config(0, 8) / (BLOCK / 512);
+        VirtioGuest::new(&driver.function.machine, &driver.rings[queue], self, blocks, &shape)
+    }
+
+    /// The guest of a request queue of a SCSI adapter: it reads from the first unit, over `root`.
+    fn on_scsi(self, driver: &ScsiDriver, queue: usize, root: &Root) -> VirtioGuest {
         let mut header = vec![0; 51];
         header[..8].copy_from_slice(&ScsiDriver::lun(0, 0));
         // READ(10), eight sectors.
@@ -117,25 +148,32 @@ impl RandomReads {
             status_first: true,
             place: |header, sector| header.write_bytes(21, &(sector as u32).to_be_bytes()),
         };
-        // The first command learns of the power-on.
-        driver.offer(0, ScsiDriver::lun(0, 0), &[0; 6], &[], 0);
-        driver.rings[0].notify();
-        cx.run_until(|| driver.rings[0].take().is_some());
         let blocks = root.info().size.min(1 << 40) / BLOCK;
-        let mut guest = Guest::new(&machine, &driver.rings[0], self, blocks, &shape);
-        guest.run(cx, self, &mut progress);
-        for response in &guest.status {
-            assert_eq!(machine.memory.read(*response + 10, 2), [0, 0], "a read failed");
-        }
-        machine.reset_turning(adapter.at);
+        VirtioGuest::new(&driver.function.machine, &driver.rings[queue], self, blocks, &shape)
     }
 
-    fn ring_size(self) -> u16 {
+    /// Guests of a virtio disk's queues, one each.
+    #[must_use]
+    pub fn guests_of_blk(self, driver: &BlkDriver) -> Vec<Box<dyn Guest>> {
+        (0..driver.rings.len()).map(|queue| Box::new(self.on_blk(driver, queue)) as _).collect()
+    }
+
+    /// Guests of a SCSI adapter's request queues, one each. They read from the first unit, which is
+    /// over `root` and has no unit attention left to tell.
+    #[must_use]
+    pub fn guests_of_scsi(self, driver: &ScsiDriver, root: &Root) -> Vec<Box<dyn Guest>> {
+        let guest = |queue| Box::new(self.on_scsi(driver, queue, root)) as _;
+        (0..driver.rings.len()).map(guest).collect()
+    }
+
+    /// Entries of a ring for this load.
+    #[must_use]
+    pub fn ring_size(self) -> u16 {
         self.depth.next_power_of_two().max(4)
     }
 }
 
-impl Guest {
+impl VirtioGuest {
     fn new(
         machine: &Rc<Machine>,
         ring: &DriverRing,
@@ -181,17 +219,6 @@ impl Guest {
         guest
     }
 
-    fn run(&mut self, cx: &Cx, load: RandomReads, progress: &mut dyn FnMut(u64)) {
-        (0..load.depth).for_each(|slot| self.offer(slot));
-        self.publish();
-        cx.run_until(|| {
-            if self.reap(load.count) {
-                progress(self.completed);
-            }
-            self.completed == load.count
-        });
-    }
-
     fn offer(&mut self, slot: u16) {
         let sector = self.random.below(self.blocks) * (BLOCK / 512);
         (self.place)(&self.headers[usize::from(slot)], sector);
@@ -204,9 +231,19 @@ impl Guest {
     fn publish(&self) {
         self.rings[0].store_u16(2, self.offered, Ordering::Release);
     }
+}
 
-    /// Takes answers, and offers as many requests again. Returns whether there were any.
-    fn reap(&mut self, count: u64) -> bool {
+impl Guest for VirtioGuest {
+    fn start(&mut self) {
+        (0..self.headers.len()).for_each(|slot| self.offer(slot as u16));
+        self.publish();
+    }
+
+    fn completed(&self) -> u64 {
+        self.completed
+    }
+
+    fn step(&mut self, count: u64) -> bool {
         let used = self.rings[1].load_u16(2, Ordering::Acquire);
         if used == self.taken {
             return false;
@@ -225,6 +262,17 @@ impl Guest {
         self.publish();
         true
     }
+}
+
+/// Runs a guest and the iothread that serves it in turn, until `count` requests were answered.
+fn serve(cx: &Cx, guest: &mut impl Guest, count: u64, progress: &mut dyn FnMut(u64)) {
+    guest.start();
+    cx.run_until(|| {
+        if guest.step(count) {
+            progress(guest.completed());
+        }
+        guest.completed() == count
+    });
 }
 
 /// A generator of a few instructions: the load must cost less than what it measures.

@@ -14,8 +14,10 @@ use spindle_block::{
 
 use super::{Bus, Irqs, Memory, Wire, irq::Source};
 use crate::{
-    Registers, Space, Window, WindowSink, Windows,
+    LineIrq, Registers, Space, Window, WindowSink, Windows,
+    ahci::{Ahci, AhciConfig},
     device::Device,
+    ide::{Ide, IdeConfig, IdeSlot, Model, isa_bridge},
     nvme::{Nvme, NvmeConfig, NvmeNamespaceConfig},
     pci::{
         Address, BarWindows, ConfigPorts, Ecam, HostBridge, PciBus, Slot,
@@ -75,6 +77,26 @@ pub struct ScsiAdapter {
     pub at: Address,
     /// The device.
     pub device: VirtioScsi,
+    /// Its INTx wire.
+    pub wire: Wire,
+}
+
+/// An IDE controller on the machine.
+pub struct IdeController {
+    /// Where it sits.
+    pub at: Address,
+    /// The device.
+    pub device: Ide,
+    /// The interrupt of each channel.
+    pub wires: [Wire; 2],
+}
+
+/// An AHCI controller on the machine.
+pub struct AhciController {
+    /// Where it sits.
+    pub at: Address,
+    /// The device.
+    pub device: Ahci,
     /// Its INTx wire.
     pub wire: Wire,
 }
@@ -259,6 +281,28 @@ impl Machine {
         NvmeDisk { at, device, wire }
     }
 
+    /// An AHCI controller with so many empty ports, which use the iothreads in turn, changed by
+    /// `configure`.
+    ///
+    /// # Panics
+    /// When the machine is full, or the configuration makes no sense.
+    pub fn add_ahci(
+        &self,
+        id: &str,
+        ports: usize,
+        configure: impl FnOnce(&mut AhciConfig),
+    ) -> AhciController {
+        let iothreads = self.iothreads.iter().map(|cx| cx.handle()).cycle().take(ports).collect();
+        let mut config = AhciConfig::new(id, iothreads);
+        configure(&mut config);
+        let (at, slot, wire) = self.slot();
+        let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;
+        let dma = self.memory.dma().clone();
+        let device = Ahci::new(config, dma, slot, events).expect("a controller");
+        self.pci.add(at, device.function()).expect("a free slot");
+        AhciController { at, device, wire }
+    }
+
     /// A virtio host bus adapter with one request queue and no units, changed by `configure`.
     ///
     /// # Panics
@@ -301,6 +345,32 @@ impl Machine {
         LogicalUnit::new(config, Some(root))
     }
 
+    /// An IDE controller without drives, a channel on each of the first two iothreads, and the bridge
+    /// beside it.
+    ///
+    /// # Panics
+    /// When the machine is full.
+    #[must_use]
+    pub fn add_ide(&self, id: &str, model: Model) -> IdeController {
+        let (bridge, slot, _) = self.slot();
+        self.pci.add(bridge, isa_bridge(model)).expect("a free slot");
+        let last = self.iothreads.len() - 1;
+        let iothreads = [0, last.min(1)].map(|i| self.iothreads[i].handle());
+        let config = IdeConfig { id: id.to_owned(), model, iothreads };
+        let wires = [Wire::default(), Wire::default()];
+        let slot = IdeSlot {
+            device: slot.device,
+            sink: slot.sink,
+            wires: wires.clone().map(|wire| Box::new(wire) as Box<dyn LineIrq>),
+        };
+        let events = Arc::clone(&self.errors) as Arc<dyn BlockEvents>;
+        let device =
+            Ide::new(config, self.memory.dma().clone(), slot, &events).expect("a controller");
+        let at = Address { function: 1, ..bridge };
+        self.pci.add(at, device.function()).expect("a free function");
+        IdeController { at, device, wires }
+    }
+
     /// A virtio source of random numbers.
     ///
     /// # Panics
@@ -325,8 +395,11 @@ impl Machine {
     /// # Panics
     /// When they do not fit.
     pub fn assign(&self) {
-        let windows =
-            BarWindows { low: 0xc000_0000..0xd000_0000, high: 1 << 40..1 << 41, ports: 0..0 };
+        let windows = BarWindows {
+            low: 0xc000_0000..0xd000_0000,
+            high: 1 << 40..1 << 41,
+            ports: 0xc000..0xd000,
+        };
         windows.assign(&self.pci).expect("room for all BARs");
     }
 

@@ -140,5 +140,5 @@ mod memory;
 pub use bus::Bus;
 pub use irq::{Irqs, Wire};
 pub use log::{Event, Log};
-pub use machine::{Disk, Errors, Machine, NvmeDisk, ScsiAdapter};
+pub use machine::{AhciController, Disk, Errors, IdeController, Machine, NvmeDisk, ScsiAdapter};
 pub use memory::Memory;

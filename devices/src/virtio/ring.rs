@@ -66,6 +66,8 @@ pub struct Ring {
     next_used: u16,
     /// The used index as the driver sees it.
     published: u16,
+    /// The used index when it was last asked whether it wants an interrupt.
+    announced: u16,
 }
 
 /// One buffer of a chain.
@@ -149,6 +151,7 @@ impl Ring {
             event_idx: setup.event_idx,
             next_used: 0,
             published: 0,
+            announced: 0,
         })
     }
 
@@ -185,17 +188,28 @@ impl Ring {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
+    /// Shows the driver everything given back, and does not ask whether it wants an interrupt for it
+    /// yet. Returns whether that is still to be asked.
+    #[inline]
+    pub fn show(&mut self) -> bool {
+        if self.published != self.next_used {
+            self.used.store_u16(IDX, self.next_used, Ordering::Release);
+            self.published = self.next_used;
+        }
+        self.announced != self.next_used
+    }
+
     /// Shows the driver everything given back since the last time. Returns whether it wants an
     /// interrupt for it.
     #[inline]
     #[must_use]
     pub fn publish(&mut self) -> bool {
-        let (old, new) = (self.published, self.next_used);
+        let (old, new) = (self.announced, self.next_used);
         if old == new {
             return false;
         }
-        self.used.store_u16(IDX, new, Ordering::Release);
-        self.published = new;
+        self.show();
+        self.announced = new;
         // The index must be out before the driver's wish is read: it writes its wish, then looks at
         // the index again.
         fence(Ordering::SeqCst);

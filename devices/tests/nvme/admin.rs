@@ -412,6 +412,50 @@ fn the_temperature_crosses_a_threshold() {
 }
 
 #[test]
+fn health_goes_on_after_a_shutdown_and_a_restart() {
+    use spindle_devices::state_file::{DiskState, MemoryStore, Section};
+    let store = MemoryStore::new();
+    let on = |store: &std::sync::Arc<MemoryStore>| {
+        DiskState::open(std::sync::Arc::clone(store) as _).unwrap()
+    };
+    let boot = || driver(4 << 20, |config| config.state = on(&store));
+    // Units read and written, commands, power cycles, hours, errors.
+    let look = |driver: &mut spindle_devices::testkit::driver::nvme::NvmeDriver| {
+        let page = driver.log(2, 0, 512).1;
+        [32, 48, 64, 80, 112, 128, 176].map(|at| number(&page, at, 8))
+    };
+    let (mut driver, setup) = boot();
+    for _ in 0..4 {
+        driver.write(1, 1, 0, 512, &[1; 256 << 10]);
+    }
+    driver.read(1, 1, 0, 1, 512);
+    assert_eq!(driver.read(1, 1, 8192, 1, 512).0.status, 0x80);
+    setup.machine.world.advance(std::time::Duration::from_secs(5400));
+    let first = [1, 3, 1, 4, 1, 1, 1];
+    assert_eq!(look(&mut driver), first);
+    driver.disable();
+    driver.enable(8);
+    assert_eq!(look(&mut driver), first, "a reset changes nothing");
+    assert_eq!(store.saves(), 0);
+    // CC.SHN: a normal shutdown.
+    driver.set(0x14, 4, driver.get(0x14, 4) | 1 << 14);
+    setup.machine.run();
+    assert_eq!((driver.status() >> 2 & 3, store.saves()), (2, 1));
+    let (mut driver, setup) = boot();
+    assert_eq!(look(&mut driver), [1, 3, 1, 4, 2, 1, 1]);
+    driver.create_pair(2, 8);
+    driver.read(2, 1, 0, 1, 512);
+    setup.machine.world.advance(std::time::Duration::from_secs(1800));
+    assert_eq!(look(&mut driver), [1, 3, 2, 4, 2, 2, 1]);
+    // A file that holds something else is no reason not to work.
+    for len in [0, 63, 65] {
+        let section = Section { version: 1, bytes: vec![7; len] };
+        on(&store).put("nvme/health", section, Box::new(|result| result.unwrap()));
+        assert_eq!(look(&mut boot().0), [0, 0, 0, 0, 1, 0, 0], "{len} bytes");
+    }
+}
+
+#[test]
 fn saved_values_are_there_after_a_reset_and_after_a_restart() {
     let store = spindle_devices::state_file::MemoryStore::new();
     let boot = || {

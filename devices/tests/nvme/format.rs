@@ -2,6 +2,14 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use spindle_block::{
+    Root,
+    nodes::{
+        fault::{Action, FaultNode, FaultRule},
+        file::FileNode,
+    },
+    root::Policy,
+};
 use spindle_devices::{
     nvme::NvmeNamespaceConfig,
     state_file::{DiskState, MemoryStore},
@@ -35,6 +43,31 @@ fn a_format_erases_and_changes_the_block_size_for_every_queue() {
     assert_eq!(driver.admin(format(0xffff_ffff, 1 << 9)).status, 0, "all, user data erase");
     assert_eq!(number(&driver.identify(0, 1, 0, 0).1, 0, 8), 2048);
     assert_eq!(driver.read(1, 1, 24, 1, 512).1, vec![0; 512]);
+}
+
+#[test]
+fn a_format_does_not_wait_for_a_fused_operation() {
+    let machine = Machine::new(fastrand::u64(..));
+    let file = machine.world.create_file("disk", &[], 1 << 20);
+    let faults = FaultNode::new(FileNode::over(file, 1 << 20, 1, false));
+    let root = Root::new("disk-node", Arc::clone(&faults) as _, Policy::default());
+    let disk = machine.add_nvme("nvme0", &[root], |_| ());
+    machine.assign();
+    let machine = Rc::new(machine);
+    let mut driver = NvmeDriver::new(&machine, disk.at, 1, 8);
+    let hang = faults.add(FaultRule::new(Action::Hang)).unwrap();
+    for (opcode, fuse) in [(5, 1), (1, 2)] {
+        let data = driver.alloc(512);
+        driver.submit(1, Cmd::new(opcode, 1).flags(fuse).blocks(0, 1).data(data.prp1, 0));
+    }
+    driver.ring(1);
+    machine.run();
+    assert_eq!(driver.admin(format(1, 0)).status, 0x21, "Command Interrupted");
+    faults.delete(&hang).unwrap();
+    machine.run();
+    let ends: Vec<_> = std::iter::from_fn(|| driver.take(1)).map(|cqe| cqe.status).collect();
+    assert_eq!(ends, [0, 0]);
+    assert_eq!(driver.admin(format(1, 0)).status, 0, "a second try");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use spindle_block::{
     root::Policy,
 };
 use spindle_devices::{
-    nvme::{Capacity, NamespacePool, PoolDisk, PoolError, Subsystem},
-    state_file::DiskState,
+    nvme::{Capacity, NamespacePool, NvmeNamespaceConfig, PoolDisk, PoolError, Subsystem},
+    state_file::{DiskState, MemoryStore, Section},
     testkit::{
         Machine, NvmeDisk,
         driver::nvme::{Cmd, NvmeDriver},
@@ -27,6 +27,7 @@ const NAMESPACE: u16 = 0x0b;
 const DENIED: u16 = 0x15;
 const FORMAT: u16 = 0x10a;
 const CAPACITY: u16 = 0x115;
+const UNAVAILABLE: u16 = 0x116;
 const ATTACHED: u16 = 0x118;
 const PRIVATE: u16 = 0x119;
 const NOT_ATTACHED: u16 = 0x11a;
@@ -228,4 +229,84 @@ fn a_detach_waits_for_what_is_in_flight() {
     setup.machine.run();
     assert_eq!(driver.take(0).unwrap().status, 0);
     assert_eq!((0..5).filter(|_| driver.take(1).unwrap().status == 0).count(), 5);
+}
+
+#[test]
+fn a_subsystem_with_every_id_taken_makes_no_more() {
+    let (_pool, mut a, _b, disks) = setup();
+    for nsid in 2..=1024 {
+        let options = NullOptions { size: 4096, ..NullOptions::default() };
+        let root = Root::new("null", NullNode::new(options), Policy::default());
+        let config = NvmeNamespaceConfig { nsid: Some(nsid), ..NvmeNamespaceConfig::new(root) };
+        disks[0].device.subsystem().add(&config).unwrap();
+    }
+    assert_eq!(create(&mut a, &wanted(64, 64, 1, 1)).0, UNAVAILABLE);
+}
+
+/// Two controllers with the namespaces of some states; the second comes later.
+fn restarted(states: &[(Arc<MemoryStore>, bool)]) -> (NvmeDriver, NvmeDriver, [NvmeDisk; 2]) {
+    let machine = Machine::new(fastrand::u64(..));
+    let subsystem = Subsystem::new("managed");
+    let namespaces: Vec<_> = states
+        .iter()
+        .map(|(store, pooled)| {
+            let options = NullOptions { size: 64 << 10, ..NullOptions::default() };
+            let root = Root::new("null", NullNode::new(options), Policy::default());
+            let mut config = NvmeNamespaceConfig::new(root);
+            config.state = DiskState::open(Arc::clone(store) as _).unwrap();
+            config.pooled = *pooled;
+            config
+        })
+        .collect();
+    let a = machine.add_nvme("a", &[], |config| {
+        config.subsystem = Some(Arc::clone(&subsystem));
+        config.namespaces = namespaces;
+    });
+    let b = machine.add_nvme("b", &[], |config| config.subsystem = Some(Arc::clone(&subsystem)));
+    machine.assign();
+    let machine = Rc::new(machine);
+    let first = NvmeDriver::new(&machine, a.at, 1, 8);
+    let second = NvmeDriver::new(&machine, b.at, 1, 8);
+    (first, second, [a, b])
+}
+
+/// The namespaces that a controller has.
+fn active(driver: &mut NvmeDriver) -> Vec<u64> {
+    let (_, page) = driver.identify(2, 0, 0, 0);
+    (0..1024).map(|i| number(&page, i * 4, 4)).take_while(|nsid| *nsid != 0).collect()
+}
+
+#[test]
+fn attachments_outlive_the_machine() {
+    let stores: Vec<_> = [false, false, true].map(|pooled| (MemoryStore::new(), pooled)).into();
+    let (mut a, mut b, disks) = restarted(&stores);
+    assert_eq!((active(&mut a), active(&mut b)), (vec![1, 2, 3], vec![]), "as configured");
+    assert!(stores.iter().all(|(store, _)| store.saves() == 0), "nobody asked for anything");
+    assert_eq!(attach(&mut a, 1, 1, &[0]), 0);
+    assert_eq!(attach(&mut a, 2, 0, &[1]), 0);
+    assert_eq!(attach(&mut b, 3, 1, &[0]), 0);
+    assert_eq!(attach(&mut b, 3, 0, &[1]), 0);
+    assert_eq!((active(&mut a), active(&mut b)), (vec![2], vec![2, 3]));
+    drop((a, b, disks));
+    let (mut a, mut b, disks) = restarted(&stores);
+    assert_eq!((active(&mut a), active(&mut b)), (vec![2], vec![2, 3]));
+    // What cannot be saved is an error.
+    stores[0].0.fail(true);
+    assert_eq!(attach(&mut a, 1, 0, &[0]), 0x06);
+    stores[0].0.fail(false);
+    drop((a, b, disks));
+    // A pooled namespace is private if its host has made it so; bytes that make no sense count not.
+    let put = |which: usize, bytes: &[u8]| {
+        let state = DiskState::open(Arc::clone(&stores[which].0) as _).unwrap();
+        let section = Section { version: 1, bytes: bytes.to_vec() };
+        state.put("nvme/attachment", section, Box::new(|result| result.unwrap()));
+    };
+    put(0, &[1, 2, 0, 0, 0]);
+    put(1, &[2, 0, 0]);
+    put(2, &[0, 1, 0, 0, 0]);
+    let (mut a, mut b, _disks) = restarted(&stores);
+    assert_eq!((active(&mut a), active(&mut b)), (vec![1, 2, 3], vec![]));
+    let (_, page) = a.identify(0x11, 3, 0, 0);
+    assert_eq!(page[30], 0, "private");
+    assert_eq!(attach(&mut a, 3, 0, &[1]), PRIVATE);
 }

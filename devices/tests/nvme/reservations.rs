@@ -3,6 +3,14 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use spindle_block::{
+    Root,
+    nodes::{
+        fault::{Action, FaultNode, FaultRule},
+        file::FileNode,
+    },
+    root::Policy,
+};
 use spindle_devices::{
     nvme::{NvmeNamespaceConfig, Subsystem},
     state_file::{DiskState, MemoryStore},
@@ -82,8 +90,12 @@ impl Host {
 
 fn hosts(state: Arc<DiskState>, count: usize) -> Vec<Host> {
     let machine = Machine::new(fastrand::u64(..));
-    let subsystem = Subsystem::new("shared");
     let (root, _) = machine.add_root("disk", 1 << 20);
+    hosts_on(machine, root, state, count)
+}
+
+fn hosts_on(machine: Machine, root: Arc<Root>, state: Arc<DiskState>, count: usize) -> Vec<Host> {
+    let subsystem = Subsystem::new("shared");
     let handles: Vec<_> = machine.iothreads.iter().map(|cx| cx.handle()).collect();
     let disks: Vec<_> = (0..count)
         .map(|i| {
@@ -229,6 +241,58 @@ fn a_host_preempts_another() {
     assert_eq!(a.preempt(1, 0, 1), 0);
     assert_eq!((b.notice(), c.notice()), (Some((3, 1)), Some((3, 1))));
     assert_eq!((a.may(), b.may(), c.may()), ((true, true), (true, false), (true, false)));
+}
+
+#[test]
+fn a_preempt_and_abort_ends_commands_first() {
+    let machine = Machine::new(fastrand::u64(..));
+    let file = machine.world.create_file("disk", &[], 1 << 20);
+    let faults = FaultNode::new(FileNode::over(file, 1 << 20, 1, false));
+    let root = Root::new("disk-node", Arc::clone(&faults) as _, Policy::default());
+    let mut hosts = hosts_on(machine, root, DiskState::volatile(), 2);
+    let (mut b, mut a) = (hosts.pop().unwrap(), hosts.pop().unwrap());
+    assert_eq!((a.set_id(0x100), b.set_id(0x101)), (0, 0));
+    let machine = Rc::clone(&a.0.machine);
+    let hold = |host: &mut Host, nsid: u32, opcode: u8| {
+        let data = host.0.alloc(512);
+        let cid = host.0.submit(1, Cmd::new(opcode, nsid).blocks(0, 1).data(data.prp1, 0));
+        host.0.ring(1);
+        machine.run();
+        cid
+    };
+    for action in [1, 2] {
+        assert_eq!((a.register(1), b.register(2), a.acquire(1, 1)), (0, 0, 0));
+        let hang = faults.add(FaultRule::new(Action::Hang)).unwrap();
+        let write = hold(&mut a, 1, 1);
+        // One of the host that preempts, which is left alone.
+        let read = hold(&mut b, 1, 2);
+        let data = b.0.alloc(16);
+        machine.memory.write(data.at, &[2u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
+        let acquire = Cmd::new(0x11, 1).dw(10, 1 << 8 | action).data(data.prp1, 0);
+        let acquire = b.0.submit(1, acquire);
+        b.0.ring(1);
+        machine.run();
+        assert!(a.0.look(1).is_none(), "it hangs");
+        if action == 1 {
+            let cqe = b.0.take(1).unwrap();
+            assert_eq!((cqe.cid, cqe.status), (acquire, 0), "it does not wait");
+        } else {
+            assert!(b.0.look(1).is_none(), "a write of the other host has not ended");
+        }
+        faults.delete(&hang).unwrap();
+        machine.run();
+        let cqe = a.0.take(1).unwrap();
+        assert_eq!((cqe.cid, cqe.status), (write, if action == 1 { 0 } else { 0x1b }));
+        let mut ends: Vec<_> =
+            std::iter::from_fn(|| b.0.take(1)).map(|cqe| (cqe.cid, cqe.status)).collect();
+        ends.sort_unstable();
+        let mut expected = vec![(read, 0)];
+        expected.extend((action == 2).then_some((acquire, 0)));
+        expected.sort_unstable();
+        assert_eq!(ends, expected);
+        assert_eq!((a.may(), b.may()), ((true, false), (true, true)));
+        assert_eq!(b.clear(2), 0);
+    }
 }
 
 #[test]

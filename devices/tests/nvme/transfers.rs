@@ -170,6 +170,47 @@ fn sgls_of_every_shape_move_exactly_their_bytes() {
 }
 
 #[test]
+fn a_bit_bucket_takes_what_the_host_does_not_want() {
+    let (mut driver, setup) = driver(4 << 20, |_| ());
+    let memory = setup.machine.memory.clone();
+    let (_, page) = driver.identify(1, 0, 0, 0);
+    assert_eq!(super::number(&page, 536, 4), 1 | 1 << 16 | 1 << 18, "SGLS");
+    let data = pattern(5, 256 << 10);
+    assert_eq!(driver.write(1, 1, 0, 512, &data).status, 0);
+    let read = Cmd::new(0x02, 1).blocks(0, 512);
+    let at = memory.alloc(8192, 4096);
+    // Only some bytes of the middle, past a bucket that is longer than any memory that backs it.
+    let wanted = (200 << 10) + 3;
+    let list = [
+        descriptor(0xdead_beef_0000, wanted as u32, 0x10),
+        descriptor(at + 1, 700, 0),
+        descriptor(0, 0, 0x10),
+        descriptor(0, u32::MAX, 0x10),
+    ];
+    let list = segment(&driver, &list);
+    assert_eq!(driver.run(1, with_sgl(read, descriptor(list.0, list.1, 0x30))).status, 0);
+    assert!(memory.read(at + 1, 700) == data[wanted..wanted + 700]);
+    assert_eq!((memory.read(at, 1), memory.read(at + 701, 1)), (vec![0], vec![0]));
+    // Nothing at all.
+    assert_eq!(driver.run(1, with_sgl(read, descriptor(0, 256 << 10, 0x10))).status, 0);
+    // A field of a data structure.
+    let identify = Cmd::new(0x06, 0).dw(10, 1);
+    let list = [descriptor(0, 24, 0x10), descriptor(at, 40, 0), descriptor(0, 8192, 0x10)];
+    let list = segment(&driver, &list);
+    assert_eq!(driver.admin(with_sgl(identify, descriptor(list.0, list.1, 0x30))).status, 0);
+    assert!(memory.read(at, 40) == page[24..64]);
+    // What the host sends has no such bytes: the descriptor counts for nothing.
+    let source = memory.alloc(512, 512);
+    memory.write(source, &[7; 512]);
+    let list = segment(&driver, &[descriptor(0, 100, 0x10), descriptor(source, 512, 0)]);
+    let write = Cmd::new(0x01, 1).blocks(4, 1);
+    assert_eq!(driver.run(1, with_sgl(write, descriptor(list.0, list.1, 0x30))).status, 0);
+    assert_eq!(driver.read(1, 1, 4, 1, 512).1, [7; 512]);
+    let bucket = descriptor(0, 512, 0x10);
+    assert_eq!(driver.run(1, with_sgl(write, bucket)).status, SGL_LENGTH);
+}
+
+#[test]
 fn bad_sgls_are_refused() {
     let (mut driver, setup) = driver(4 << 20, |_| ());
     let at = setup.machine.memory.alloc(4096, 4096);
@@ -182,7 +223,8 @@ fn bad_sgls_are_refused() {
     let cases = [
         ("shorter than the data", descriptor(at, 4095, 0), SGL_LENGTH),
         ("outside of RAM", descriptor(0x8000_0000, 4096, 0), TRANSFER),
-        ("bit bucket", descriptor(0, 4096, 0x10), SGL_TYPE),
+        ("bit bucket that is too small", descriptor(0, 4095, 0x10), SGL_LENGTH),
+        ("bit bucket with a subtype", descriptor(0, 4096, 0x11), SGL_TYPE),
         ("keyed data block", descriptor(at, 4096, 0x40), SGL_TYPE),
         ("offset subtype", descriptor(0, 4096, 0x01), SGL_TYPE),
         ("reserved type", descriptor(at, 4096, 0x60), SGL_TYPE),

@@ -124,7 +124,7 @@ fn read_cd_reads_user_data() {
     for kind in [0, 2] {
         assert_eq!(t.reply(&read_cd(kind, 2, 0x10, 0)), expected);
     }
-    assert_eq!(t.reply(&read_cd(0, 2, 0, 0)), [], "nothing was asked for");
+    assert!(t.reply(&read_cd(0, 2, 0, 0)).is_empty(), "nothing was asked for");
     t.refused(&read_cd(1, 1, 0x10, 0), (5, 0x64, 0), "audio");
     t.refused(&read_cd(0, 1, 0xf8, 0), (5, 0x24, 0), "raw sectors");
     t.refused(&read_cd(0, 1, 0x10, 1), (5, 0x24, 0), "sub-channels");
@@ -292,7 +292,7 @@ fn a_locked_tray_opens_only_by_force() {
     assert_eq!(t.unit.open_tray(false, &token()), Err(TrayError::Locked));
     assert_eq!(t.media_event(), (1, 2), "the guest is asked");
     t.refused(&READY, (6, 0x5a, 1), "the guest is asked");
-    assert_eq!(t.moves(), []);
+    assert!(t.moves().is_empty());
     t.unit.open_tray(true, &token()).unwrap();
     assert_eq!(t.moves(), [true]);
     t.unit.close_tray().unwrap();

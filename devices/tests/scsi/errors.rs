@@ -1,6 +1,12 @@
 //! Commands that fail below, under each error policy.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
 
 use spindle_block::{
     BlockError,
@@ -212,4 +218,70 @@ fn a_unit_that_leaves_takes_its_waiting_commands_along() {
     t.machine.finish(|done| t.adapter.device.remove_lun(0, 0, done).unwrap());
     let reply = t.driver.reply(0, &late).unwrap();
     assert!(reply.is_good() || reply.key().0 == 3, "{reply:?}");
+}
+
+/// Whether a removal was reported.
+fn remove(t: &Setup) -> Arc<AtomicBool> {
+    let gone = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&gone);
+    t.adapter.device.remove_lun(0, 0, Box::new(move || flag.store(true, SeqCst))).unwrap();
+    gone
+}
+
+#[test]
+fn a_unit_leaves_an_adapter_that_cannot_answer() {
+    // With bus mastering off, and in a pause.
+    for paused in [false, true] {
+        let mut t = setup(ErrorPolicy::Stop, ErrorPolicy::Stop);
+        let lun = ScsiDriver::lun(0, 0);
+        fail(&t.faults, FaultOp::Any, BlockError::NoSpace, Some(1));
+        let parked = t.driver.offer(0, lun, &ten(0x2a, 0, 0, 1), &pattern(1, 512), 0);
+        t.driver.rings[0].notify();
+        t.machine.run();
+        assert!(t.driver.reply(0, &parked).is_none(), "it waits");
+        let late = t.driver.offer(0, lun, &ten(0x2a, 0, 0, 1), &pattern(2, 512), 0);
+        let function = t.adapter.device.function();
+        match paused {
+            true => t.machine.finish(|done| function.pause(done)),
+            false => t.machine.pci_write(t.adapter.at, 4, 2, 2),
+        }
+        t.driver.rings[0].notify();
+        let gone = remove(&t);
+        t.machine.run();
+        assert!(gone.load(SeqCst), "paused: {paused}");
+        assert!(t.driver.reply(0, &parked).is_none(), "nothing is written to the ring");
+        // Another unit takes the place before the driver goes on: nothing of the old one reaches it.
+        let (other, _) = t.machine.scsi_disk("disk1", 1 << 20, |_| ());
+        t.adapter.device.add_lun(0, 0, other).unwrap();
+        match paused {
+            true => function.resume(),
+            false => t.machine.pci_write(t.adapter.at, 4, 2, 6),
+        }
+        t.machine.run();
+        assert_eq!(t.driver.reply(0, &parked).unwrap().response, 3);
+        let reply = t.driver.reply(0, &late).unwrap();
+        assert_eq!((reply.response, reply.status), (0, 2), "the new unit's attention");
+        settle(&mut t.driver, 0, 0);
+        assert_eq!(t.driver.command(&ten(0x28, 0, 0, 1), &[], 512).data, [0; 512]);
+    }
+}
+
+#[test]
+fn a_unit_that_leaves_an_adapter_without_bus_mastering_waits_for_what_is_in_flight() {
+    let mut t = setup(ErrorPolicy::Stop, ErrorPolicy::Stop);
+    let hang = t.faults.add(FaultRule::new(Action::Hang)).unwrap();
+    let lun = ScsiDriver::lun(0, 0);
+    let ticket = t.driver.offer(0, lun, &ten(0x2a, 0, 0, 1), &pattern(1, 512), 0);
+    t.driver.rings[0].notify();
+    t.machine.run();
+    t.machine.pci_write(t.adapter.at, 4, 2, 2);
+    let gone = remove(&t);
+    t.machine.run();
+    assert!(!gone.load(SeqCst), "it hangs");
+    t.faults.delete(&hang).unwrap();
+    t.machine.run();
+    assert!(gone.load(SeqCst));
+    t.machine.pci_write(t.adapter.at, 4, 2, 6);
+    t.machine.run();
+    assert!(t.driver.reply(0, &ticket).unwrap().is_good());
 }

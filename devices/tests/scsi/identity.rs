@@ -1,5 +1,7 @@
 //! INQUIRY, READ CAPACITY, REPORT LUNS, REQUEST SENSE and the reports of what is supported.
 
+use spindle_devices::testkit::driver::ScsiDriver;
+
 use super::setup::{assert_sense, setup};
 
 fn inquiry(page: u8, len: u8) -> [u8; 6] {
@@ -43,7 +45,7 @@ fn vital_product_data_have_their_golden_bytes() {
     expected.extend(b"SPINDLE S123");
     expected.extend([1, 3, 0, 8, 0x50, 0x00, 0xc5, 0x00, 0x12, 0x34, 0x56, 0x78]);
     assert_eq!(page(0x83), expected);
-    let mut expected = vec![0, 0x86, 0, 60, 0, 5, 1];
+    let mut expected = vec![0, 0x86, 0, 60, 0, 7, 1];
     expected.resize(64, 0);
     assert_eq!(page(0x86), expected);
 }
@@ -193,6 +195,40 @@ fn log_pages_are_reported() {
         ([0x4d, 1, 0x59, 0, 0, 0, 0, 1, 0, 0], "saving"),
     ] {
         assert_sense(&t.driver.command(&cdb, &[], 256), (5, 0x24, 0), what);
+    }
+}
+
+#[test]
+fn log_pages_are_reset() {
+    let mut t = setup(1 << 20, |_| ());
+    let second = t.machine.add_scsi("hba1", |_| ());
+    second.device.add_lun(0, 0, std::sync::Arc::clone(&t.unit)).unwrap();
+    t.machine.assign();
+    let mut other = ScsiDriver::new(&t.machine, second.at, super::setup::ALL, 1, 16);
+    super::setup::settle(&mut other, 0, 0);
+    let written = |t: &mut super::setup::Setup| {
+        let data = t.driver.command(&[0x4d, 0, 0x59, 0, 0, 0, 0, 1, 0, 0], &[], 256).data;
+        u64::from_be_bytes(data[16..24].try_into().unwrap())
+    };
+    let select = |flags: u8, page: u8, len: u8| [0x4c, flags, page, 0, 0, 0, 0, 0, len, 0];
+    super::setup::write(&mut t.driver, 0, &[1; 512]);
+    for (cdb, what) in [
+        (select(3, 0, 0), "saving"),
+        (select(2, 0x7e, 0), "a page that there is not"),
+        ([0x4c, 2, 0x59, 1, 0, 0, 0, 0, 0, 0], "a subpage that there is not"),
+    ] {
+        assert_sense(&t.driver.command(&cdb, &[], 0), (5, 0x24, 0), what);
+    }
+    assert_sense(&t.driver.command(&select(0, 0x59, 8), &[0; 8], 0), (5, 0x24, 0), "setting");
+    assert!(t.driver.command(&select(0, 0, 0), &[], 0).is_good(), "nothing is asked for");
+    assert_eq!(written(&mut t), 1);
+    assert!(other.command(&[0; 6], &[], 0).is_good(), "nothing has changed");
+    for page in [0x40, 0x59] {
+        assert!(t.driver.command(&select(2, page, 0), &[], 0).is_good());
+        assert_eq!(written(&mut t), 0);
+        assert_sense(&other.command(&[0; 6], &[], 0), (6, 0x2a, 2), "LOG PARAMETERS CHANGED");
+        super::setup::write(&mut t.driver, 0, &[1; 512]);
+        assert_eq!(written(&mut t), 1);
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod attention;
+mod attributes;
 mod drives;
 mod errors;
 mod functions;

@@ -1,5 +1,12 @@
 //! MODE SENSE, MODE SELECT, START STOP UNIT, PREVENT ALLOW MEDIUM REMOVAL.
 
+use std::sync::Arc;
+
+use spindle_devices::{
+    state_file::{DiskState, MemoryStore, Section, StateStore},
+    testkit::driver::{ScsiDriver, ScsiReply},
+};
+
 use super::setup::{assert_sense, pattern, read, setup, ten, write};
 
 const CACHING: [u8; 20] = [8, 0x12, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -193,4 +200,74 @@ fn a_reset_of_every_adapter_is_a_power_on() {
     let mut b = start(second.at);
     assert_eq!(cache(&mut b), 4);
     t.driver = b;
+}
+
+/// MODE SELECT of a page with SP.
+fn save(driver: &mut ScsiDriver, page: &[u8]) -> ScsiReply {
+    let list = [&[0, 0, 0, 0], page].concat();
+    driver.command(&[0x15, 0x11, 0, 0, list.len() as u8, 0], &list, 0)
+}
+
+#[test]
+fn saved_pages_outlive_a_reset_and_a_power_loss() {
+    let store = MemoryStore::new();
+    let on = |store: &Arc<MemoryStore>| {
+        let state = DiskState::open(Arc::clone(store) as Arc<dyn StateStore>).unwrap();
+        setup(1 << 20, |config| config.state = Some(state))
+    };
+    let mut t = on(&store);
+    // Page control, then whether the page says that it can be saved, and what it says.
+    let look = |t: &mut super::setup::Setup, control: u8| {
+        let caching = t.driver.command(&[0x1a, 8, control << 6 | 8, 0, 255, 0], &[], 255).data;
+        let page = t.driver.command(&[0x1a, 8, control << 6 | 0x0a, 0, 255, 0], &[], 255).data;
+        assert_eq!((caching[4], page[4]), (0x88, 0x8a), "PS");
+        (caching[6] & 4 != 0, page[6] & 4 != 0, page[8] & 8 != 0)
+    };
+    for control in [0, 2, 3] {
+        assert_eq!(look(&mut t, control), (true, false, false), "{control}");
+    }
+    let first = t.driver.command(&[0x1a, 8, 1, 0, 255, 0], &[], 255).data;
+    assert_eq!(first[4], 1, "nothing of this page can be changed or saved");
+    let mut off = CACHING;
+    off[2] = 0;
+    let mut descriptors = CONTROL;
+    descriptors[2] |= 4;
+    let list = [&[0, 0, 0, 0], &descriptors[..]].concat();
+    assert!(t.driver.command(&select(&list), &list, 0).is_good());
+    assert_eq!(store.saves(), 0, "nobody asked for it");
+    assert_eq!(look(&mut t, 3), (true, false, false));
+    // All pages are saved, the one that was changed before too.
+    assert!(save(&mut t.driver, &off).is_good());
+    assert_eq!(store.saves(), 1);
+    assert_eq!((look(&mut t, 3), look(&mut t, 2)), ((false, true, false), (true, false, false)));
+    let list = [&[0, 0, 0, 0], &CACHING[..]].concat();
+    assert!(t.driver.command(&select(&list), &list, 0).is_good());
+    assert_eq!(look(&mut t, 0), (true, true, false));
+    t.driver.tmf(5, [1, 0, 0, 0, 0, 0, 0, 0], 0);
+    super::setup::settle(&mut t.driver, 0, 0);
+    assert_eq!(look(&mut t, 0), (false, true, false), "after a reset");
+    drop(t);
+    let mut t = on(&store);
+    assert_eq!(look(&mut t, 0), (false, true, false), "after a power loss");
+    write(&mut t.driver, 0, &pattern(1, 512));
+    assert_eq!(t.machine.world.durable(&t.file).to_vec()[..512], pattern(1, 512), "no cache");
+    // What cannot be stored is not said to be.
+    store.fail(true);
+    assert_sense_descriptor(&save(&mut t.driver, &CACHING), (4, 0x44, 0));
+    store.fail(false);
+    // A file that holds something else is no reason not to work.
+    drop(t);
+    let state = DiskState::open(Arc::clone(&store) as Arc<dyn StateStore>).unwrap();
+    for bytes in [vec![], vec![0xff], vec![0, 0]] {
+        let section = Section { version: 1, bytes };
+        state.put("scsi-mode", section, Box::new(|result| result.unwrap()));
+        let mut t = on(&store);
+        assert_eq!(look(&mut t, 0), (true, false, false));
+    }
+}
+
+/// Sense data in descriptor format: key, code and qualifier.
+fn assert_sense_descriptor(reply: &ScsiReply, (key, code, qualifier): (u8, u8, u8)) {
+    assert_eq!(reply.status, 2, "{reply:?}");
+    assert_eq!(reply.sense[..4], [0x72, key, code, qualifier]);
 }

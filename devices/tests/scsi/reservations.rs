@@ -365,6 +365,55 @@ fn a_reservation_can_be_moved() {
 }
 
 #[test]
+fn a_registration_may_be_for_other_ports_too() {
+    const SPEC_I_PT: u8 = 8;
+    const ALL_TG_PT: u8 = 4;
+    let mut t = setup(None);
+    // Learn the TransportIDs of the first three ports.
+    (0..3).for_each(|who| t.good(who, IGNORE, 0, (0, 5)));
+    let full = t.read_in(3, 3);
+    let id = |i: usize| full[8 + 48 * i + 24..8 + 48 * (i + 1)].to_vec();
+    let (first, second, third) = (id(0), id(1), id(2));
+    t.good(0, CLEAR, 0, (5, 0));
+    t.attention(1, (0x2a, 3));
+    t.attention(2, (0x2a, 3));
+    let body = |action_key: u64, flags: u8, ids: &[u8]| {
+        let mut list = list(0, action_key, flags);
+        list.extend((ids.len() as u32).to_be_bytes());
+        list.extend(ids);
+        list
+    };
+    let send = |t: &mut Setup, action: u8, list: &[u8]| {
+        t.drivers[0].command(&cdb(action, 0, list.len()), list, 0)
+    };
+    let both = [second, third].concat();
+    let ok = body(7, SPEC_I_PT, &both);
+    for (action, list, key, what) in [
+        (IGNORE, ok.clone(), (5, 0x26, 0), "it is for REGISTER alone"),
+        (REGISTER, ok[..26].to_vec(), (5, 0x1a, 0), "no length"),
+        (REGISTER, ok[..60].to_vec(), (5, 0x1a, 0), "cut short"),
+        (REGISTER, body(7, SPEC_I_PT, &both[..30]), (5, 0x26, 0), "half an ID"),
+        (REGISTER, body(7, SPEC_I_PT, &[6; 24]), (5, 0x26, 0), "nobody"),
+        (REGISTER, body(7, 0, &both), (5, 0x1a, 0), "more than the list has"),
+    ] {
+        assert_sense(&send(&mut t, action, &list), key, what);
+        assert_eq!(t.keys().1, [] as [u64; 0], "{what}: nobody was registered");
+    }
+    assert!(send(&mut t, REGISTER, &ok).is_good());
+    assert_eq!(t.keys().1, [7, 7, 7]);
+    let mut again = body(8, SPEC_I_PT, &first);
+    again[..8].copy_from_slice(&7u64.to_be_bytes());
+    assert_sense(&send(&mut t, REGISTER, &again), (5, 0x26, 0), "it is registered already");
+    // They can act on it as on one of their own.
+    t.good(1, RESERVE, 5, (7, 0));
+    assert_eq!((t.access(2), t.access(3)), ((true, true), (true, false)));
+    // All target ports: there is one.
+    let all = list(7, 9, ALL_TG_PT);
+    assert!(t.drivers[2].command(&cdb(REGISTER, 0, 24), &all, 0).is_good());
+    assert_eq!(t.keys().1, [7, 7, 9]);
+}
+
+#[test]
 fn the_full_status_names_everybody() {
     let mut t = setup(None);
     t.good(0, REGISTER, 0, (0, 1));
@@ -386,12 +435,12 @@ fn the_full_status_names_everybody() {
 #[test]
 fn capabilities_have_their_golden_bytes() {
     let mut t = setup(None);
-    assert_eq!(t.read_in(0, 2), [0, 8, 0, 0x80, 0xea, 1, 0, 0]);
+    assert_eq!(t.read_in(0, 2), [0, 8, 0x0c, 0x80, 0xea, 1, 0, 0]);
     let mut t = setup(Some(DiskState::volatile()));
-    assert_eq!(t.read_in(0, 2), [0, 8, 1, 0x80, 0xea, 1, 0, 0]);
+    assert_eq!(t.read_in(0, 2), [0, 8, 0x0d, 0x80, 0xea, 1, 0, 0]);
     let list = list(0, 1, 1);
     assert!(t.drivers[0].command(&cdb(REGISTER, 0, 24), &list, 0).is_good());
-    assert_eq!(t.read_in(0, 2), [0, 8, 1, 0x81, 0xea, 1, 0, 0]);
+    assert_eq!(t.read_in(0, 2), [0, 8, 0x0d, 0x81, 0xea, 1, 0, 0]);
 }
 
 fn on(store: &Arc<MemoryStore>) -> Option<Arc<DiskState>> {
@@ -418,6 +467,28 @@ fn what_is_to_survive_a_power_loss_does() {
     drop(t);
     let mut t = setup(on(&store));
     assert_eq!((t.keys(), t.reservation()), ((0, vec![]), None));
+}
+
+#[test]
+fn a_full_table_takes_no_more() {
+    let store = MemoryStore::new();
+    // As the state file has them: persistent, generation, count; for each the key and the port's name.
+    let mut bytes = vec![1, 0, 0, 0, 0];
+    bytes.extend(256u16.to_le_bytes());
+    for i in 0..256u64 {
+        let name = format!("gone{i}");
+        bytes.extend((i + 1).to_le_bytes());
+        bytes.extend((name.len() as u16).to_le_bytes());
+        bytes.extend(name.as_bytes());
+    }
+    bytes.push(0);
+    let section = Section { version: 1, bytes };
+    on(&store).unwrap().put("scsi-reservations", section, Box::new(|result| result.unwrap()));
+    let mut t = setup(on(&store));
+    let reply = t.out(0, REGISTER, 0, (0, 7));
+    assert_sense(&reply, (5, 0x55, 4), "INSUFFICIENT REGISTRATION RESOURCES");
+    let data = t.drivers[3].command(&[0x5e, 0, 0, 0, 0, 0, 0, 8, 8, 0], &[], 2056).data;
+    assert_eq!(data[4..8], (256u32 * 8).to_be_bytes(), "nothing was lost");
 }
 
 #[test]
@@ -489,10 +560,10 @@ fn what_makes_no_sense_is_refused() {
     let mut huge = cdb(MOVE, 0, 0);
     huge[6] = 1;
     assert_sense(&send(&huge, &[0; 65536]), (5, 0x1a, 0), "much too long");
-    for flags in [1, 4, 8] {
-        let reply = send(&cdb(REGISTER, 0, 24), &list(1, 2, flags));
-        assert_sense(&reply, (5, 0x26, 0), &format!("flags {flags:#x}"));
-    }
+    let reply = send(&cdb(REGISTER, 0, 24), &list(1, 2, 1));
+    assert_sense(&reply, (5, 0x26, 0), "APTPL without a state file");
+    let reply = send(&cdb(RESERVE, 1, 24), &list(1, 2, 8));
+    assert_sense(&reply, (5, 0x26, 0), "SPEC_I_PT of a RESERVE");
     let read_in = [0x5e, 4, 0, 0, 0, 0, 0, 1, 0, 0];
     assert_sense(&t.drivers[0].command(&read_in, &[], 256), (5, 0x24, 0), "no such action");
     assert_eq!(t.keys(), (1, vec![1]));

@@ -31,14 +31,17 @@ const fn workload(
     Workload { name, rw, block, depth }
 }
 
+/// What every controller does, in this order.
 const WORKLOADS: &[Workload] = &[
     workload("4K random read QD1", "randread", "4k", 1),
     workload("4K random read QD32", "randread", "4k", 32),
     workload("4K random write QD32", "randwrite", "4k", 32),
     workload("128K sequential read QD4", "read", "128k", 4),
+    workload("128K sequential write QD4", "write", "128k", 4),
 ];
-/// Which of them the two queues are compared by.
-const TWO_QUEUES: usize = 1;
+/// Which of them are 4K random reads, at depth 1 and 32.
+const QD1: usize = 0;
+const QD32: usize = 1;
 
 /// A storage controller of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +52,18 @@ pub enum Controller {
     Nvme,
     /// virtio-scsi with one disk.
     VirtioScsi,
+    /// AHCI with one drive.
+    Ahci,
+    /// IDE with one drive.
+    Ide,
+    /// An SD host controller with one card.
+    Sd,
 }
 
 impl Controller {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::VirtioBlk, Self::Nvme, Self::VirtioScsi];
+    pub const ALL: [Self; 6] =
+        [Self::VirtioBlk, Self::Nvme, Self::VirtioScsi, Self::Ahci, Self::Ide, Self::Sd];
 
     /// Its name, as `--disk controller=` takes it.
     #[must_use]
@@ -62,15 +72,28 @@ impl Controller {
             Self::VirtioBlk => "virtio-blk",
             Self::Nvme => "nvme",
             Self::VirtioScsi => "virtio-scsi",
+            Self::Ahci => "ahci",
+            Self::Ide => "ide",
+            Self::Sd => "sd",
         }
     }
 
-    /// The factor over the peer that is aimed at.
-    fn goal(self) -> f64 {
-        match self {
-            Self::VirtioBlk | Self::VirtioScsi => 1.2,
-            Self::Nvme => 1.3,
+    /// The factor over the peer that is aimed at in a workload.
+    fn goal(self, workload: usize) -> Option<f64> {
+        match (self, workload) {
+            (Self::VirtioBlk | Self::VirtioScsi | Self::Nvme, 4) => None,
+            (Self::VirtioBlk | Self::VirtioScsi, _) => Some(1.2),
+            (Self::Nvme, _) | (Self::Ahci, QD1) => Some(1.3),
+            (Self::Ahci, QD32) => Some(2.0),
+            (Self::Ide, QD1 | QD32) => Some(1.5),
+            (Self::Sd, QD1 | QD32) => Some(3.0),
+            (Self::Ahci | Self::Ide | Self::Sd, _) => None,
         }
+    }
+
+    /// Whether it has more than one queue.
+    fn has_queues(self) -> bool {
+        matches!(self, Self::VirtioBlk | Self::Nvme | Self::VirtioScsi)
     }
 
     /// The guest's name of the disk.
@@ -78,7 +101,8 @@ impl Controller {
         match self {
             Self::VirtioBlk => "/dev/vda",
             Self::Nvme => "/dev/nvme0n1",
-            Self::VirtioScsi => "/dev/sda",
+            Self::VirtioScsi | Self::Ahci | Self::Ide => "/dev/sda",
+            Self::Sd => "/dev/mmcblk0",
         }
     }
 
@@ -88,6 +112,9 @@ impl Controller {
             Self::VirtioBlk => "virtio_pci,virtio_blk",
             Self::Nvme => "nvme",
             Self::VirtioScsi => "virtio_pci,virtio_scsi,sd_mod",
+            Self::Ahci => "ahci,sd_mod",
+            Self::Ide => "ata_piix,sd_mod",
+            Self::Sd => "sdhci_pci,mmc_block",
         }
     }
 
@@ -107,6 +134,22 @@ impl Controller {
                 format!("virtio-scsi-pci,id=s0,iothread=io0,num_queues={queues}"),
                 "scsi-hd,bus=s0.0,drive=d0".into(),
             ],
+            (Self::Ahci, Vmm::Spindle(_)) => {
+                vec!["ich9-ahci,id=a0,iothread=io0".into(), "ide-hd,bus=a0.0,drive=d0".into()]
+            }
+            (Self::Ahci, Vmm::Qemu) => {
+                vec!["ich9-ahci,id=a0".into(), "ide-hd,bus=a0.0,drive=d0".into()]
+            }
+            (Self::Ide, Vmm::Spindle(_)) => {
+                vec!["piix3-ide,id=i0,iothread=io0".into(), "ide-hd,bus=i0.0,drive=d0".into()]
+            }
+            (Self::Ide, Vmm::Qemu) => {
+                vec!["piix3-ide,id=i0".into(), "ide-hd,bus=i0.0,drive=d0".into()]
+            }
+            (Self::Sd, Vmm::Spindle(_)) => {
+                vec!["sdhci-pci,id=s0,iothread=io0".into(), "sd-card,drive=d0".into()]
+            }
+            (Self::Sd, Vmm::Qemu) => vec!["sdhci-pci,id=s0".into(), "sd-card,drive=d0".into()],
         }
     }
 }
@@ -150,8 +193,10 @@ pub fn run(
         let null = null.get_or_insert_with(|| figures.clone());
         rows.extend(judge(&setup, &figures, null));
     }
-    progress("two queues against one");
-    rows.push(two_queues(controller, &media[1].1, rounds, dir)?);
+    if controller.has_queues() {
+        progress("two queues against one");
+        rows.push(two_queues(controller, &media[1].1, rounds, dir)?);
+    }
     Ok(rows)
 }
 
@@ -300,16 +345,17 @@ fn compare(setup: &Setup<'_>, rounds: usize, work: &Path) -> Result<Vec<Figures>
 fn judge(setup: &Setup<'_>, figures: &[Figures], null: &[Figures]) -> Vec<Row> {
     let (controller, medium) = (setup.controller, setup.medium);
     let mut rows = Vec::new();
-    for ((figures, null), Workload { name, .. }) in figures.iter().zip(null).zip(WORKLOADS) {
+    let all = figures.iter().zip(null).zip(WORKLOADS).enumerate();
+    for (index, ((figures, null), Workload { name, .. })) in all {
         let name = format!("{} on {medium:?}, {name}", controller.name());
         let null = null.iops[0] / null.iops[1];
-        let goal = Goal::RatioAtLeastOrNull { goal: controller.goal(), null };
+        let goal = controller.goal(index).filter(|_| medium != Medium::Null);
         rows.push(Row {
             name: name.clone(),
             ours: figures.iops[0],
             peer: Some(figures.iops[1]),
             unit: "IOPS".into(),
-            goal: if medium == Medium::Null { Goal::None } else { goal },
+            goal: goal.map_or(Goal::None, |goal| Goal::RatioAtLeastOrNull { goal, null }),
         });
         rows.push(Row {
             name: format!("{name}, exits per I/O"),
@@ -332,8 +378,8 @@ fn two_queues(
     let setup = |queues| Setup { controller, medium: Medium::Raw, path, queues };
     for _ in 0..rounds {
         let vmm = Vmm::spindle();
-        two.push(measure_patiently(&vmm, &setup(2), work)?[TWO_QUEUES].iops);
-        one.push(measure_patiently(&vmm, &setup(1), work)?[TWO_QUEUES].iops);
+        two.push(measure_patiently(&vmm, &setup(2), work)?[QD32].iops);
+        one.push(measure_patiently(&vmm, &setup(1), work)?[QD32].iops);
     }
     Ok(Row {
         name: format!("{}, 4K random read QD32, two queues against one", controller.name()),

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use super::{
-    Goal, Row, interleave,
+    Goal, Row, interleave, median,
     process::{
         Worker, fio_random_read, instructions, output, qemu_img_bench, qemu_img_iops, system_calls,
     },
@@ -30,6 +30,8 @@ pub fn run(dir: &Path, rounds: usize, mut progress: impl FnMut(&str)) -> Result<
     reads(&raw, &qcow2, rounds, &mut rows)?;
     progress("counting instructions and system calls");
     counts(&raw, &qcow2, &mut rows)?;
+    progress("controllers on null");
+    on_null(rounds, &mut rows)?;
     progress("qcow2 allocating writes");
     allocating_writes(dir, rounds, &mut rows)?;
     for file in [raw, qcow2] {
@@ -126,6 +128,8 @@ fn counts(raw: &Path, qcow2: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
     let controllers = [
         ("virtio-blk", "virtio-blk, avail ring to used ring, raw, QD32", 2500.0),
         ("nvme", "nvme, shadow doorbells, submission to completion queue, raw, QD32", 2000.0),
+        ("virtio-scsi", "virtio-scsi, avail ring to used ring, raw, QD32", 3500.0),
+        ("ahci", "ahci, command list to PxSACT, register writes included, raw, QD32", 3500.0),
     ];
     for (pattern, name, most) in controllers {
         rows.push(Row {
@@ -134,6 +138,46 @@ fn counts(raw: &Path, qcow2: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
             peer: None,
             unit: "instructions".into(),
             goal: Goal::AtMost(most),
+        });
+    }
+    Ok(())
+}
+
+/// What a controller's command costs without a disk, and whether queues on iothreads of their own get in
+/// each other's way.
+fn on_null(rounds: usize, rows: &mut Vec<Row>) -> Result<(), String> {
+    let null = |controller: &str, more: &[&str]| {
+        let pattern = format!("pattern={controller}");
+        let mut words = vec!["format=null", &pattern, "depth=32"];
+        words.extend(more);
+        Worker::new(&words)
+    };
+    for controller in ["virtio-blk", "nvme", "virtio-scsi", "ahci"] {
+        let worker = null(controller, &[])?;
+        let mut times = Vec::new();
+        for _ in 0..rounds {
+            times.push(1e9 / worker.run(4_000_000)?.iops);
+        }
+        rows.push(Row {
+            name: format!("{controller} on null, 4K read, QD32, guest included"),
+            ours: median(times),
+            peer: None,
+            unit: "ns".into(),
+            goal: Goal::None,
+        });
+        let [one, two] = ["queues=1", "queues=2"].map(|queues| null(controller, &[queues]));
+        let (one, two) = (one?, two?);
+        let (a, b) = interleave(
+            rounds,
+            || two.run(8_000_000).map(|r| r.iops),
+            || one.run(8_000_000).map(|r| r.iops),
+        )?;
+        rows.push(Row {
+            name: format!("{controller} on null, two queues on two iothreads against one"),
+            ours: a,
+            peer: Some(b),
+            unit: "IOPS".into(),
+            goal: Goal::RatioAtLeast(1.7),
         });
     }
     Ok(())

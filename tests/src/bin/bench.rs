@@ -16,7 +16,7 @@ use spindle_tests::{
 };
 
 const USAGE: &str = "\
-usage: bench [in-process] [virtio-blk] [nvme] [virtio-scsi] [boot] [rounds=N] [dir=DIR] [json=FILE]
+usage: bench [in-process] [virtio-blk] [nvme] [virtio-scsi] [ahci] [ide] [sd] [boot] [rounds=N] [dir=DIR] [json=FILE]
 
 Without a part, all of them. The parts named after controllers measure them from inside a guest. Figures with a guest are taken on this machine's KVM where a stock
 kernel runs on it, else in the lab.";

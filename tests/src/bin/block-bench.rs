@@ -17,15 +17,18 @@ use spindle_block::{
 use spindle_devices::testkit::load::RandomReads;
 use spindle_tests::{
     counting_alloc::{CountingAlloc, allocations},
-    load::{Load, Outcome, Pattern, run},
+    load::{
+        Load, Outcome, Pattern, run,
+        spread::{Controller, spread},
+    },
 };
 
 #[global_allocator]
 static ALLOC: CountingAlloc = CountingAlloc;
 
 const USAGE: &str = "\
-usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read|virtio-blk|nvme
-                   [depth=N] [count=N] [cache=none|writeback] [aio=io_uring|threads] [seed=N]";
+usage: block-bench file=FILE format=raw|qcow2|null pattern=randread|randwrite|fillrandom|read|virtio-blk|nvme|virtio-scsi|ahci
+                   [queues=N] [depth=N] [count=N] [cache=none|writeback] [aio=io_uring|threads] [seed=N]";
 
 struct Request {
     file: String,
@@ -33,17 +36,13 @@ struct Request {
     pattern: Pattern,
     /// The controller that the load goes through, from submission to completion.
     controller: Option<Controller>,
+    /// Its queues, each with an iothread on a thread of its own; `None`: one, on this thread.
+    queues: Option<u16>,
     depth: u32,
     count: u64,
     direct: bool,
     aio: Aio,
     seed: u64,
-}
-
-#[derive(Clone, Copy)]
-enum Controller {
-    VirtioBlk,
-    Nvme,
 }
 
 fn parse() -> Option<Request> {
@@ -52,6 +51,7 @@ fn parse() -> Option<Request> {
         format: String::new(),
         pattern: Pattern::RandomRead,
         controller: None,
+        queues: None,
         depth: 32,
         count: 100_000,
         direct: false,
@@ -69,6 +69,9 @@ fn parse() -> Option<Request> {
             ("pattern", "read") => request.pattern = Pattern::Read,
             ("pattern", "virtio-blk") => request.controller = Some(Controller::VirtioBlk),
             ("pattern", "nvme") => request.controller = Some(Controller::Nvme),
+            ("pattern", "virtio-scsi") => request.controller = Some(Controller::VirtioScsi),
+            ("pattern", "ahci") => request.controller = Some(Controller::Ahci),
+            ("queues", _) => request.queues = Some(value.parse().ok().filter(|n| *n > 0)?),
             ("depth", _) => request.depth = value.parse().ok().filter(|n| *n > 0)?,
             ("count", _) => request.count = value.parse().ok().filter(|n| *n > 0)?,
             ("cache", "none" | "writeback") => request.direct = value == "none",
@@ -123,7 +126,10 @@ fn measure(request: &Request) -> Result<Outcome, String> {
         seed: request.seed,
     };
     let outcome = match request.controller {
-        Some(controller) => through(controller, &cx, &root, load),
+        Some(controller) => match request.queues {
+            Some(queues) => spread(controller, queues, &root, load),
+            None => through(controller, &cx, &root, load),
+        },
         None => run(&cx, &root, load),
     };
     let closing = Cx::clone(&cx);
@@ -148,6 +154,8 @@ fn through(controller: Controller, cx: &Cx, root: &Arc<Root>, load: Load) -> Out
     match controller {
         Controller::VirtioBlk => reads.run(cx, root, progress),
         Controller::Nvme => reads.run_nvme(cx, root, progress),
+        Controller::VirtioScsi => reads.run_scsi(cx, root, progress),
+        Controller::Ahci => reads.run_ahci(cx, root, progress),
     }
     Outcome {
         requests: load.count,

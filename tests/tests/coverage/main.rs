@@ -2,9 +2,13 @@
 //!
 //! `SPINDLE_BLESS=1` in the environment writes the pages. How to add one: `tests/src/coverage/mod.rs`.
 
+mod ahci;
+mod ata;
+mod ide;
 mod nvme;
 mod qcow2;
 mod scsi;
+mod sd;
 mod virtio_blk;
 mod virtio_pci;
 mod virtio_rng;
@@ -22,6 +26,10 @@ const PAGES: &[Page] = &[
     virtio_scsi::PAGE,
     scsi::PAGE,
     nvme::PAGE,
+    ide::PAGE,
+    ahci::PAGE,
+    ata::PAGE,
+    sd::PAGE,
     qcow2::PAGE,
 ];
 

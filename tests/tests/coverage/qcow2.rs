@@ -13,6 +13,8 @@ const KEPT: &str = "hostile::compatible_bits_are_kept_and_autoclear_bits_cleared
 const GUESTS: &str = "making::snapshots_and_bitmaps_are_not_harmed";
 const GROWS: &str = "making::disks_grow_and_what_they_gain_is_zero";
 const REBUILT: &str = "making::an_image_that_was_not_closed_is_rebuilt";
+const SNAPSHOTS: &str = "tests/snapshots::snapshots_hold_what_the_disk_held";
+const WIDTHS: &str = "widths::images_with_refcounts_of_every_width";
 const FIELDS: &str = "tests/header::every_impossible_field_is_refused_by_name";
 
 /// The page.
@@ -48,12 +50,12 @@ const HEADER: Group = Group {
             "Header",
             &[DAMAGE, FIELDS, "crash_tests/mod::refcount_tables_that_outgrow_their_place"],
         ),
-        row("nb_snapshots", "Header", &[GUESTS, FIELDS]),
-        row("snapshots_offset", "Header", &[GUESTS, FIELDS]),
+        row("nb_snapshots", "Header", &[SNAPSHOTS, GUESTS, FIELDS]),
+        row("snapshots_offset", "Header", &[SNAPSHOTS, GUESTS, FIELDS]),
         row("incompatible_features", "Header", &[REFUSED]),
         row("compatible_features", "Header", &[KEPT]),
         row("autoclear_features", "Header", &[KEPT]),
-        row("refcount_order", "Header", &[REFUSED, FIELDS]),
+        row("refcount_order", "Header", &[WIDTHS, REFUSED, FIELDS]),
         row("header_length", "Header", &[PARSES, FIELDS]),
         row("compression_type", "Additional fields", &[SIZES, NAMES, FIELDS]),
     ],
@@ -104,7 +106,16 @@ const EXTENSIONS: Group = Group {
         row("end of the list", "Header extensions", &[PARSES]),
         row("backing file format name", "Header extensions", &[NAMES]),
         row("feature name table", "Feature name table", &[REFUSED]),
-        row("bitmaps", "Bitmaps extension", &[GUESTS]),
+        row(
+            "bitmaps",
+            "Bitmaps extension",
+            &[
+                "tests/bitmaps::what_is_written_is_recorded",
+                "tests/bitmaps::a_bitmap_that_was_left_in_use_says_nothing",
+                "crash_tests/bitmaps::what_has_changed_is_dirty",
+                GUESTS,
+            ],
+        ),
     ],
 };
 
@@ -161,7 +172,6 @@ const ERRORS: Group = Group {
         row("version", "Header", &[FIELDS]),
         row("features", "Header", &[REFUSED]),
         row("encrypted", "Header", &[REFUSED]),
-        row("refcount_bits", "Header", &[REFUSED]),
         row("field", "Header", &[FIELDS]),
     ],
 };
@@ -190,5 +200,15 @@ const RULES: Group = Group {
         row("copy_shared", "Cluster mapping, bit 63", &["mutations::copy_shared"]),
         row("snapshot_order", "writeback.rs", &["mutations::snapshot_order"]),
         row("durable_leaf", "map.rs", &["mutations::durable_leaf"]),
+        row("snapshot_dirty_bit", "snapshot/mod.rs", &["mutations::snapshot_dirty_bit"]),
+        row("snapshot_refs_first", "snapshot/mod.rs", &["mutations::snapshot_refs_first"]),
+        row("shared_flags_first", "snapshot/mod.rs", &["mutations::shared_flags_first"]),
+        row("snapshot_table_first", "snapshot/mod.rs", &["mutations::snapshot_table_first"]),
+        row("snapshot_gone_first", "snapshot/mod.rs", &["mutations::snapshot_gone_first"]),
+        row("header_in_one_sector", "replace.rs", &["mutations::header_in_one_sector"]),
+        row("bitmap_before_data", "bitmap/record.rs", &["mutations::bitmap_before_data"]),
+        row("bitmap_refs_first", "bitmap/store.rs", &["mutations::bitmap_refs_first"]),
+        row("bitmap_tables_first", "bitmap/store.rs", &["mutations::bitmap_tables_first"]),
+        row("bitmap_gone_first", "bitmap/mod.rs", &["mutations::bitmap_gone_first"]),
     ],
 };

@@ -77,11 +77,28 @@ impl Claims {
             .map(|(_, bell)| bell.clone())
             .collect();
         let zones = placed.iter().filter(|p| p.coalesce).filter_map(zone).collect();
-        let entries = |space| {
-            placed.iter().filter(|p| p.space == space).map(|p| p.entry.clone()).collect::<Vec<_>>()
-        };
+        let entries = |space| join(placed.iter().filter(|p| p.space == space).map(|p| &p.entry));
         Resolved { map: Map::new(entries(Space::Memory), entries(Space::Port)), bells, zones }
     }
+}
+
+/// Makes one entry of those that continue each other: an access that spans two windows of one device
+/// (a word at a data port, beside a window that is coalesced) reaches the device as it was made.
+fn join<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<Entry> {
+    let mut joined: Vec<Entry> = Vec::new();
+    for entry in entries {
+        match joined.last_mut() {
+            Some(last)
+                if last.last.checked_add(1) == Some(entry.base)
+                    && Arc::as_ptr(&last.target).addr() == Arc::as_ptr(&entry.target).addr()
+                    && last.offset.wrapping_add(entry.base - last.base) == entry.offset =>
+            {
+                last.last = entry.last;
+            }
+            _ => joined.push(entry.clone()),
+        }
+    }
+    joined
 }
 
 fn zone(placed: &Placed) -> Option<(Space, u64, u32)> {

@@ -117,6 +117,33 @@ fn odd_widths_and_window_ends_go_byte_by_byte() {
 }
 
 #[test]
+fn an_access_over_windows_that_continue_each_other_is_one() {
+    let (bus, fake) = bus();
+    let (a, b) = (Arc::new(Log::default()), Arc::new(Log::default()));
+    let part = |base: u64, len, offset, coalesce| Window {
+        target_offset: offset,
+        coalesce,
+        ..window(Space::Port, base, len, &a)
+    };
+    let other = window(Space::Port, 0x1F8, 8, &b);
+    let apart = part(0x200, 8, 0, false);
+    let parts = [part(0x1F0, 1, 0, false), part(0x1F1, 6, 1, true), part(0x1F7, 1, 7, false)];
+    bus.set(1, ranges([&parts[..], &[other, apart]].concat()));
+    // Only what was declared so is collected.
+    assert_eq!(fake.take(), ["zone+ 1f1 6"]);
+    let mut view = bus.view();
+    view.write(Space::Port, 0x1F0, &[1, 2]);
+    view.write(Space::Port, 0x1F0, &[1, 2, 3, 4]);
+    view.write(Space::Port, 0x1F6, &[5, 6]);
+    assert_eq!(a.take(), [('w', 0, 2, 0x201), ('w', 0, 4, 0x0403_0201), ('w', 6, 2, 0x605)]);
+    // Another device, and the same one at another offset, begin anew.
+    view.write(Space::Port, 0x1F7, &[5, 6]);
+    assert_eq!((a.take(), b.take()), (vec![('w', 7, 1, 5)], vec![('w', 0, 1, 6)]));
+    view.write(Space::Port, 0x1FF, &[5, 6]);
+    assert_eq!((a.take(), b.take()), (vec![('w', 0, 1, 6)], vec![('w', 7, 1, 5)]));
+}
+
+#[test]
 fn the_earlier_claim_keeps_the_addresses_until_it_goes() {
     let (bus, _) = bus();
     let (a, b) = (Arc::new(Log::default()), Arc::new(Log::default()));

@@ -3,6 +3,8 @@
 //! Exit statuses: 0 done, 1 something named on the command line cannot be used, 2 the command
 //! line itself is wrong; `run` ends with what the machine says, `img check` as `qemu-img check`.
 mod img;
+mod io;
+mod nbd;
 mod qemu;
 mod run;
 #[cfg(test)]
@@ -47,8 +49,21 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Create, convert, look at and check disk images
     Img(Box<img::ImgArgs>),
+    /// Read and write an image by commands, as qemu-io does
+    #[command(disable_help_flag = true)]
+    Io(Words),
+    /// Export an image over NBD, as qemu-nbd does
+    #[command(disable_help_flag = true)]
+    Nbd(Words),
     /// Say what this host offers, and what to do about what is missing.
     Doctor(DoctorArgs),
+}
+
+/// The command line of a tool that parses its own, as getopt_long(3) does.
+#[derive(Args, Debug)]
+struct Words {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    words: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]
@@ -117,9 +132,9 @@ pub fn main(programs: &Programs) -> ExitCode {
     }
 }
 
-/// Whether this process is the image tool.
+/// Whether this process is one of the image tools.
 fn img_command() -> bool {
-    error::prefix() == "qemu-img" || std::env::args_os().nth(1).is_some_and(|arg| arg == "img")
+    error::prefix() != "spindle img" || std::env::args_os().nth(1).is_some_and(|arg| arg == "img")
 }
 
 /// Log lines go to standard error, warnings and worse unless `SPINDLE_LOG` says otherwise.
@@ -142,6 +157,8 @@ fn dispatch(cli: Cli, programs: &Programs) -> Result<Outcome, Stop> {
     match cli.command {
         Command::Run(args) => run::run(*args, programs),
         Command::Img(args) => img::run(*args),
+        Command::Io(args) => io::run(&args.words),
+        Command::Nbd(args) => nbd::run(&args.words),
         Command::Doctor(args) => doctor(&args),
     }
 }

@@ -43,13 +43,14 @@ const LONG: &[&str] = &[
     "smp",
 ];
 
-/// Takes a command line as QEMU's users type it: started as `qemu-img` or `qemu-system-…`, the program is
+/// Takes a command line as QEMU's users type it: started as `qemu-img` (`-io`, `-nbd`) or `qemu-system-…`, the program is
 /// that tool; the size that `img resize` ends with may begin with a minus.
 pub(super) fn accept(mut args: Vec<OsString>) -> Vec<OsString> {
     let name = args.first().and_then(|arg| Path::new(arg).file_name()?.to_str());
     match name.map(str::to_owned).as_deref() {
-        Some("qemu-img") => {
-            args.splice(..1, ["spindle".into(), "img".into()]);
+        Some(name @ ("qemu-img" | "qemu-io" | "qemu-nbd")) => {
+            let tool = name.trim_start_matches("qemu-");
+            args.splice(..1, ["spindle".into(), tool.into()]);
         }
         Some(name) if name.starts_with(SYSTEM) => args.insert(1, "run".into()),
         _ => {}

@@ -40,6 +40,12 @@ impl Machine {
                     nodes::open_all(&graph, &cx, &specs).await.map_err(|e| failed(&e))
                 });
             }
+            Command::SdSetWriteProtected { id, on } => {
+                let card = self.disks.card(&id).map(|sdhci| sdhci.set_write_protected(on));
+                reply.result(card.ok_or_else(|| {
+                    QmpError::device_not_found(format!("There is no SD card '{id}'"))
+                }));
+            }
             Command::BlockdevDel { node_name } => {
                 self.on_control(reply, move |graph, cx| async move {
                     graph.delete(&cx, &node_name).await.map_err(|e| failed(&e))

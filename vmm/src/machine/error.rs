@@ -5,8 +5,11 @@ use std::{io, path::PathBuf};
 use spindle_block::graph::GraphError;
 use spindle_boot::{BootError, MemoryMapError};
 use spindle_devices::{
+    ahci::AhciError,
+    ide::IdeError,
     nvme::NvmeError,
     pci::{AssignError, BusError, EndpointError},
+    sdhci::CardError,
     virtio::scsi::LunError,
 };
 
@@ -96,9 +99,23 @@ pub enum BuildError {
     /// An NVMe controller or namespace.
     #[error(transparent)]
     Nvme(NvmeError),
+    /// An AHCI controller, or a drive's place behind it.
+    #[error(transparent)]
+    Ahci(AhciError),
+    /// A drive cannot be put on its cable.
+    #[error(transparent)]
+    Ide(IdeError),
     /// A SCSI unit's place.
     #[error(transparent)]
     Lun(LunError),
+    /// A card that cannot be.
+    #[error("device '{id}': {source}")]
+    Card {
+        /// The device's id.
+        id: String,
+        /// Why not.
+        source: CardError,
+    },
     /// A device with nothing to sit on.
     #[error("device '{0}': there is no controller that it could be behind")]
     Misplaced(String),

@@ -1,13 +1,14 @@
 //! What firmware finds at the firmware configuration device.
 
 use spindle_boot::{MemoryMap, memory_map::HYPERVISOR_PAGES, memory_map::MemoryKind};
+use spindle_devices::ahci::spec::PCI_IDS;
 use spindle_devices::nvme::config::DEFAULT_IDS;
 use spindle_devices::platform::fw_cfg::{self, Item};
 
 use super::board::Board;
 use crate::spec::{
     DeviceSpec, MachineSpec,
-    device::{Place, ScsiPlace},
+    device::{IdePlace, Place, ScsiPlace, piix},
 };
 
 /// The file with the boot order.
@@ -51,7 +52,7 @@ pub(super) fn set_boot_order(spec: &MachineSpec, board: &Board) {
     let functions = board.pci.functions();
     let mut order: Vec<(u32, String)> = Vec::new();
     for device in &spec.devices {
-        let Some((index, node, unit)) = boot_entry(device) else { continue };
+        let Some((index, node, unit)) = boot_entry(spec, device) else { continue };
         let on = match device.kind().place() {
             Place::Bus(controller) => controller,
             Place::Pci(_) | Place::Nowhere => device.id(),
@@ -77,7 +78,7 @@ fn boot_order(paths: &[String]) -> Vec<u8> {
 }
 
 /// The place of a device in the boot order, the name of its PCI node, and what follows it.
-fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
+fn boot_entry(spec: &MachineSpec, device: &DeviceSpec) -> Option<(u32, String, String)> {
     let scsi = |index: u32, unit: String| Some((index, "scsi".to_owned(), unit));
     let lun = |place: &ScsiPlace| {
         let (target, lun) = place.address();
@@ -88,15 +89,39 @@ fn boot_entry(device: &DeviceSpec) -> Option<(u32, String, String)> {
         let (vendor, id) = DEFAULT_IDS;
         Some((index, format!("pci{vendor:04x},{id:x}"), format!("/namespace@{nsid:x},0")))
     };
+    let ahci = |index: u32, place: &IdePlace| {
+        let (vendor, id) = PCI_IDS;
+        let unit = format!("/drive@{:x}/disk@0", place.port());
+        Some((index, format!("pci{vendor:04x},{id:x}"), unit))
+    };
+    // QEMU's name for a drive on a cable.
+    let cable = |index: u32, place: &IdePlace| {
+        let unit = format!("/drive@{:x}/disk@{:x}", place.port(), place.unit);
+        Some((index, "ide".to_owned(), unit))
+    };
+    let on_cable = |place: &IdePlace| {
+        spec.device(place.controller().0).is_some_and(|device| piix(device).is_some())
+    };
+    let card = |index: u32| Some((index, "pci1b36,7".to_owned(), "/sd-card@0".to_owned()));
     match device {
+        DeviceSpec::IdeHd(disk) if on_cable(&disk.place) => cable(disk.bootindex?, &disk.place),
+        DeviceSpec::IdeCd(drive) if on_cable(&drive.place) => cable(drive.bootindex?, &drive.place),
         DeviceSpec::VirtioBlkPci(disk) => scsi(disk.bootindex?, "/disk@0,0".to_owned()),
         DeviceSpec::ScsiHd(disk) => scsi(disk.bootindex?, lun(&disk.place)),
         DeviceSpec::ScsiCd(drive) => scsi(drive.bootindex?, lun(&drive.place)),
         DeviceSpec::Nvme(disk) => nvme(disk.bootindex?, 1),
         DeviceSpec::NvmeNs(ns) => nvme(ns.bootindex?, ns.nsid),
-        DeviceSpec::VirtioRngPci(_) | DeviceSpec::VirtioScsiPci(_) | DeviceSpec::NvmeSubsys(_) => {
-            None
-        }
+        DeviceSpec::IdeHd(disk) => ahci(disk.bootindex?, &disk.place),
+        DeviceSpec::IdeCd(drive) => ahci(drive.bootindex?, &drive.place),
+        DeviceSpec::SdCard(sd) => card(sd.card.bootindex?),
+        DeviceSpec::Emmc(emmc) => card(emmc.card.bootindex?),
+        DeviceSpec::VirtioRngPci(_)
+        | DeviceSpec::VirtioScsiPci(_)
+        | DeviceSpec::Ich9Ahci(_)
+        | DeviceSpec::Piix3Ide(_)
+        | DeviceSpec::Piix4Ide(_)
+        | DeviceSpec::SdhciPci(_)
+        | DeviceSpec::NvmeSubsys(_) => None,
     }
 }
 

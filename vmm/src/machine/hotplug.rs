@@ -5,7 +5,7 @@
 //! once nothing is in flight any more.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -116,16 +116,25 @@ impl Machine {
             return Err(again());
         }
         disk.leaving = true;
+        let root = disk.root().map(str::to_owned);
+        // Filled in once no request can come any more: until it has left, nothing of it may hang.
+        let unhindered = Arc::new(Mutex::new(None));
+        let held = Arc::clone(&unhindered);
         let (device, mailbox, id) =
             (Arc::clone(&disk.device), Arc::clone(&self.mailbox), id.to_owned());
         device.leave(Box::new(move || {
             mailbox.call(Box::new(move |machine| {
+                held.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(node) = machine.disks.remove_disk(&id) {
                     machine.forget_node(node);
                 }
                 machine.deleted(&[id]);
             }));
         }));
+        // An empty drive has no root. What is called back is on this thread, and comes later.
+        if let Some(Ok(nodes)) = root.map(|root| self.disks.graph.unhinder(&root)) {
+            *unhindered.lock().unwrap_or_else(PoisonError::into_inner) = Some(nodes);
+        }
         Ok(())
     }
 

@@ -5,7 +5,8 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
-use super::{BuildError, Machine, build, build::Ends, driver::Driver, signals::Signals};
+use super::{BuildError, Machine, build, build::Ends, driver::Driver};
+use crate::signals::Signals;
 use crate::{
     accel::Watched,
     monitor::{Server, Shared, schema::ShutdownCause},

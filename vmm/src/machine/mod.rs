@@ -19,7 +19,6 @@ mod monitor;
 mod nodes;
 mod ram;
 mod requests;
-mod signals;
 #[cfg(test)]
 mod tests;
 mod trays;

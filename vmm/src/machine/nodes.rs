@@ -7,16 +7,12 @@ use spindle_block::{
         Backing, Cache, Discard, DriverOptions, Graph, GraphError, HostFile, ImageOptions,
         NodeOptions, Qcow2Options, options,
     },
-    nodes::fault::{
-        self, Action, Blkdebug, IoType, Limits, config,
-        debug::{Event, InjectError, SetState},
-    },
+    nodes::fault::{self, Action},
     root::DetectZeroes,
 };
 
 use crate::spec::{
     BlockdevSpec, DriverSpec, FaultRule,
-    blkdebug::BlkdebugSpec,
     block::{self, FaultAction, FaultErrno, FileSpec, ImageSpec},
 };
 
@@ -99,7 +95,7 @@ fn driver(spec: &BlockdevSpec) -> DriverOptions {
         DriverSpec::Blkdebug(spec) => DriverOptions::Blkdebug {
             image: spec.image.clone(),
             config: spec.config.clone(),
-            rules: blkdebug(spec),
+            rules: spec.into(),
         },
     }
 }
@@ -115,42 +111,6 @@ fn backing(backing: &block::Backing) -> Backing {
 fn image(format: ImageFormat, spec: &ImageSpec) -> DriverOptions {
     let (file, backing) = (spec.file.clone(), backing(&spec.backing));
     DriverOptions::Image(ImageOptions { format, file, backing, secret: None })
-}
-
-/// The tables have only names that are known there.
-fn blkdebug(spec: &BlkdebugSpec) -> Blkdebug {
-    let event = |name: &str| Event::named(name).unwrap_or(Event::None);
-    let size = |size: Option<u32>| size.filter(|size| *size > 0);
-    Blkdebug {
-        inject_error: spec
-            .inject_error
-            .iter()
-            .map(|rule| InjectError {
-                event: event(&rule.event),
-                state: rule.state,
-                iotype: rule.iotype.as_deref().and_then(IoType::named),
-                error: config::error(rule.errno),
-                sector: rule.sector,
-                once: rule.once,
-            })
-            .collect(),
-        set_state: spec
-            .set_state
-            .iter()
-            .map(|rule| SetState {
-                event: event(&rule.event),
-                state: rule.state,
-                new_state: rule.new_state,
-            })
-            .collect(),
-        limits: Limits {
-            align: size(spec.align),
-            max_transfer: spec.max_transfer.filter(|size| *size > 0),
-            max_write_zero: spec.max_write_zero,
-            opt_discard: size(spec.opt_discard),
-            max_discard: spec.max_discard,
-        },
-    }
 }
 
 fn host_file(file: &FileSpec) -> HostFile {

@@ -265,18 +265,21 @@ fn nodes<const N: usize>(names: [&str; N]) -> [String; N] {
 
 #[test]
 fn namespaces_and_units_come_and_go() {
-    let blockdevs = nodes(["a", "b", "c", "d"]);
+    let blockdevs = nodes(["a", "b", "c", "d", "e"]);
     let devices = [
         "nvme,id=ctl,drive=a,addr=4,serial=S",
         "virtio-scsi-pci,id=hba,addr=6,num_queues=2",
         "scsi-hd,id=unit,drive=b",
+        "ich9-ahci,id=sata,addr=7",
+        "ide-cd,id=cd,bus=sata.5",
     ];
     let Some(mut rig) = rig(&blockdevs.each_ref().map(|n| &**n), &devices) else { return };
     assert_eq!(rig.roots(), ["ctl", "unit"]);
     for _ in 0..2 {
         rig.add(json!({"driver": "nvme-ns", "id": "ns", "drive": "c"})).unwrap();
         rig.add(json!({"driver": "scsi-hd", "id": "hd", "drive": "d", "bus": "hba.0"})).unwrap();
-        assert_eq!(rig.roots(), ["ctl", "hd", "ns", "unit"]);
+        rig.add(json!({"driver": "ide-hd", "id": "ata", "drive": "e"})).unwrap();
+        assert_eq!(rig.roots(), ["ata", "ctl", "hd", "ns", "unit"]);
         match rig.machine.spec.device("ns") {
             Some(crate::spec::DeviceSpec::NvmeNs(ns)) => assert_eq!(ns.nsid, 2),
             other => panic!("{other:?}"),
@@ -286,8 +289,10 @@ fn namespaces_and_units_come_and_go() {
         let again = rig.machine.device_del("ns").unwrap_err().desc;
         assert!(again.contains("already in the process"), "{again}");
         rig.machine.device_del("hd").unwrap();
+        rig.machine.device_del("ata").unwrap();
         rig.gone("ns");
         rig.gone("hd");
+        rig.gone("ata");
         assert_eq!(rig.roots(), ["ctl", "unit"]);
     }
     let cases = [
@@ -295,6 +300,8 @@ fn namespaces_and_units_come_and_go() {
         (json!({"driver": "nvme-ns", "drive": "c", "bus": "hba"}), "no nvme controller 'hba'"),
         (json!({"driver": "scsi-hd", "drive": "d", "lun": 0, "scsi-id": 0}), "taken by 'unit'"),
         (json!({"driver": "scsi-hd", "drive": "x"}), "'x'"),
+        (json!({"driver": "ide-hd", "drive": "d", "bus": "sata.5"}), "taken by 'cd'"),
+        (json!({"driver": "ide-hd", "drive": "d", "bus": "sata.6"}), "sata.0 to sata.5"),
         (json!({"driver": "nvme-ns", "drive": "x"}), "'x'"),
     ];
     for (device, wanted) in cases {
@@ -304,15 +311,16 @@ fn namespaces_and_units_come_and_go() {
     assert_eq!(rig.roots(), ["ctl", "unit"]);
     rig.add(json!({"driver": "nvme-ns", "id": "ns", "drive": "c"})).unwrap();
     // Whole controllers go with all that is behind them.
-    let (ctl, hba) = (rig.function(4), rig.function(6));
-    for (id, slot) in [("ctl", 4), ("hba", 6)] {
+    rig.add(json!({"driver": "ide-hd", "id": "ata", "drive": "e"})).unwrap();
+    let (ctl, hba, sata) = (rig.function(4), rig.function(6), rig.function(7));
+    for (id, slot) in [("ctl", 4), ("hba", 6), ("sata", 7)] {
         rig.machine.device_del(id).unwrap();
         rig.port_write(EJECT, 1 << slot);
         rig.gone(id);
     }
     assert!(rig.roots().is_empty() && rig.machine.spec.devices.is_empty());
     assert!(rig.machine.disks.disks.is_empty());
-    assert!(ctl.upgrade().is_none() && hba.upgrade().is_none());
+    assert!(ctl.upgrade().is_none() && hba.upgrade().is_none() && sata.upgrade().is_none());
 }
 
 #[test]

@@ -90,6 +90,13 @@ pub enum Command {
         /// The node.
         node_name: String,
     },
+    /// `x-sd-set-wp`: moves the write protect switch of a card.
+    SdSetWriteProtected {
+        /// The card.
+        id: String,
+        /// Whether it is protected.
+        on: bool,
+    },
     /// `x-fault-add` → [`super::schema::FaultAdded`].
     FaultAdd {
         /// The `fault` node.
@@ -193,6 +200,10 @@ const COMMANDS: &[(&str, &[Prop])] = &[
     ("x-fault-query", &[NODE]),
     ("x-fault-release", &[NODE_REQUIRED, RULE]),
     ("x-query-exits", &[]),
+    (
+        "x-sd-set-wp",
+        &[DEVICE.required(), prop("write-protected", Kind::Bool, "where the switch is").required()],
+    ),
 ];
 
 /// What a command is for.
@@ -287,6 +298,10 @@ fn simple(name: &str, args: &Arguments) -> Result<Parsed, QmpError> {
             force: args.switch("force"),
         }),
         "device_del" => Command::DeviceDel { id: args.required("id")? },
+        "x-sd-set-wp" => Command::SdSetWriteProtected {
+            id: args.required("id")?,
+            on: args.switch("write-protected"),
+        },
         "x-fault-del" => {
             Command::FaultDel { node_name: args.required("node-name")?, id: args.required("id")? }
         }

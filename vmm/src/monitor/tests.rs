@@ -195,6 +195,9 @@ fn every_command_of_the_list_is_known() {
             for key in drop {
                 some.remove(*key);
             }
+            if name == "x-sd-set-wp" {
+                some.insert("write-protected".to_owned(), json!(true));
+            }
             super::command::parse(name, some)
         };
         let subsets: [&[&str]; 7] = [

@@ -2,6 +2,8 @@
 use super::block::ANY_SIZE;
 use super::props::{Kind, Prop, Table, prop};
 use serde::{Deserialize, Serialize};
+use spindle_block::nodes::fault::debug::{Event, InjectError, SetState};
+use spindle_block::nodes::fault::{Blkdebug, IoType, Limits, config};
 use std::path::PathBuf;
 
 /// `blkdebug`. Sizes are in bytes.
@@ -121,3 +123,41 @@ pub const BLKDEBUG: Table = Table {
         prop("max-discard", ANY_SIZE, "largest discard"),
     ],
 };
+
+impl From<&BlkdebugSpec> for Blkdebug {
+    /// The tables have only names that are known there.
+    fn from(spec: &BlkdebugSpec) -> Self {
+        let event = |name: &str| Event::named(name).unwrap_or(Event::None);
+        let size = |size: Option<u32>| size.filter(|size| *size > 0);
+        Self {
+            inject_error: spec
+                .inject_error
+                .iter()
+                .map(|rule| InjectError {
+                    event: event(&rule.event),
+                    state: rule.state,
+                    iotype: rule.iotype.as_deref().and_then(IoType::named),
+                    error: config::error(rule.errno),
+                    sector: rule.sector,
+                    once: rule.once,
+                })
+                .collect(),
+            set_state: spec
+                .set_state
+                .iter()
+                .map(|rule| SetState {
+                    event: event(&rule.event),
+                    state: rule.state,
+                    new_state: rule.new_state,
+                })
+                .collect(),
+            limits: Limits {
+                align: size(spec.align),
+                max_transfer: spec.max_transfer.filter(|size| *size > 0),
+                max_write_zero: spec.max_write_zero,
+                opt_discard: size(spec.opt_discard),
+                max_discard: spec.max_discard,
+            },
+        }
+    }
+}

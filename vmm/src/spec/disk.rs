@@ -2,7 +2,9 @@
 //! names one, an iothread.
 use super::MachineSpec;
 use super::block::DRIVERS;
-use super::device::{BLOCK_SIZE, QUEUE_SIZE, RERROR, WERROR};
+use super::device::{
+    BLOCK_SIZE, DeviceSpec, QUEUE_SIZE, RERROR, WERROR, free_place, free_port, piix,
+};
 use super::error::SpecError;
 use super::format::{self, Format, Look};
 use super::keyval::Options;
@@ -27,7 +29,19 @@ pub const DISK: Table = Table {
         prop("queue-size", QUEUE_SIZE, "entries per queue; default: the controller's"),
         prop("target", Kind::Uint { min: 0, max: 255 }, "SCSI target; default: the first free one"),
         prop("lun", Kind::Uint { min: 0, max: 16383 }, "SCSI unit; default: the first free one"),
-        prop("media", Kind::Enum(&["disk", "cdrom"]), "a SCSI disk, or a drive with this in it"),
+        prop(
+            "port",
+            Kind::Uint { min: 0, max: 31 },
+            "AHCI port or IDE channel; default: the first free one",
+        ),
+        prop("unit", Kind::Uint { min: 0, max: 1 }, "IDE drive of the channel that port= names"),
+        prop("model", Kind::Enum(&["piix3", "piix4"]), "IDE controller; piix4 has Ultra DMA"),
+        prop(
+            "geometry",
+            Kind::Str { len_max: 16 },
+            "IDE cylinders/heads/sectors; default: by size",
+        ),
+        prop("media", Kind::Enum(&["disk", "cdrom"]), "a disk, or a CD/DVD drive with this in it"),
         prop(
             "state",
             Kind::Path,
@@ -54,10 +68,14 @@ pub const DISK: Table = Table {
 };
 
 /// The controllers a disk can be behind, and what puts it there.
-const FORMS: [Form; 3] = [
+const FORMS: [Form; 7] = [
     Form { name: "virtio-blk", own: &[], lower: virtio_blk },
     Form { name: "virtio-scsi", own: &["target", "lun", "media", "state"], lower: virtio_scsi },
     Form { name: "nvme", own: &["state"], lower: nvme },
+    Form { name: "ide", own: &["port", "unit", "model", "geometry", "media", "state"], lower: ide },
+    Form { name: "ahci", own: &["port", "media", "state"], lower: ahci },
+    Form { name: "sd", own: &["state"], lower: sd_card },
+    Form { name: "emmc", own: &["state"], lower: emmc },
 ];
 const CONTROLLERS: &[&str] = &{
     let mut names = [""; FORMS.len()];
@@ -79,7 +97,7 @@ struct Form {
 }
 
 /// Keys that not every controller takes.
-const SOME: [&str; 4] = ["target", "lun", "media", "state"];
+const SOME: [&str; 8] = ["target", "lun", "port", "unit", "model", "geometry", "media", "state"];
 
 /// QEMU's cache modes.
 const CACHE_MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync", "unsafe"];
@@ -105,6 +123,10 @@ struct Checked<'a> {
 impl Checked<'_> {
     fn get(&self, key: &str) -> Value {
         self.options.get(key).cloned().unwrap_or(Value::Null)
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.options.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Adds to `device` those of the options that were given, under the names they have there.
@@ -203,6 +225,43 @@ fn nvme(disk: &Checked<'_>, _spec: &MachineSpec) -> Result<Vec<Options>, SpecErr
     Ok(vec![object(device)])
 }
 
+fn sd_card(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    card("sd-card", disk, spec)
+}
+
+fn emmc(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    card("emmc", disk, spec)
+}
+
+/// A controller for each card: it has one slot.
+fn card(driver: &str, disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    let none = |key: &str| {
+        let reason = format!("a disk with controller={} has none", disk.text("controller"));
+        Err(SpecError::bad("--disk", key, reason))
+    };
+    for key in ["queues", "queue-size"] {
+        if disk.options.contains_key(key) {
+            return none(key);
+        }
+    }
+    for key in ["logical-block-size", "physical-block-size"] {
+        if disk.get(key) != json!(0) {
+            return none(key);
+        }
+    }
+    let taken = |id: &str| disk.ids.contains(id) || spec.device(id).is_some();
+    let free = (0..).map(|n| format!("sdhci{n}")).find(|id| !taken(id)).unwrap_or_default();
+    let mut controller = json!({"driver": "sdhci-pci", "id": free});
+    disk.pass(&mut controller, &[("iothread", "iothread")]);
+    let mut device = device(driver, disk);
+    if let Value::Object(options) = &mut device {
+        options.remove("logical_block_size");
+    }
+    device["bus"] = json!(format!("{free}.0"));
+    disk.pass(&mut device, &[("state", "state")]);
+    Ok(vec![object(controller), object(device)])
+}
+
 /// Disks share an adapter unless they want it otherwise.
 fn virtio_scsi(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
     let mut adapter = json!({"driver": "virtio-scsi-pci"});
@@ -239,6 +298,126 @@ fn virtio_scsi(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, S
     };
     device["bus"] = json!(format!("{bus}.0"));
     disk.pass(&mut device, &[("target", "scsi-id"), ("lun", "lun")]);
+    devices.push(object(device));
+    Ok(devices)
+}
+
+/// All share the one controller at the legacy ports.
+fn ide(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    for key in ["queues", "queue-size"] {
+        if disk.options.contains_key(key) {
+            let reason = "a disk with controller=ide has none";
+            return Err(SpecError::bad("--disk", key, reason));
+        }
+    }
+    let mut devices = Vec::new();
+    let there = spec.devices.iter().find(|device| piix(device).is_some());
+    let number = |key: &str| disk.options.get(key).and_then(Value::as_u64);
+    let (port, unit) = (number("port"), number("unit").and_then(|unit| u8::try_from(unit).ok()));
+    let (controller, free) = match there {
+        Some(device) => {
+            let wanted = disk.options.get("model").and_then(Value::as_str);
+            if wanted.is_some_and(|model| !device.driver().starts_with(model)) {
+                let reason = format!("there is one controller, '{}'", device.driver());
+                return Err(SpecError::bad("--disk", "model", reason));
+            }
+            (device.id().to_owned(), free_place(spec, device, unit))
+        }
+        None => {
+            let taken = |id: &str| disk.ids.contains(id) || spec.device(id).is_some();
+            let names = std::iter::once("ide".to_owned()).chain((0..).map(|n| format!("ide{n}")));
+            let id = names.into_iter().find(|id| !taken(id)).unwrap_or_default();
+            let model = disk.options.get("model").and_then(Value::as_str).unwrap_or("piix3");
+            let mut controller = json!({"driver": format!("{model}-ide"), "id": id});
+            disk.pass(&mut controller, &[("iothread", "iothread")]);
+            devices.push(object(controller));
+            (id, Some((0, unit.unwrap_or(0))))
+        }
+    };
+    let place = match (port, free) {
+        (Some(port), _) => Some((port, unit.unwrap_or(0))),
+        (None, Some((port, unit))) => Some((port.into(), unit)),
+        (None, None) => None,
+    };
+    let Some((port, unit)) = place else {
+        let reason =
+            format!("all places of '{controller}' are taken: two channels, two drives each");
+        return Err(SpecError::bad("--disk", "controller", reason));
+    };
+    let mut device = if disk.get("media") == "cdrom" {
+        let mut drive = json!({
+            "driver": "ide-cd", "id": disk.id, "drive": disk.id, "rerror": disk.get("rerror"),
+        });
+        disk.pass(&mut drive, &["serial", "bootindex"].map(|name| (name, name)));
+        drive
+    } else {
+        let mut device = device("ide-hd", disk);
+        device["physical_block_size"] = disk.get("physical-block-size");
+        disk.pass(&mut device, &[("state", "state")]);
+        if let Some(text) = disk.options.get("geometry").and_then(Value::as_str) {
+            let numbers: Vec<u64> = text.split('/').filter_map(|n| n.parse().ok()).collect();
+            let [cylinders, heads, sectors] = numbers[..] else {
+                let reason = format!("'{text}' is not CYLINDERS/HEADS/SECTORS");
+                return Err(SpecError::bad("--disk", "geometry", reason));
+            };
+            (device["cyls"], device["heads"], device["secs"]) =
+                (json!(cylinders), json!(heads), json!(sectors));
+        }
+        device
+    };
+    device["bus"] = json!(format!("{controller}.{port}"));
+    device["unit"] = json!(unit);
+    devices.push(object(device));
+    Ok(devices)
+}
+
+/// Disks share a controller unless they want it otherwise, or its ports are taken.
+fn ahci(disk: &Checked<'_>, spec: &MachineSpec) -> Result<Vec<Options>, SpecError> {
+    for key in ["queues", "queue-size"] {
+        if disk.options.contains_key(key) {
+            let reason = "a disk with controller=ahci has none";
+            return Err(SpecError::bad("--disk", key, reason));
+        }
+    }
+    let mut controller = json!({"driver": "ich9-ahci"});
+    disk.pass(&mut controller, &[("iothread", "iothread")]);
+    let controller = object(controller);
+    let wanted = disk.options.get("port").and_then(Value::as_u64);
+    let mut devices = Vec::new();
+    let mut bus = None;
+    for there in &spec.devices {
+        let DeviceSpec::Ich9Ahci(ahci) = there else { continue };
+        let same = device_from_options(controller.clone(), &ahci.id, Mode::Lenient)? == *there;
+        let port = match wanted {
+            Some(port) => u16::try_from(port).ok(),
+            None => free_port(spec, &ahci.id, ahci.ports),
+        };
+        if let Some(port) = port.filter(|_| same) {
+            bus = Some(format!("{}.{port}", ahci.id));
+            break;
+        }
+    }
+    let bus = bus.unwrap_or_else(|| {
+        let taken = |id: &str| disk.ids.contains(id) || spec.device(id).is_some();
+        let free = (0..).map(|n| format!("ahci{n}")).find(|id| !taken(id)).unwrap_or_default();
+        let mut controller = controller;
+        controller.insert("id".to_owned(), Value::from(&*free));
+        devices.push(controller);
+        format!("{free}.{}", wanted.unwrap_or(0))
+    });
+    let mut device = if disk.get("media") == "cdrom" {
+        let mut drive = json!({
+            "driver": "ide-cd", "id": disk.id, "drive": disk.id, "rerror": disk.get("rerror"),
+        });
+        disk.pass(&mut drive, &["serial", "bootindex"].map(|name| (name, name)));
+        drive
+    } else {
+        let mut device = device("ide-hd", disk);
+        device["physical_block_size"] = disk.get("physical-block-size");
+        disk.pass(&mut device, &[("state", "state")]);
+        device
+    };
+    device["bus"] = json!(bus);
     devices.push(object(device));
     Ok(devices)
 }

@@ -1,6 +1,6 @@
 //! A machine as it is being described, and how it becomes a [`MachineSpec`].
 use super::block::{BlockdevSpec, DriverSpec};
-use super::device::{DeviceSpec, PciAddr, QueuesMut};
+use super::device::{CHIPSET, DeviceSpec, PciAddr, QueuesMut};
 use super::disk;
 use super::endpoint::{QmpSpec, QtestSpec, SerialSpec};
 use super::error::SpecError;
@@ -210,6 +210,7 @@ impl Draft {
             spec.devices.push(device_from_options(options, &fallback, Mode::Lenient)?);
         }
         settle(&mut spec)?;
+        place_chipset(&mut spec);
         fill_queues(&mut spec);
         fill_iothreads(&mut spec);
         check(&spec)?;
@@ -302,6 +303,20 @@ fn settle(spec: &mut MachineSpec) -> Result<(), SpecError> {
         spec.devices.push(device);
     }
     Ok(())
+}
+
+/// Puts the first Serial ATA controller that has no place of its own where the chipset has it.
+fn place_chipset(spec: &mut MachineSpec) {
+    if spec.devices.iter().any(|device| device.addr() == Some(CHIPSET)) {
+        return;
+    }
+    let first = spec.devices.iter_mut().find_map(|device| match device {
+        DeviceSpec::Ich9Ahci(ahci) if ahci.addr.is_none() => Some(ahci),
+        _ => None,
+    });
+    if let Some(ahci) = first {
+        ahci.addr = Some(CHIPSET);
+    }
 }
 
 /// All names that devices and nodes of a machine have.

@@ -70,7 +70,7 @@ pub const IOTHREAD: Table = Table {
         prop(
             "poll-max-ns",
             Kind::Uint { min: 0, max: 1_000_000_000 },
-            "longest busy poll before sleeping, in ns; 0: never",
+            "longest busy poll before sleeping, in ns; 0: never, and no interrupt moderation",
         )
         .or("32768"),
     ],

@@ -99,6 +99,8 @@ struct Nvme {
 const ASQ: u64 = 0x20_0000;
 const ACQ: u64 = 0x20_1000;
 const PAGE: u64 = 0x20_2000;
+const IO_SQ: u64 = 0x20_3000;
+const IO_CQ: u64 = 0x20_4000;
 const ENTRIES: u64 = 8;
 
 impl Nvme {
@@ -126,12 +128,27 @@ impl Nvme {
 
     /// Sends an admin command with `PAGE` as its data; its status and the first doubleword.
     fn admin(&mut self, q: &mut Qtest, opcode: u64, nsid: u64, dw10: u64) -> (u64, u64) {
+        self.send(q, (opcode, nsid, PAGE), (dw10, 0))
+    }
+
+    /// Creates queue 1 of 8 entries at an address.
+    fn create(&mut self, q: &mut Qtest, opcode: u64, at: u64, dw11: u64) -> (u64, u64) {
+        self.send(q, (opcode, 0, at), (7 << 16 | 1, dw11))
+    }
+
+    fn send(
+        &mut self,
+        q: &mut Qtest,
+        (opcode, nsid, data): (u64, u64, u64),
+        (dw10, dw11): (u64, u64),
+    ) -> (u64, u64) {
         let (at, slot) = (ASQ + self.tail % ENTRIES * 64, self.tail % ENTRIES);
         q.ok(&format!("memset {at:#x} 64 0"));
         q.store(at, 4, opcode | slot << 16);
         q.store(at + 4, 4, nsid);
-        q.store(at + 24, 8, PAGE);
+        q.store(at + 24, 8, data);
         q.store(at + 40, 4, dw10);
+        q.store(at + 44, 4, dw11);
         let (phase, entry) = (1 ^ (self.tail / ENTRIES) & 1, ACQ + slot * 16);
         self.tail += 1;
         q.store(self.bar + 0x1000, 4, self.tail % ENTRIES);
@@ -143,6 +160,24 @@ impl Nvme {
         let answer = (q.load(entry + 14, 2) >> 1 & 0x7ff, q.load(entry, 4));
         q.store(self.bar + 0x1004, 4, self.tail % ENTRIES);
         answer
+    }
+
+    /// Makes one pair of I/O queues.
+    fn io_queue(&mut self, q: &mut Qtest) {
+        for (opcode, at, dw11) in [(5, IO_CQ, 1), (1, IO_SQ, 1 << 16 | 1)] {
+            q.ok(&format!("memset {at:#x} 4096 0"));
+            let (status, _) = self.create(q, opcode, at, dw11);
+            assert_eq!(status, 0, "opcode {opcode}");
+        }
+    }
+
+    /// Sends a read of one block of 512 bytes as the entry `slot` of the I/O queue, whose ID it is.
+    fn read(&mut self, q: &mut Qtest, slot: u64, nsid: u64) {
+        let at = IO_SQ + slot * 64;
+        q.store(at, 4, 2 | slot << 16);
+        q.store(at + 4, 4, nsid);
+        q.store(at + 24, 8, PAGE);
+        q.store(self.bar + 0x1008, 4, slot + 1);
     }
 
     /// The namespaces that are attached.
@@ -191,6 +226,57 @@ fn namespaces_of_a_running_controller_come_and_go() {
     q.outl(EJECT, 1 << 4);
     assert_eq!(qmp.event("DEVICE_DELETED")["device"], "c");
     qmp.run("blockdev-del", json!({ "node-name": "a" }));
+    assert!(q.end().1.success());
+}
+
+/// A namespace leaves under a read that hangs in its fault node; the command ends, and so does one of
+/// another namespace, which hangs on until it is released.
+#[test]
+fn a_namespace_leaves_under_a_request_that_hangs() {
+    let dir = TempDir::new().unwrap();
+    let (mut q, mut qmp) = start(
+        dir,
+        &[
+            "--blockdev",
+            "fault,node-name=a,file.driver=null-co",
+            "--blockdev",
+            "fault,node-name=b,file.driver=null-co",
+            "--device",
+            "nvme,id=c,drive=a,addr=4,werror=stop,rerror=stop",
+            "--device",
+            "nvme-ns,id=ns,drive=b",
+        ],
+    );
+    let mut nvme = Nvme::new(&mut q, 4);
+    nvme.io_queue(&mut q);
+    let hang = |node| json!({ "node-name": node, "op": "read", "action": "hang" });
+    let waiting = |qmp: &mut Qmp, node| {
+        qmp.run("x-fault-query", json!({ "node-name": node }))[0]["waiting"].as_u64()
+    };
+    for (slot, (node, nsid)) in [("a", 1), ("b", 2)].into_iter().enumerate() {
+        qmp.run("x-fault-add", hang(node));
+        nvme.read(&mut q, slot as u64, nsid);
+        let start = Instant::now();
+        while waiting(&mut qmp, node) != Some(1) {
+            assert!(start.elapsed() < PATIENCE, "the request does not hang");
+        }
+    }
+    qmp.run("device_del", json!({ "id": "ns" }));
+    assert_eq!(qmp.event("DEVICE_DELETED")["device"], "ns");
+    // The only one that has ended, as it does after an abort: its status is not success.
+    let entry = |q: &mut Qtest, slot: u64| (q.load(IO_CQ + slot * 16 + 12, 4), slot);
+    let (first, _) = entry(&mut q, 0);
+    assert_eq!(first & 0x1_ffff, 0x1_0000 | 1, "its command ID and phase");
+    assert_ne!(first >> 17 & 0x7ff, 0);
+    assert_eq!(entry(&mut q, 1).0, 0);
+    assert_eq!(waiting(&mut qmp, "a"), Some(1), "the other one is not touched");
+    qmp.run("blockdev-del", json!({ "node-name": "b" }));
+    qmp.run("x-fault-release", json!({ "node-name": "a" }));
+    let start = Instant::now();
+    while entry(&mut q, 1).0 != 0x1_0000 {
+        assert!(start.elapsed() < PATIENCE, "never released");
+    }
+    assert_eq!(qmp.run("query-status", json!({}))["running"], true);
     assert!(q.end().1.success());
 }
 

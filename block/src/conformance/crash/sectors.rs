@@ -148,6 +148,16 @@ impl Sectors {
     pub fn start(&mut self, range: Range, writes: bool, optional: bool) -> Change {
         let start = self.tick();
         let value = if writes { Value::Written(start) } else { Value::Zero };
+        self.start_as(start, range, value, optional)
+    }
+
+    /// A change to what one sector held before begins.
+    pub fn start_back(&mut self, lba: u64, value: Value) -> Change {
+        let start = self.tick();
+        self.start_as(start, Range::new(lba * SECTOR, SECTOR), value, false)
+    }
+
+    fn start_as(&mut self, start: u64, range: Range, value: Value, optional: bool) -> Change {
         let entry = Entry {
             request: start,
             value,

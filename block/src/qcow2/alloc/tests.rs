@@ -3,10 +3,14 @@
 use std::{cell::Cell, rc::Rc};
 
 use super::*;
-use crate::{nodes::file::FileNode, qcow2::refcount::KEPT_SLICES, ring::sim::World};
+use crate::{
+    nodes::file::FileNode,
+    qcow2::{counts::Width, refcount::KEPT_SLICES},
+    ring::sim::World,
+};
 
 /// Clusters of 64 KiB: a block is one cluster of 16 slices, each of 2048 counts.
-const LAYOUT: Layout = Layout { cluster_bits: 16, version: 3 };
+const LAYOUT: Layout = Layout { cluster_bits: 16, version: 3, refs: Width::of(4) };
 const PER_SLICE: u64 = 2048;
 const BLOCK: u64 = 1 << 16;
 const FILE: u64 = 1 << 20;
@@ -80,7 +84,7 @@ impl Bench {
     }
 
     /// The count of a cluster, from the file where it is not in memory.
-    fn count(&self, cluster: u64) -> u16 {
+    fn count(&self, cluster: u64) -> u64 {
         let found = Rc::new(Cell::new(None));
         let (alloc, host) = (Rc::clone(&self.alloc), Rc::clone(&self.host));
         let (cx, out) = (Cx::clone(&self.cx), Rc::clone(&found));

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{BlockError, Cx, Node};
 
-use walk::Walk;
+pub(super) use repair::rebuild;
+pub(super) use walk::Walk;
 
 /// Messages that are kept; the rest is counted.
 const MESSAGES_MAX: usize = 1000;
@@ -49,6 +50,9 @@ pub struct Report {
     pub check_errors: u64,
     /// Corruptions that are left.
     pub corruptions: u64,
+    /// Of these, flags that contradict a refcount but mislead nobody: a cluster with one reference
+    /// is copied where it need not be, or a leak makes it seem shared.
+    pub harmless_flags: u64,
     /// Leaked clusters that are left.
     pub leaks: u64,
     /// Corruptions that were repaired.

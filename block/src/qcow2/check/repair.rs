@@ -7,6 +7,7 @@
 use super::{
     super::{
         be,
+        counts::Width,
         header::{Header, field, incompatible},
         host::Host,
         layout::{COPIED, Entry, Layout, REFTABLE_BYTES_MAX},
@@ -30,7 +31,8 @@ pub(super) async fn repair(
     };
     let uncovered = (0..walk.counted.len()).any(|c| walk.references(c) > 0 && !covered(c));
     if repair == Repair::All && (walk.structure_broken || uncovered) {
-        rebuild(cx, host, &mut walk).await.map_err(&doing)?;
+        let refs = walk.layout.refs;
+        rebuild(cx, host, &mut walk, refs).await.map_err(&doing)?;
     } else {
         in_place(cx, host, &mut walk, repair).await.map_err(&doing)?;
     }
@@ -50,14 +52,16 @@ async fn in_place(cx: &Cx, host: &Host, walk: &mut Walk, repair: Repair) -> Resu
         }
         let bytes = host.read(cx, block, walk.layout.cluster() as usize).await?;
         let mut fixed = bytes.clone();
-        for (at, count) in fixed.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let refs = walk.layout.refs;
+        for at in 0..per_block {
             let cluster = index * per_block + at;
             let wanted = if cluster < walk.counted.len() { walk.references(cluster) } else { 0 };
-            let stored = u16::from_be_bytes(*count);
+            let wanted = u64::from(wanted).min(refs.max());
+            let stored = refs.get(&bytes, at as u64);
             if wanted < stored || (repair == Repair::All && wanted > stored) {
-                *count = wanted.to_be_bytes();
+                refs.put(&mut fixed, at as u64, wanted);
                 if let Some(stored) = walk.stored.get_mut(cluster) {
-                    *stored = wanted;
+                    *stored = wanted as u32;
                 }
             }
         }
@@ -82,8 +86,15 @@ fn sizes(layout: Layout, end: u64) -> Option<(u64, u64)> {
     }
 }
 
-async fn rebuild(cx: &Cx, host: &Host, walk: &mut Walk) -> Result<(), BlockError> {
-    let layout = walk.layout;
+/// Writes new refcounts, `refs` wide, behind the end of the file, and switches the header to them.
+/// The old ones are free then.
+pub(in super::super) async fn rebuild(
+    cx: &Cx,
+    host: &Host,
+    walk: &mut Walk,
+    refs: Width,
+) -> Result<(), BlockError> {
+    let layout = Layout { refs, ..walk.layout };
     let bits = layout.cluster_bits;
     let end = walk.counted.len() as u64;
     let (table, blocks) = sizes(layout, end).ok_or(BlockError::NoSpace)?;
@@ -91,12 +102,15 @@ async fn rebuild(cx: &Cx, host: &Host, walk: &mut Walk) -> Result<(), BlockError
     host.set_len(cx, total << bits).await?;
     let count = |cluster: u64| match walk.counted.get(cluster as usize) {
         Some(count) => *count,
-        None => u16::from(cluster < total),
+        None => u32::from(cluster < total),
     };
     let per_block = layout.refs_per_block();
     for block in 0..blocks {
         let counts = block * per_block..(block + 1) * per_block;
-        let bytes: Vec<u8> = counts.flat_map(|c| count(c).to_be_bytes()).collect();
+        let mut bytes = vec![0; layout.cluster() as usize];
+        for (at, cluster) in (0..).zip(counts) {
+            layout.refs.put(&mut bytes, at, u64::from(count(cluster)).min(layout.refs.max()));
+        }
         host.write_bytes(cx, (end + table + block) << bits, &bytes).await?;
     }
     let mut bytes: Vec<u8> =
@@ -108,6 +122,9 @@ async fn rebuild(cx: &Cx, host: &Host, walk: &mut Walk) -> Result<(), BlockError
     change_header(cx, host, |sector| {
         be::put(sector, field::REFTABLE_OFFSET, &(end << bits).to_be_bytes());
         be::put(sector, field::REFTABLE_CLUSTERS, &clusters.to_be_bytes());
+        if layout.version >= 3 {
+            be::put(sector, field::REFCOUNT_ORDER, &refs.order().to_be_bytes());
+        }
     })
     .await?;
     walk.stored.copy_from_slice(&walk.counted);

@@ -7,15 +7,15 @@ use super::{
         be,
         header::Header,
         host::Host,
-        info::{SNAPSHOT_TABLE_MAX, read_snapshots},
         layout::{COPIED, Entry, L1_BYTES_MAX, Layout, OFFSET},
+        snapshot::{TABLE_MAX, read_snapshots},
     },
     CheckError, Report, io,
 };
 use crate::{BlockError, Cx, Range};
 
-/// The most clusters that are counted: three counters of two bytes for each, of which only the pages
-/// that are touched take memory.
+/// The most clusters that are counted: three counters of four bytes for each, of which only the pages
+/// that are touched take memory. Counts beyond 32 bits are as good as the largest.
 const CLUSTERS_MAX: u64 = 1 << 28;
 /// Bytes read at once.
 const PIECE: u64 = 1 << 20;
@@ -25,14 +25,14 @@ const BITMAP_DIRECTORY_MAX: u64 = 64 << 20;
 const BITMAP_TABLE_MAX: u64 = 64 << 20;
 
 /// Everything that is known of an image.
-pub(super) struct Walk {
+pub(in super::super) struct Walk {
     pub layout: Layout,
     /// References by host cluster, without those of the refcount structures.
-    pub counted: Vec<u16>,
+    pub counted: Vec<u32>,
     /// References of the refcount structures.
-    pub structure: Vec<u16>,
+    pub structure: Vec<u32>,
     /// What the image says.
-    pub stored: Vec<u16>,
+    pub stored: Vec<u32>,
     pub reftable: Vec<u64>,
     /// Blocks that cannot be used as they are.
     pub structure_broken: bool,
@@ -56,7 +56,7 @@ impl Walk {
         if clusters > CLUSTERS_MAX {
             return Err(CheckError::TooLarge(clusters));
         }
-        let empty = || vec![0u16; clusters as usize];
+        let empty = || vec![0u32; clusters as usize];
         let report =
             Report { total_clusters: header.size.div_ceil(layout.cluster()), ..Report::default() };
         let walk = Self {
@@ -75,7 +75,7 @@ impl Walk {
     }
 
     /// References by host cluster.
-    pub fn references(&self, cluster: usize) -> u16 {
+    pub fn references(&self, cluster: usize) -> u32 {
         self.counted[cluster].saturating_add(self.structure[cluster])
     }
 }
@@ -104,7 +104,6 @@ impl Walker<'_> {
             return false;
         }
         let counts = if structure { &mut walk.structure } else { &mut walk.counted };
-        let times = u16::try_from(times).unwrap_or(u16::MAX);
         for count in &mut counts[clusters.start as usize..clusters.end as usize] {
             *count = count.saturating_add(times);
         }
@@ -129,10 +128,7 @@ impl Walker<'_> {
         let (snapshots, bytes) = read_snapshots(self.cx, self.host, header)
             .await
             .map_err(io("reading the snapshot table"))?;
-        self.add(
-            Range::new(header.snapshots_offset, bytes.min(SNAPSHOT_TABLE_MAX)),
-            "snapshot table",
-        );
+        self.add(Range::new(header.snapshots_offset, bytes.min(TABLE_MAX)), "snapshot table");
         for snapshot in snapshots {
             let bytes = u64::from(snapshot.l1_size) * 8;
             let aligned = self.walk.layout.is_cluster_offset(snapshot.l1_offset);
@@ -320,13 +316,13 @@ impl Walker<'_> {
                     return;
                 }
             };
-            let first = index * per_block + at / 2;
-            for (cluster, count) in (first..).zip(bytes.as_chunks::<2>().0) {
-                let count = u16::from_be_bytes(*count);
-                // What is counted beyond the end of the file wastes nothing.
-                if let Some(stored) = self.walk.stored.get_mut(cluster as usize) {
-                    *stored = count;
-                }
+            let refs = self.walk.layout.refs;
+            let first = index * per_block + refs.in_bytes(at);
+            // What is counted beyond the end of the file wastes nothing.
+            let counted = (self.walk.stored.len() as u64).saturating_sub(first);
+            for n in 0..refs.in_bytes(len).min(counted) {
+                let count = refs.get(&bytes, n);
+                self.walk.stored[(first + n) as usize] = u32::try_from(count).unwrap_or(u32::MAX);
             }
             at += len;
         }
@@ -357,7 +353,7 @@ impl Walker<'_> {
             if host == 0 || !self.copied_is_right(host, entry) {
                 if host != 0 {
                     let message = format!("OFLAG_COPIED of L1 entry {index}: {entry:#x}");
-                    self.walk.report.corruption(message);
+                    self.wrong_flag(host, entry, message);
                 }
                 if host == 0 {
                     continue;
@@ -372,11 +368,18 @@ impl Walker<'_> {
                 if !self.copied_is_right(data, raw) {
                     let message =
                         format!("OFLAG_COPIED of entry {at} of table {host:#x}: {raw:#x}");
-                    self.walk.report.corruption(message);
+                    self.wrong_flag(data, raw, message);
                 }
             }
         }
         Ok(())
+    }
+
+    fn wrong_flag(&mut self, host: u64, entry: u64, message: String) {
+        let cluster = (host >> self.walk.layout.cluster_bits) as usize;
+        let once = cluster < self.walk.counted.len() && self.walk.references(cluster) == 1;
+        self.walk.report.harmless_flags += u64::from(entry & COPIED == 0 || once);
+        self.walk.report.corruption(message);
     }
 
     fn copied_is_right(&self, host: u64, entry: u64) -> bool {

@@ -4,9 +4,13 @@
 //!
 //! `SPINDLE_SOAK=SECONDS` goes on with fresh seeds; `SPINDLE_SEED=N` runs one.
 
+mod bitmaps;
+mod cutting;
+mod headers;
 mod mutations;
 mod recovery;
 mod shape;
+mod snapshots;
 
 use std::rc::Rc;
 

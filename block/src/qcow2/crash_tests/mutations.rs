@@ -32,23 +32,27 @@ impl Search {
         crash(self.shape, &sessions, Cuts { seed, every, images: 1 }, self.oracle)
     }
 
-    /// What is wrong without the rule: an image that is found damaged, or a check that gives up.
-    fn run_without(&self, rule: Rule, seed: u64) -> Option<String> {
-        let _off = without(rule);
-        match catch_unwind(AssertUnwindSafe(|| self.run(seed))) {
-            Ok(result) => result.err(),
-            Err(_) => Some("a panic".to_owned()),
-        }
-    }
-
-    /// The rule is missed, and nothing else is wrong with the history that misses it.
     fn notices(&self, rule: Rule) {
-        let missed = (0..SEEDS).find_map(|seed| Some((seed, self.run_without(rule, seed)?)));
-        mutation::interrupt_with(None);
-        let Some((seed, what)) = missed else { panic!("{rule:?} was not missed") };
-        println!("{rule:?}, seed {seed}: {what}");
-        self.run(seed).unwrap_or_else(|e| panic!("with {rule:?} in force, seed {seed}: {e}"));
+        missed(rule, |seed| self.run(seed));
     }
+}
+
+/// What is wrong without the rule: an image that is found damaged, or a check that gives up.
+fn run_without(rule: Rule, run: impl Fn() -> Result<u64, String>) -> Option<String> {
+    let _off = without(rule);
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.err(),
+        Err(_) => Some("a panic".to_owned()),
+    }
+}
+
+/// The rule is missed, and nothing else is wrong with the history that misses it.
+fn missed(rule: Rule, run: impl Fn(u64) -> Result<u64, String>) {
+    let missed = (0..SEEDS).find_map(|seed| Some((seed, run_without(rule, || run(seed))?)));
+    mutation::interrupt_with(None);
+    let Some((seed, what)) = missed else { panic!("{rule:?} was not missed") };
+    println!("{rule:?}, seed {seed}: {what}");
+    run(seed).unwrap_or_else(|e| panic!("with {rule:?} in force, seed {seed}: {e}"));
 }
 
 fn small() -> Shape {
@@ -141,6 +145,68 @@ fn snapshot_order() {
 #[test]
 fn durable_leaf() {
     Search::new(small()).notices(Rule::DurableLeaf);
+}
+
+/// Snapshots of an image of this version, cut at every event.
+fn snapshots(version: u32) -> impl Fn(u64) -> Result<u64, String> {
+    let shape = Shape { version, ..Shape::new(12, 96 << 10) };
+    move |seed| super::snapshots::crash(shape, seed, Cuts { seed, every: 1, images: 1 }, 0)
+}
+
+#[test]
+fn snapshot_dirty_bit() {
+    missed(Rule::SnapshotDirtyBit, snapshots(3));
+}
+
+#[test]
+fn snapshot_refs_first() {
+    missed(Rule::SnapshotRefsFirst, snapshots(2));
+}
+
+#[test]
+fn shared_flags_first() {
+    missed(Rule::SharedFlagsFirst, snapshots(2));
+}
+
+#[test]
+fn snapshot_table_first() {
+    missed(Rule::SnapshotTableFirst, snapshots(3));
+}
+
+#[test]
+fn snapshot_gone_first() {
+    missed(Rule::SnapshotGoneFirst, snapshots(3));
+}
+
+#[test]
+fn header_in_one_sector() {
+    missed(Rule::HeaderInOneSector, super::headers::crash);
+}
+
+/// Bitmaps of an image, cut at every event.
+fn bitmaps() -> impl Fn(u64) -> Result<u64, String> {
+    let shape = Shape::new(12, 96 << 10);
+    move |seed| super::bitmaps::crash(shape, seed, Cuts { seed, every: 1, images: 1 })
+}
+
+#[test]
+fn bitmap_before_data() {
+    missed(Rule::BitmapBeforeData, bitmaps());
+}
+
+#[test]
+fn bitmap_refs_first() {
+    missed(Rule::BitmapRefsFirst, bitmaps());
+}
+
+#[test]
+fn bitmap_tables_first() {
+    missed(Rule::BitmapTablesFirst, bitmaps());
+}
+
+#[test]
+fn bitmap_gone_first() {
+    missed(Rule::BitmapGoneFirst, bitmaps());
 }
 
 #[test]

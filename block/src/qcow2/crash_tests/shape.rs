@@ -12,7 +12,7 @@ use crate::{
     file::File,
     nodes::file::FileNode,
     qcow2::{
-        Options,
+        Options, Qcow2,
         create::{CreateOptions, create},
         open,
     },
@@ -76,7 +76,7 @@ impl Shape {
         }
     }
 
-    fn first_value(&self, lba: u64) -> Value {
+    pub fn first_value(&self, lba: u64) -> Value {
         let at = lba * SECTOR;
         // What a disk gains is zeros, even where its backing file is longer than it was.
         let written = self.origin != Origin::New || at < self.base.min(self.size);
@@ -188,14 +188,22 @@ impl Files {
 
     /// Opens the image for writing.
     pub async fn open(self, cx: Cx, len: u64) -> Result<Arc<dyn Node>, String> {
+        Ok(self.open_image(cx, len).await? as _)
+    }
+
+    /// The backing file, where there is one.
+    pub fn backing(&self) -> Option<Arc<dyn Node>> {
+        let Shape { base, align, .. } = self.shape;
+        (base > 0).then(|| FileNode::over(Arc::clone(&self.base), base, align, true) as _)
+    }
+
+    /// The same, as what it is.
+    pub async fn open_image(self, cx: Cx, len: u64) -> Result<Arc<Qcow2>, String> {
         let shape = self.shape;
-        let backing = (shape.base > 0).then(|| -> Arc<dyn Node> {
-            FileNode::over(Arc::clone(&self.base), shape.base, shape.align, true)
-        });
         let cache_bytes = shape.small_cache.then_some(0);
         let options = Options { cache_bytes, ..Options::default() };
-        let node = open(&cx, self.node(len, false), backing, options).await;
-        Ok(node.map_err(|e| format!("open: {e}"))?)
+        let node = open(&cx, self.node(len, false), self.backing(), options).await;
+        node.map_err(|e| format!("open: {e}"))
     }
 }
 

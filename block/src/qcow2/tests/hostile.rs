@@ -147,8 +147,9 @@ fn features_that_are_not_known_are_refused_by_name() {
     bytes[35] = 2;
     assert_eq!(opened(&bytes), Err(OpenError::Header(HeaderError::Encrypted(2))));
     let mut bytes = sound.clone();
-    bytes[99] = 3;
-    assert_eq!(opened(&bytes), Err(OpenError::Header(HeaderError::RefcountBits(8))));
+    bytes[99] = 7;
+    let width = HeaderError::Field("refcount width beyond 64 bits");
+    assert_eq!(opened(&bytes), Err(OpenError::Header(width)));
     let mut bytes = sound.clone();
     bytes[79] |= 2;
     assert_eq!(opened(&bytes), Err(OpenError::Corrupt));

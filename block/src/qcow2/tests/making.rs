@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-fn make(path: &Path, options: CreateOptions) -> Result<(), CreateError> {
+pub(super) fn make(path: &Path, options: CreateOptions) -> Result<(), CreateError> {
     std::fs::write(path, b"not empty").expect("write");
     let node = file(path, false);
     on_ring(move |cx| async move {
@@ -25,7 +25,7 @@ fn make(path: &Path, options: CreateOptions) -> Result<(), CreateError> {
     })
 }
 
-fn run_check(path: &Path, repair: Repair) -> Report {
+pub(super) fn run_check(path: &Path, repair: Repair) -> Report {
     let node = file(path, repair == Repair::None);
     on_ring(move |cx| async move {
         let report = check::check(&cx, &node, repair).await.expect("check");
@@ -45,7 +45,7 @@ fn number(json: &serde_json::Value, name: &str) -> u64 {
     json.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0)
 }
 
-fn assert_same_report(path: &Path, ours: &Report) {
+pub(super) fn assert_same_report(path: &Path, ours: &Report) {
     let theirs = qemu_check(path);
     let what = format!("{path:?}: {theirs} and {ours:?}");
     assert_eq!(number(&theirs, "leaks"), ours.leaks, "{what}");
@@ -134,7 +134,7 @@ fn image_with_data(path: &Path, options: &str) {
     qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 5 64k 1M", text(path)]);
 }
 
-fn patch(path: &Path, at: u64, change: impl Fn(u64) -> u64) {
+pub(super) fn patch(path: &Path, at: u64, change: impl Fn(u64) -> u64) {
     use std::os::unix::fs::FileExt;
     let file = std::fs::File::options().read(true).write(true).open(path).expect("open");
     let mut bytes = [0; 8];

@@ -1,6 +1,7 @@
 //! What the driver's tests share: images made by qemu-img and by ourselves, opened over the host's
 //! files.
 
+mod bitmaps;
 mod cutting;
 mod faults;
 mod golden;
@@ -9,6 +10,8 @@ mod histories;
 mod hostile;
 mod making;
 mod simulated;
+mod snapshots;
+mod widths;
 
 use std::{
     path::{Path, PathBuf},

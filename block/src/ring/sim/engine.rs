@@ -50,7 +50,7 @@ impl Engine for SimEngine {
         }
     }
 
-    fn wants_kick(&mut self) -> bool {
+    fn has_news(&mut self) -> bool {
         self.world.has_done(self.index)
     }
 

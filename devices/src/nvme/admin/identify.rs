@@ -190,8 +190,8 @@ fn controller(ctl: &Ctl) -> Vec<u8> {
         .u16(532, (config.transfer_max() / 512 - 1).min(0xffff) as u16)
         // OCFS: copy descriptor format 0.
         .u16(534, 1)
-        // SGLS: no alignment; longer than the data is fine.
-        .u32(536, 1 | 1 << 18)
+        // SGLS: no alignment; bit buckets; longer than the data is fine.
+        .u32(536, 1 | 1 << 16 | 1 << 18)
         .u32(540, NAMESPACES_MAX)
         .bytes(768, ctl.subsystem().nqn().as_bytes())
         // Power state 0: 25 W at most.

@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use spindle_block::root::{Account, Counters};
-
 use super::{
     bytes::Page,
     features::FEATURES,
@@ -40,6 +38,12 @@ pub struct ErrorLog {
 }
 
 impl ErrorLog {
+    /// An empty log of a controller that has had so many errors before.
+    #[must_use]
+    pub fn after(count: u64) -> Self {
+        Self { count, ..Self::default() }
+    }
+
     /// Notes a failed command.
     pub fn add(&mut self, entry: ErrorEntry) {
         self.count += 1;
@@ -92,7 +96,7 @@ pub struct Sources<'a> {
     pub ctl: &'a Ctl,
     /// The temperature is outside of the host's thresholds.
     pub hot: bool,
-    /// Minutes that the controller has run.
+    /// Minutes that the controller has run since the machine was started.
     pub minutes: u64,
 }
 
@@ -244,16 +248,7 @@ fn page(
 
 /// SMART / Health Information (Base figure 207).
 fn health(sources: &Sources<'_>, errors: &ErrorLog) -> Vec<u8> {
-    let mut sum = [Counters::default(); 4];
-    for ns in sources.ctl.subsystem().namespaces(Some(sources.ctl.cntlid())) {
-        for (sum, of) in sum.iter_mut().zip(ns.root().stats()) {
-            sum.operations += of.operations;
-            sum.bytes += of.bytes;
-            sum.total_time_ns += of.total_time_ns;
-        }
-    }
-    let (reads, writes) = (sum[Account::Read as usize], sum[Account::Write as usize]);
-    let busy_ns = reads.total_time_ns.saturating_add(writes.total_time_ns);
+    let all = sources.ctl.health(sources.minutes, errors.count());
     // Thousands of 512-byte units, rounded up.
     let units = |bytes: u64| u128::from(bytes.div_ceil(512_000));
     Page::with_len(512)
@@ -262,14 +257,14 @@ fn health(sources: &Sources<'_>, errors: &ErrorLog) -> Vec<u8> {
         // Available spare and its threshold, in per cent.
         .u8(3, 100)
         .u8(4, 10)
-        .u128(32, units(reads.bytes))
-        .u128(48, units(writes.bytes))
-        .u128(64, reads.operations.into())
-        .u128(80, writes.operations.into())
+        .u128(32, units(all.read_bytes))
+        .u128(48, units(all.written_bytes))
+        .u128(64, all.reads.into())
+        .u128(80, all.writes.into())
         // Busy time in minutes, power cycles, hours.
-        .u128(96, (busy_ns / 60_000_000_000).into())
-        .u128(112, 1)
-        .u128(128, (sources.minutes / 60).into())
-        .u128(176, errors.count().into())
+        .u128(96, (all.busy_ns / 60_000_000_000).into())
+        .u128(112, all.power_cycles.into())
+        .u128(128, (all.minutes / 60).into())
+        .u128(176, all.errors.into())
         .take()
 }

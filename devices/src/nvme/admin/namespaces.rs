@@ -137,7 +137,10 @@ async fn create(ctl: &Ctl, size: u64, shift: u8, shared: bool) -> Result<u32, St
     };
     match subsystem.add(&config) {
         // A pool that outlives the machine finds the block size in the state.
-        Ok(namespace) => namespace.reformat(shift).await.map(|()| nsid),
+        Ok(namespace) => {
+            namespace.reformat(shift).await?;
+            subsystem.save_attachment(nsid).await.map(|()| nsid)
+        }
         Err(error) => {
             log::warn!("{}: {error}", ctl.config().id);
             Err(Status::INTERNAL)
@@ -218,6 +221,7 @@ pub async fn attach(ctl: Arc<Ctl>, sqe: Sqe, data: Vec<u8>) -> Result<u32, Statu
             drop(done);
             wait.await;
         }
+        subsystem.save_attachment(nsid).await?;
     }
     Ok(0)
 }

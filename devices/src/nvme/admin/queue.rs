@@ -86,7 +86,6 @@ pub struct AdminQueue {
     /// An event waits for a place in the completion queue.
     undelivered: bool,
     keep_alive: Option<Arc<KeepAlive>>,
-    started: Option<Instant>,
     now: Option<Instant>,
 }
 
@@ -105,15 +104,12 @@ impl AdminQueue {
             parked: VecDeque::new(),
             undelivered: false,
             keep_alive: None,
-            started: None,
             now: None,
         }
     }
 
     fn time(&mut self, port: &Port<'_>) -> Instant {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
-        self.started.get_or_insert(now);
-        now
+        *self.now.get_or_insert_with(|| port.cx().now())
     }
 
     fn begin(&mut self, port: &mut Port<'_>, sq: u16, sqe: &Sqe) {
@@ -142,11 +138,10 @@ impl AdminQueue {
                 self.send(sqe, &page)
             }
             admin::GET_LOG_PAGE => {
-                let started = self.started.unwrap_or(now);
                 let sources = Sources {
                     ctl: &self.ctl,
                     hot: self.features.is_hot(),
-                    minutes: now.duration_since(started).as_secs() / 60,
+                    minutes: self.ctl.minutes(now),
                 };
                 let errors = self.ctl.errors();
                 let page = logs::get(&sources, &errors, sqe)?;

@@ -40,6 +40,14 @@ pub enum Mail {
         /// Who waits.
         done: Countdown,
     },
+    /// Ends the commands of a namespace: at once what only waits, and what is in the block layer once
+    /// it comes back. Lets go of `done` when all have ended.
+    Preempt {
+        /// The namespace.
+        nsid: u32,
+        /// Who waits.
+        done: Countdown,
+    },
     /// Commands that waited for a gate go on.
     Reopen,
     /// The time for which an interrupt may be held back is over.

@@ -86,6 +86,8 @@ struct Slot {
     counted: bool,
     /// The second command of a fused operation.
     second: Option<u16>,
+    /// Its host was preempted: it ends so, whatever comes of it.
+    preempted: bool,
 }
 
 /// See the module.
@@ -107,6 +109,8 @@ pub struct IoQueue {
     deleting: Vec<(u16, Sender<()>)>,
     /// Who waits for a namespace to be quiet.
     quiet: Vec<(Option<u32>, Countdown)>,
+    /// Who waits for commands of a namespace that were preempted.
+    preempting: Vec<(u32, Countdown)>,
     /// The time, looked up once a pass.
     now: Option<Instant>,
     coalescer: Coalescer,
@@ -132,6 +136,7 @@ impl IoQueue {
                 outcome: None,
                 counted: false,
                 second: None,
+                preempted: false,
             }
         };
         Self {
@@ -147,6 +152,7 @@ impl IoQueue {
             reopened: false,
             deleting: Vec::new(),
             quiet: Vec::new(),
+            preempting: Vec::new(),
             now: None,
             coalescer: Coalescer::default(),
         }
@@ -246,6 +252,7 @@ impl IoQueue {
     fn answer(&mut self, index: u16, status: Status) {
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Free;
+        slot.preempted = false;
         slot.buf.clear();
         let outcome = slot.outcome.take();
         let result = outcome.as_ref().map_or(0, |outcome| outcome.result.load(SeqCst));
@@ -282,7 +289,11 @@ impl IoQueue {
         let slot = &mut self.slots[usize::from(index)];
         let op = kind(slot.command);
         let action = self.table.in_use(slot.nsid).map_or(ErrorAction::Report, |entry| {
-            self.ctl.failures.decide(op, entry.root.root().name(), error)
+            match entry.gone {
+                // The machine that would stop and go on knows nothing of it any more.
+                true => ErrorAction::Report,
+                false => self.ctl.failures.decide(op, entry.root.root().name(), error),
+            }
         });
         match action {
             ErrorAction::Report => Some(Status::of(error, op)),
@@ -415,6 +426,7 @@ impl Queue for IoQueue {
         self.take_second_back(index);
         let slot = &mut self.slots[usize::from(index)];
         let status = match result {
+            _ if slot.preempted => Some(Status::PREEMPTED),
             Ok(()) => {
                 if slot.command_reads() {
                     self.ctl.dma.wrote(&slot.buf);
@@ -433,8 +445,16 @@ impl Queue for IoQueue {
         if !self.quiet.is_empty() {
             self.look_for_quiet();
         }
+        if !self.preempting.is_empty() {
+            self.look_for_preempted();
+        }
         self.watch_time(port);
         self.check();
+    }
+
+    fn publish(&mut self) -> bool {
+        self.now = None;
+        self.rings.posted() > 0
     }
 
     fn flush_irq(&mut self) {

@@ -3,14 +3,29 @@
 use crate::{
     nvme::{
         cmd::Reserve,
-        reservation::{Acquire, Host, Kind, Notices, Reservations},
+        reservation::{Acquire, Host, Kind, Notice, Notices, Reservations},
         status::Status,
     },
     state_file::Fields,
 };
 
+/// The action of a Reservation Acquire that ends commands, too.
+const PREEMPT_AND_ABORT: u32 = 2;
 /// Ignore Existing Key.
 const IGNORE_KEY: u32 = 1 << 3;
+
+/// The hosts whose commands are to end before a command is answered: those that a Preempt and Abort
+/// has unregistered.
+#[must_use]
+pub fn aborted(reserve: Reserve, notices: &Notices) -> Vec<Host> {
+    match reserve {
+        Reserve::Acquire(dword) if dword & 7 == PREEMPT_AND_ABORT => {
+            let gone = notices.iter().filter(|(_, notice)| *notice != Notice::ReservationReleased);
+            gone.map(|(host, _)| *host).collect()
+        }
+        _ => Vec::new(),
+    }
+}
 
 /// Does what a command asks for; `bytes` is what it transfers.
 ///
@@ -50,9 +65,8 @@ pub fn change(
             }
             let action = match dword & 7 {
                 0 => Acquire::Acquire,
-                // What the preempted host has in the storage ends as it ends: an abort is a best
-                // effort (Base 8.19.7).
-                1 | 2 => Acquire::Preempt(preempted),
+                // What the preempted hosts have in the storage is seen to once they are preempted.
+                1 | PREEMPT_AND_ABORT => Acquire::Preempt(preempted),
                 _ => return Err(Status::INVALID_FIELD),
             };
             all.acquire(host, current, kind, action)

@@ -17,7 +17,7 @@ pub struct Entry {
     /// Requests in the block layer.
     pub in_flight: u32,
     /// It is not attached any more; the entry goes with the last request.
-    gone: bool,
+    pub gone: bool,
 }
 
 impl Entry {

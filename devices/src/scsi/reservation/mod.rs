@@ -204,8 +204,8 @@ impl Reservations {
     fn capabilities(&self) -> Vec<u8> {
         let can_persist = u8::from(self.state.is_some());
         let persists = u8::from(self.table.through_power_loss);
-        // TMV: the mask of types is valid: all six.
-        vec![0, 8, can_persist, 0x80 | persists, 0xea, 0x01, 0, 0]
+        // SIP_C, ATP_C. TMV: the mask of types is valid: all six.
+        vec![0, 8, 0x0c | can_persist, 0x80 | persists, 0xea, 0x01, 0, 0]
     }
 
     /// What is to be stored, and where.

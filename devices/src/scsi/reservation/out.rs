@@ -17,6 +17,8 @@ mod action {
     pub const REGISTER_AND_MOVE: u8 = 7;
 }
 
+/// SPEC_I_PT in byte 20.
+const SPEC_I_PT: u8 = 0x08;
 /// Length of the basic parameter list, in bytes (SPC-5, 6.16.3).
 const LIST_LEN: usize = 24;
 
@@ -30,7 +32,12 @@ pub(super) struct Request {
     unregister: bool,
     /// TransportID of REGISTER AND MOVE.
     target: Vec<u8>,
+    /// TransportIDs of REGISTER with SPEC_I_PT, each with its place in the parameter list.
+    others: Option<Vec<(u16, [u8; TRANSPORT_ID_LEN])>>,
 }
+
+/// Length of the TransportIDs that ports have, in bytes (SPC-5, 7.6.4.7).
+const TRANSPORT_ID_LEN: usize = 24;
 
 /// What came of it.
 #[derive(Default)]
@@ -66,18 +73,21 @@ impl Request {
             return Err(Sense::cdb_field(2, Some(3)));
         }
         let moves = action == action::REGISTER_AND_MOVE;
-        if list.len() < LIST_LEN || (!moves && list.len() != LIST_LEN) {
+        if list.len() < LIST_LEN {
+            return Err(Sense::parameter_length());
+        }
+        let specified = !moves && list[20] & SPEC_I_PT != 0;
+        if !moves && !specified && list.len() != LIST_LEN {
             return Err(Sense::parameter_length());
         }
         let (key, action_key) = (be64(list, 0), be64(list, 8));
         let (flags_at, unregister) = if moves { (17, list[17] & 2 != 0) } else { (20, false) };
         let flags = list[flags_at];
-        // Neither SPEC_I_PT nor ALL_TG_PT is offered (REPORT CAPABILITIES).
-        for bit in [3, 2] {
-            if !moves && flags >> bit & 1 != 0 {
-                return Err(Sense::parameter(20, Some(bit)));
-            }
+        // Only REGISTER names other ports. ALL_TG_PT says nothing new: there is one target port.
+        if specified && action != action::REGISTER {
+            return Err(Sense::parameter(20, Some(3)));
         }
+        let others = if specified { Some(transport_ids(list)?) } else { None };
         let registers = matches!(action, action::REGISTER | action::REGISTER_AND_IGNORE) || moves;
         let through_power_loss = registers && flags & 1 != 0;
         if through_power_loss && !can_persist {
@@ -95,7 +105,7 @@ impl Request {
                 return Err(Sense::parameter(8, None));
             }
         }
-        Ok(Self { action, kind, key, action_key, through_power_loss, unregister, target })
+        Ok(Self { action, kind, key, action_key, through_power_loss, unregister, target, others })
     }
 
     /// Applies it for `port`. `None` is a conflict. `known` are the ports that exist.
@@ -116,7 +126,7 @@ impl Request {
         }
         let done = match self.action {
             action::REGISTER | action::REGISTER_AND_IGNORE => {
-                self.register(table, port, &mut outcome)?;
+                self.register(table, (port, known), &mut outcome)?;
                 true
             }
             action::RESERVE => self.reserve(table, port),
@@ -139,14 +149,31 @@ impl Request {
         Ok(done.then_some(outcome))
     }
 
-    fn register(&self, table: &mut Table, port: &str, outcome: &mut Outcome) -> Result<(), Sense> {
+    fn register(
+        &self,
+        table: &mut Table,
+        (port, known): (&str, &[String]),
+        outcome: &mut Outcome,
+    ) -> Result<(), Sense> {
         let place = table.registrations.iter().position(|r| r.port == port);
+        if place.is_some() && self.others.is_some() {
+            // Whoever is registered already registers nobody else (SPC-5, table 69).
+            return Err(Sense::parameter(20, Some(3)));
+        }
         match place {
             Some(_) if self.action_key == 0 => unregister(table, port, outcome),
             Some(place) => table.registrations[place].key = self.action_key,
             // Nobody is there, and nobody comes.
             None if self.action_key == 0 => return Ok(()),
             None => add(table, port, self.action_key)?,
+        }
+        for (at, id) in self.others.iter().flatten() {
+            let other = known.iter().find(|name| transport_id(name) == *id);
+            let other = other.ok_or(Sense::parameter(*at, None))?;
+            // A port that has a key keeps it.
+            if table.registration(other).is_none() {
+                add(table, other, self.action_key)?;
+            }
         }
         table.through_power_loss = self.through_power_loss;
         table.generation = table.generation.wrapping_add(1);
@@ -242,6 +269,22 @@ impl Request {
         table.generation = table.generation.wrapping_add(1);
         Ok(true)
     }
+}
+
+/// The additional parameter data of SPEC_I_PT: their length, then TransportIDs (SPC-5, 6.16.3).
+fn transport_ids(list: &[u8]) -> Result<Vec<(u16, [u8; TRANSPORT_ID_LEN])>, Sense> {
+    const AT: usize = LIST_LEN + 4;
+    let rest = list.get(AT..).ok_or(Sense::parameter_length())?;
+    let len = u32::from_be_bytes([list[24], list[25], list[26], list[27]]) as usize;
+    if rest.len() != len {
+        return Err(Sense::parameter_length());
+    }
+    let mut ids = Vec::new();
+    for (i, id) in rest.chunks(TRANSPORT_ID_LEN).enumerate() {
+        let at = (AT + i * TRANSPORT_ID_LEN) as u16;
+        ids.push((at, id.try_into().map_err(|_| Sense::parameter(at, None))?));
+    }
+    Ok(ids)
 }
 
 fn add(table: &mut Table, port: &str, key: u64) -> Result<(), Sense> {

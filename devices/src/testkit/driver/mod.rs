@@ -3,6 +3,7 @@
 
 mod blk;
 mod function;
+pub mod ide;
 pub mod nvme;
 mod ring;
 mod scsi;

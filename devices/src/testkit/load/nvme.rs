@@ -7,13 +7,13 @@ use std::{
 
 use spindle_block::{Cx, Root, ring::sim::World};
 
-use super::{BLOCK, Random, RandomReads};
+use super::{BLOCK, Guest, Random, RandomReads, serve};
 use crate::{
     dma::Span,
     testkit::{Machine, driver::nvme::NvmeDriver},
 };
 
-struct Guest {
+struct NvmeGuest {
     sq: Span,
     cq: Span,
     /// Shadow doorbells: tail and head.
@@ -49,27 +49,28 @@ impl RandomReads {
         driver.enable(32);
         driver.create_pair(1, u32::from(self.depth) + 1);
         driver.use_shadows();
-        let mut guest = Guest::new(&machine, &driver, root, self);
-        (0..self.depth).for_each(|slot| guest.offer(slot));
-        guest.publish();
-        cx.run_until(|| {
-            if guest.reap(self.count) {
-                progress(guest.completed);
-            }
-            guest.completed == self.count
-        });
+        let mut guest = NvmeGuest::new(&driver, 1, root, self);
+        serve(cx, &mut guest, self.count, &mut progress);
         machine.reset_turning(disk.at);
+    }
+
+    /// Guests of a controller's queue pairs with shadow doorbells, one each. They read from the first
+    /// namespace, which is over `root`.
+    ///
+    /// # Panics
+    /// When the disk is smaller than a block, or the driver does not use shadow doorbells.
+    #[must_use]
+    pub fn guests_of_nvme(self, driver: &NvmeDriver, root: &Root) -> Vec<Box<dyn Guest>> {
+        (1..driver.sqs.len())
+            .map(|i| Box::new(NvmeGuest::new(driver, i, root, self)) as _)
+            .collect()
     }
 }
 
-impl Guest {
-    fn new(
-        machine: &Rc<Machine>,
-        driver: &NvmeDriver,
-        root: &Arc<Root>,
-        load: RandomReads,
-    ) -> Self {
-        let (sq, cq) = (&driver.sqs[1], &driver.cqs[1]);
+impl NvmeGuest {
+    fn new(driver: &NvmeDriver, pair: usize, root: &Root, load: RandomReads) -> Self {
+        let machine = &driver.machine;
+        let (sq, cq) = (&driver.sqs[pair], &driver.cqs[pair]);
         let span = |at, len| machine.memory.dma().span(at, len).expect("guest memory");
         let (doorbells, _) = driver.shadows.expect("shadow doorbells");
         let blocks = root.info().size / BLOCK;
@@ -86,7 +87,7 @@ impl Guest {
         Self {
             sq: span(sq.at, u64::from(sq.size) * 64),
             cq: span(cq.at, u64::from(cq.size) * 16),
-            doorbells: span(doorbells + 8, 8),
+            doorbells: span(doorbells + 8 * u64::from(sq.id), 8),
             commands: (0..load.depth).map(command).collect(),
             size: sq.size,
             tail: 0,
@@ -112,9 +113,19 @@ impl Guest {
         self.doorbells.store_u32(4, self.head, Ordering::Release);
         self.doorbells.store_u32(0, self.tail, Ordering::Release);
     }
+}
 
-    /// Takes answers, and offers as many requests again. Returns whether there were any.
-    fn reap(&mut self, count: u64) -> bool {
+impl Guest for NvmeGuest {
+    fn start(&mut self) {
+        (0..self.commands.len()).for_each(|slot| self.offer(slot as u16));
+        self.publish();
+    }
+
+    fn completed(&self) -> u64 {
+        self.completed
+    }
+
+    fn step(&mut self, count: u64) -> bool {
         let before = self.completed;
         loop {
             let at = u64::from(self.head) * 16;

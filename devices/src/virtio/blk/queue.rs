@@ -307,6 +307,11 @@ impl Queue for BlkQueue {
         self.check();
     }
 
+    fn publish(&mut self) -> bool {
+        self.now = None;
+        self.ring.show()
+    }
+
     fn flush_irq(&mut self) {
         self.now = None;
         if self.ring.publish() {

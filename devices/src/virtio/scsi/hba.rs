@@ -45,12 +45,15 @@ pub(super) enum Action {
     End(u8),
     /// They are counted.
     Count(Arc<AtomicU32>),
-    /// Their unit is gone: they end as they may, and what is parked ends now.
+    /// Their unit is gone: they end as they may, and what is parked ends now. A unit that came to its
+    /// place since is not meant.
     Forget,
     /// Their unit has another medium.
     Refresh,
     /// Those that write are waited for.
     Barrier,
+    /// Those that have begun are waited for.
+    Settle,
     /// Those that wait for the medium to be overwritten look again.
     Wake,
 }
@@ -61,7 +64,8 @@ pub(super) struct Mail {
     pub action: Action,
     /// Let go of once it is done.
     pub token: Option<Countdown>,
-    /// Whoever waits is in flight itself, and must not wait for a queue that is paused.
+    /// Whoever waits is in flight itself, or a device that leaves, and must not wait for a queue that
+    /// is paused.
     pub urgent: bool,
 }
 
@@ -284,7 +288,8 @@ impl Hba {
             unit.detach(nexus);
             drop(outer);
         }));
-        self.broadcast(seat.selector(), &Action::Forget, &gone, false);
+        // It does not wait for a driver that has the adapter paused or its bus mastering off.
+        self.broadcast(seat.selector(), &Action::Forget, &gone, true);
         Ok(())
     }
 
@@ -338,6 +343,12 @@ impl Initiator for Port {
         let Some(hba) = self.hba.upgrade() else { return };
         let selector = Selector { target: self.target, lun: Some(self.lun), tag: None };
         hba.broadcast(selector, &Action::Barrier, &token, true);
+    }
+
+    fn settle(&self, _nexus: Nexus, token: Countdown) {
+        let Some(hba) = self.hba.upgrade() else { return };
+        let selector = Selector { target: self.target, lun: Some(self.lun), tag: None };
+        hba.broadcast(selector, &Action::Settle, &token, true);
     }
 
     fn overwritten(&self, _nexus: Nexus) {

@@ -132,6 +132,11 @@ impl Locals {
         }
     }
 
+    /// Whether a unit that a slot names was taken away.
+    pub fn is_gone(&self, index: u16) -> bool {
+        self.entries.get(usize::from(index)).and_then(Option::as_ref).is_none_or(|l| l.gone)
+    }
+
     /// All units that are there.
     pub fn all(&mut self) -> impl Iterator<Item = &mut Local> {
         self.entries.iter_mut().flatten()

@@ -9,7 +9,7 @@ use spindle_block::{IoBuf, Op, Range, iobuf::Keep};
 
 use crate::{
     device::Countdown,
-    scsi::{AbortFlag, JobResult, cmd::Cdb},
+    scsi::{AbortFlag, JobResult, Turn, cmd::Cdb},
 };
 
 /// What a slot's request is doing.
@@ -22,6 +22,8 @@ pub(super) enum State {
     Parked,
     /// It is done once the medium is overwritten.
     Overwriting,
+    /// Its unit left while the queue could not answer: it is told once the queue can.
+    Orphan,
 }
 
 /// A job under way: how it ends, and how it is ended.
@@ -38,6 +40,12 @@ impl Running {
     }
 }
 
+/// A command that waits for its turn: what it gets, and how it is ended before.
+pub(super) struct Gate {
+    pub turn: Arc<Mutex<Option<Turn>>>,
+    pub abort: AbortFlag,
+}
+
 /// A place for one request, named by the head of its chain.
 pub(super) struct Slot {
     pub state: State,
@@ -47,6 +55,7 @@ pub(super) struct Slot {
     pub target: u8,
     pub lun: u16,
     pub tag: u64,
+    pub attribute: u8,
     pub cdb: Cdb,
     /// Bytes of memory, in both directions.
     pub out_len: u64,
@@ -58,6 +67,10 @@ pub(super) struct Slot {
     pub phase: Option<u8>,
     pub started: Option<Instant>,
     pub job: Option<Running>,
+    /// It waits for its turn.
+    pub gate: Option<Gate>,
+    /// It has the turn.
+    pub turn: Option<Turn>,
     /// The response that it gets, whatever comes of it.
     pub ended: Option<u8>,
     /// Its unit is gone: it does not wait for the machine to go on.
@@ -83,6 +96,7 @@ impl Slot {
             target: 0,
             lun: 0,
             tag: 0,
+            attribute: 0,
             cdb: [0; 32],
             out_len: 0,
             in_len: 0,
@@ -91,6 +105,8 @@ impl Slot {
             phase: None,
             started: None,
             job: None,
+            gate: None,
+            turn: None,
             ended: None,
             leaving: false,
             waiting: Vec::new(),
@@ -105,11 +121,15 @@ impl Slot {
         if let Some(job) = &self.job {
             job.abort.set();
         }
+        if let Some(gate) = &self.gate {
+            gate.abort.set();
+        }
     }
 
     /// Whether it is changing the medium, and nothing keeps it from it.
     pub fn is_free_writer(&self) -> bool {
         self.state == State::InFlight
+            && self.gate.is_none()
             && self.job.as_ref().map_or(self.op.writes(), |job| job.free_writer)
     }
 

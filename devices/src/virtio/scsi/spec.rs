@@ -46,6 +46,14 @@ pub struct RequestHeader {
     pub crn: u8,
 }
 
+/// Task attributes (5.6.6.1).
+pub mod attribute {
+    /// It begins when all older commands have ended, and younger ones when it has.
+    pub const ORDERED: u8 = 1;
+    /// It begins at once.
+    pub const HEAD_OF_QUEUE: u8 = 2;
+}
+
 /// Length of [`RequestHeader`].
 pub const REQUEST_HEADER_LEN: usize = 19;
 const _: () = assert!(size_of::<RequestHeader>() == REQUEST_HEADER_LEN);

@@ -1,5 +1,6 @@
 //! The targets.
 
+mod ahci;
 mod images;
 mod kernel;
 mod nvme;
@@ -41,6 +42,7 @@ pub const TARGETS: &[Target] = &[
         len_max: 1024,
     },
     Target { name: "nvme", run: nvme::run, seeds: nvme::seeds, words: &[], len_max: 1024 },
+    Target { name: "ahci", run: ahci::run, seeds: ahci::seeds, words: &[], len_max: 1024 },
     Target { name: "scsi", run: scsi::run, seeds: scsi::seeds, words: &[], len_max: 1024 },
     Target {
         name: "qcow2-header",

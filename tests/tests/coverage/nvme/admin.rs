@@ -212,7 +212,10 @@ pub(super) const LOG_PAGES: Group = Group {
         row(
             "SMART / Health Information",
             "5.16.1.3",
-            &["admin::health_counts_what_was_transferred"],
+            &[
+                "admin::health_counts_what_was_transferred",
+                "admin::health_goes_on_after_a_shutdown_and_a_restart",
+            ],
         ),
         row(
             "Firmware Slot Information",

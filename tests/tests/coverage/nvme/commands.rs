@@ -82,7 +82,10 @@ pub(super) const ADMIN_COMMANDS: Group = Group {
         row(
             "Namespace Attachment",
             "5.22",
-            &["management::a_namespace_is_created_attached_used_detached_and_deleted"],
+            &[
+                "management::a_namespace_is_created_attached_used_detached_and_deleted",
+                "management::attachments_outlive_the_machine",
+            ],
         ),
         row("Namespace Management", "5.23", &["management::every_documented_error"]),
         row("Sanitize", "5.24", &["background::an_erase_and_an_overwrite_leave_nothing"]),
@@ -101,7 +104,14 @@ pub(super) const IO_COMMANDS: Group = Group {
     }),
     rows: &[
         row("Flush", "7.1", &["io::durable_is_what_was_flushed_or_forced"]),
-        row("Reservation Acquire", "7.2", &["reservations::a_host_preempts_another"]),
+        row(
+            "Reservation Acquire",
+            "7.2",
+            &[
+                "reservations::a_host_preempts_another",
+                "reservations::a_preempt_and_abort_ends_commands_first",
+            ],
+        ),
         row("Reservation Register", "7.3", &["reservations::keys_are_checked"]),
         row("Reservation Release", "7.4", &["reservations::keys_are_checked"]),
         row("Reservation Report", "7.5", &["reservations::a_report_tells_who_is_registered"]),

@@ -244,6 +244,14 @@ const TRANSFERS: Group = Group {
     rows: &[
         row("Data block", "4.1.2.1", &["transfers::sgls_of_every_shape_move_exactly_their_bytes"]),
         row(
+            "Bit bucket",
+            "4.1.2.1",
+            &[
+                "transfers::a_bit_bucket_takes_what_the_host_does_not_want",
+                "transfers::bad_sgls_are_refused",
+            ],
+        ),
+        row(
             "Segment",
             "4.1.2.1",
             &[

@@ -8,8 +8,7 @@ pub(super) const ERRORS: Group = Group {
     items: Some(Items {
         file: "devices/src/nvme/status.rs",
         container: "impl Status",
-        // For races and 1024 namespaces.
-        except: &["SUCCESS", "INTERRUPTED", "NSID_UNAVAILABLE"],
+        except: &["SUCCESS"],
         short: &[
             ("INVALID_OPCODE", "0h 01h Invalid Command Opcode"),
             ("INVALID_FIELD", "0h 02h Invalid Field in Command"),
@@ -28,9 +27,11 @@ pub(super) const ERRORS: Group = Group {
             ("PRP_OFFSET", "0h 13h PRP Offset Invalid"),
             ("OPERATION_DENIED", "0h 15h Operation Denied"),
             ("HOST_ID_INCONSISTENT", "0h 18h Host Identifier Inconsistent Format"),
+            ("PREEMPTED", "0h 1Bh Command Aborted due to Preempt and Abort"),
             ("SANITIZE_FAILED", "0h 1Ch Sanitize Failed"),
             ("SANITIZE_IN_PROGRESS", "0h 1Dh Sanitize In Progress"),
             ("WRITE_PROTECTED", "0h 20h Namespace is Write Protected"),
+            ("INTERRUPTED", "0h 21h Command Interrupted"),
             ("LBA_RANGE", "0h 80h LBA Out of Range"),
             ("CAPACITY", "0h 81h Capacity Exceeded"),
             ("NOT_READY", "0h 82h Namespace Not Ready"),
@@ -50,6 +51,7 @@ pub(super) const ERRORS: Group = Group {
             ("NOT_NAMESPACE_SPECIFIC", "1h 0Fh Feature Not Namespace Specific"),
             ("OVERLAPPING_RANGE", "1h 14h Overlapping Range"),
             ("INSUFFICIENT_CAPACITY", "1h 15h Namespace Insufficient Capacity"),
+            ("NSID_UNAVAILABLE", "1h 16h Namespace Identifier Unavailable"),
             ("ALREADY_ATTACHED", "1h 18h Namespace Already Attached"),
             ("NAMESPACE_PRIVATE", "1h 19h Namespace Is Private"),
             ("NOT_ATTACHED", "1h 1Ah Namespace Not Attached"),
@@ -114,6 +116,11 @@ pub(super) const ERRORS: Group = Group {
             &["reservations::long_identifiers_have_long_reports"],
         ),
         row(
+            "0h 1Bh Command Aborted due to Preempt and Abort",
+            "8.19.7",
+            &["reservations::a_preempt_and_abort_ends_commands_first"],
+        ),
+        row(
             "0h 1Ch Sanitize Failed",
             "8.21",
             &["background::a_failed_sanitize_operation_keeps_everybody_out"],
@@ -127,6 +134,11 @@ pub(super) const ERRORS: Group = Group {
             "0h 20h Namespace is Write Protected",
             "8.12",
             &["io::a_read_only_namespace_takes_no_changes"],
+        ),
+        row(
+            "0h 21h Command Interrupted",
+            "3.3.3.2.1",
+            &["format::a_format_does_not_wait_for_a_fused_operation"],
         ),
         row("0h 80h LBA Out of Range", "NVM 3.2", &["io::every_documented_error_of_data_commands"]),
         row("0h 81h Capacity Exceeded", "NVM 3.2", &["errors::every_error_has_a_status"]),
@@ -186,6 +198,11 @@ pub(super) const ERRORS: Group = Group {
             "1h 15h Namespace Insufficient Capacity",
             "5.23",
             &["management::without_a_pool_there_is_no_capacity"],
+        ),
+        row(
+            "1h 16h Namespace Identifier Unavailable",
+            "5.23",
+            &["management::a_subsystem_with_every_id_taken_makes_no_more"],
         ),
         row("1h 18h Namespace Already Attached", "5.22", &["management::every_documented_error"]),
         row("1h 19h Namespace Is Private", "5.22", &["management::every_documented_error"]),

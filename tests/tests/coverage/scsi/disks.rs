@@ -154,6 +154,11 @@ pub(super) const RESERVATIONS: Group = Group {
             &["reservations::keys_are_registered_changed_and_taken_back"],
         ),
         row(
+            "PERSISTENT RESERVE OUT: SPEC_I_PT, ALL_TG_PT",
+            "SPC-5 6.16.3",
+            &["reservations::a_registration_may_be_for_other_ports_too"],
+        ),
+        row(
             "PERSISTENT RESERVE OUT: RESERVE",
             "SPC-5 5.14.9",
             &["reservations::each_type_lets_in_whom_it_says"],

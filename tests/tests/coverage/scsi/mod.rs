@@ -139,6 +139,7 @@ const OPCODES: Group = Group {
             ],
         ),
         row("GET EVENT STATUS NOTIFICATION", "MMC-6 6.6", &["drives::the_tray_opens_and_closes"]),
+        row("LOG SELECT", "SPC-5 6.7", &["identity::log_pages_are_reset"]),
         row("LOG SENSE", "SPC-5 6.8", &["identity::log_pages_are_reported"]),
         row("READ DISC INFORMATION", "MMC-6 6.21", &["drives::a_disc_is_described"]),
         row("READ TRACK INFORMATION", "MMC-6 6.26", &["drives::a_disc_is_described"]),

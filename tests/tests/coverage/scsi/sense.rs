@@ -73,8 +73,7 @@ pub(super) const CODES: Group = Group {
     items: Some(Items {
         file: SPEC,
         container: "mod asc",
-        // The first is never sent; the other wants more initiators than a machine has slots.
-        except: &["INSUFFICIENT_REGISTRATIONS"],
+        except: &[],
         short: &[
             ("NONE", "NO ADDITIONAL SENSE INFORMATION"),
             (
@@ -96,6 +95,7 @@ pub(super) const CODES: Group = Group {
             ("DEVICE_RESET", "BUS DEVICE RESET FUNCTION OCCURRED"),
             ("NEXUS_LOSS", "I_T NEXUS LOSS OCCURRED"),
             ("MODE_CHANGED", "MODE PARAMETERS CHANGED"),
+            ("LOG_CHANGED", "LOG PARAMETERS CHANGED"),
             ("CAPACITY_CHANGED", "CAPACITY DATA HAS CHANGED"),
             ("COMMANDS_CLEARED", "COMMANDS CLEARED BY ANOTHER INITIATOR"),
             ("INCOMPATIBLE_MEDIUM", "INCOMPATIBLE MEDIUM INSTALLED"),
@@ -107,6 +107,7 @@ pub(super) const CODES: Group = Group {
             ("LUNS_CHANGED", "REPORTED LUNS DATA HAS CHANGED"),
             ("INTERNAL_FAILURE", "INTERNAL TARGET FAILURE"),
             ("REMOVAL_PREVENTED", "MEDIUM REMOVAL PREVENTED"),
+            ("INSUFFICIENT_REGISTRATIONS", "INSUFFICIENT REGISTRATION RESOURCES"),
             ("OPERATOR_REMOVAL_REQUEST", "OPERATOR MEDIUM REMOVAL REQUEST"),
             ("ILLEGAL_TRACK_MODE", "ILLEGAL MODE FOR THIS TRACK"),
         ],
@@ -237,6 +238,7 @@ pub(super) const CODES: Group = Group {
             "SPC-5 F.2: 2Ah/01h",
             &["attention::others_learn_of_changed_modes"],
         ),
+        row("LOG PARAMETERS CHANGED", "SPC-5 F.2: 2Ah/02h", &["identity::log_pages_are_reset"]),
         row(
             "RESERVATIONS PREEMPTED",
             "SPC-5 F.2: 2Ah/03h",
@@ -311,6 +313,11 @@ pub(super) const CODES: Group = Group {
             "MEDIUM REMOVAL PREVENTED",
             "SPC-5 F.2: 53h/02h",
             &["drives::a_locked_tray_opens_only_by_force"],
+        ),
+        row(
+            "INSUFFICIENT REGISTRATION RESOURCES",
+            "SPC-5 F.2: 55h/04h",
+            &["reservations::a_full_table_takes_no_more"],
         ),
         row(
             "OPERATOR MEDIUM REMOVAL REQUEST",

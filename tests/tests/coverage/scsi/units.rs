@@ -56,6 +56,11 @@ pub(super) const MODES: Group = Group {
         row("MODE SENSE(6), (10)", "SPC-5 6.11, 6.12", &["modes::pages_have_their_golden_bytes"]),
         row("MODE SENSE: errors", "SPC-5 6.11", &["modes::mode_sense_refuses_what_there_is_not"]),
         row("MODE SELECT(6), (10)", "SPC-5 6.9, 6.10", &["modes::the_write_cache_can_be_switched"]),
+        row(
+            "MODE SELECT: SP, saved pages",
+            "SPC-5 5.9, 6.9",
+            &["modes::saved_pages_outlive_a_reset_and_a_power_loss"],
+        ),
         row("MODE SELECT: errors", "SPC-5 6.9", &["modes::mode_select_changes_all_or_nothing"]),
         row(
             "Control mode page: D_SENSE, SWP",
@@ -113,6 +118,16 @@ pub(super) const FUNCTIONS: Group = Group {
             "ABORT TASK",
             "SAM-5 7.2",
             &["functions::an_aborted_command_is_answered_before_the_function"],
+        ),
+        row(
+            "Task attributes: SIMPLE, ORDERED, HEAD OF QUEUE",
+            "SAM-5 8.9",
+            &[
+                "attributes::an_ordered_command_waits_for_the_older_and_the_younger_for_it",
+                "attributes::commands_that_wait_for_their_turn_are_ended_by_functions_and_resets",
+                "attributes::a_reset_with_commands_in_line_leaves_no_line",
+                "attributes::random_attributes_on_all_queues_end_all_and_keep_the_order",
+            ],
         ),
         row(
             "ABORT TASK SET",

@@ -1,25 +1,27 @@
 //! `spindle img convert`, `dd` and `compare`.
 use super::super::{Outcome, Stop};
-use super::{failed, one_file, usage};
+use super::{Named, failed, number, one_file, usage};
 use crate::tools::img::commit::{self, CommitRequest};
 use crate::tools::img::compare::{self, CompareRequest};
 use crate::tools::img::convert::{self, ConvertRequest};
 use crate::tools::img::dd::{self, DdRequest};
+use crate::tools::img::error::ImgError;
 use crate::tools::img::progress::Show;
 use crate::tools::img::rebase::{self, RebaseRequest};
+use crate::tools::img::source::options_path;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// `--progress`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ProgressStyle {
+pub(super) enum ProgressStyle {
     /// As -p.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-fn show(progress: bool, style: Option<ProgressStyle>, quiet: bool) -> Show {
+pub(super) fn show(progress: bool, style: Option<ProgressStyle>, quiet: bool) -> Show {
     match (quiet, style) {
         (true, _) => Show::Nothing,
         (_, Some(ProgressStyle::Json)) => Show::Json,
@@ -33,6 +35,8 @@ fn show(progress: bool, style: Option<ProgressStyle>, quiet: bool) -> Show {
 #[command(after_help = "Examples:\n  spindle img convert -p -O qcow2 disk.raw disk.qcow2\n  \
                         spindle img convert -c -O qcow2 -o compression_type=zstd big.qcow2 small.qcow2")]
 pub(super) struct ConvertArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format of the sources [default: what each begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -48,6 +52,10 @@ pub(super) struct ConvertArgs {
     /// The backing file's format
     #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
     backing_format: Option<String>,
+    /// Copy a snapshot of the source instead of its disk: snapshot.id=ID, snapshot.name=NAME or just
+    /// one of the two
+    #[arg(short = 'l', value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Compress (qcow2), on all CPUs
     #[arg(short)]
     compress: bool,
@@ -76,6 +84,21 @@ pub(super) struct ConvertArgs {
     /// Even if a guest has a source open for writing
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// Most bytes in a second [default: as fast as it goes]
+    #[arg(short, value_name = "RATE")]
+    rate: Option<String>,
+    /// Copy whole extents: zeros are not looked for in them
+    #[arg(short = 'C')]
+    copy_offload: bool,
+    /// Persistent bitmaps too
+    #[arg(long)]
+    bitmaps: bool,
+    /// With --bitmaps: not those that are inconsistent
+    #[arg(long)]
+    skip_broken_bitmaps: bool,
+    /// With -n: the target is given by options
+    #[arg(long)]
+    target_image_opts: bool,
     /// What cannot be read is zeros in the target
     #[arg(long)]
     salvage: bool,
@@ -94,9 +117,34 @@ pub(super) struct ConvertArgs {
 }
 
 pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
+    let refuse = |sentence: &str| Err(failed(ImgError::said(sentence)));
     let target = args.files.pop().unwrap_or_default();
+    if args.compress && args.copy_offload {
+        return refuse("Cannot enable copy offloading when -c is used");
+    }
+    if args.sparse.is_some() && args.copy_offload {
+        return refuse("Cannot enable copy offloading when -S is used");
+    }
+    if args.target_image_opts && !args.existing {
+        return refuse("--target-image-opts requires use of -n flag");
+    }
+    if args.skip_broken_bitmaps && !args.bitmaps {
+        return refuse("Use of --skip-broken-bitmaps requires --bitmaps");
+    }
+    let target = match args.target_image_opts {
+        true if args.target_format.is_some() => {
+            return refuse("--target-image-opts and -O are mutually exclusive");
+        }
+        true => options_path(&target.to_string_lossy()),
+        false => target,
+    };
+    let rate = args.rate.map(|text| number("rate limit", &text)).transpose()?;
+    let sources = args.named.take(args.files, args.format.as_deref())?;
     let request = ConvertRequest {
-        sources: args.files,
+        sources,
+        rate,
+        whole: args.copy_offload,
+        bitmaps: args.bitmaps,
         format: args.format,
         target,
         target_format: args.target_format,
@@ -112,6 +160,7 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
         target_cache: args.target_cache,
         source_cache: args.source_cache,
         force_share: args.force_share,
+        snapshot: args.snapshot,
         salvage: args.salvage,
         quiet: args.quiet,
         show: show(args.progress, args.style, args.quiet),
@@ -125,6 +174,8 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
     after_help = "Example:\n  spindle img dd -O qcow2 if=disk.raw of=part.qcow2 bs=1M skip=1 count=100"
 )]
 pub(super) struct DdArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format of the source [default: what it begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -140,8 +191,10 @@ pub(super) struct DdArgs {
 }
 
 pub(super) fn run_dd(args: DdArgs) -> Result<Outcome, Stop> {
+    args.named.secrets()?;
     let request = DdRequest {
         operands: args.operands,
+        image_opts: args.named.image_opts,
         format: args.format,
         target_format: args.target_format,
         force_share: args.force_share,
@@ -152,6 +205,8 @@ pub(super) fn run_dd(args: DdArgs) -> Result<Outcome, Stop> {
 
 #[derive(Args, Debug)]
 pub(super) struct CompareArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format of the first image [default: what it begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -182,7 +237,10 @@ pub(super) struct CompareArgs {
 }
 
 pub(super) fn run_compare(args: CompareArgs) -> Result<Outcome, Stop> {
-    let Ok(paths) = <[PathBuf; 2]>::try_from(args.files) else {
+    let given = args.format.as_deref().or(args.other_format.as_deref());
+    let files = args.named.take(args.files, given);
+    let files = files.map_err(|stop| Stop { status: compare::EXIT_FAILED, ..stop })?;
+    let Ok(paths) = <[PathBuf; 2]>::try_from(files) else {
         return Err(usage("Expecting two image file names"));
     };
     let request = CompareRequest {
@@ -206,6 +264,8 @@ pub(super) fn run_compare(args: CompareArgs) -> Result<Outcome, Stop> {
 #[command(after_help = "Examples:\n  spindle img rebase -b new.qcow2 -F qcow2 overlay.qcow2\n  \
                         spindle img rebase -u -b moved/base.raw -F raw overlay.qcow2")]
 pub(super) struct RebaseArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format of the image [default: what the file begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -242,7 +302,7 @@ pub(super) struct RebaseArgs {
 }
 
 pub(super) fn run_rebase(args: RebaseArgs) -> Result<Outcome, Stop> {
-    let path = one_file(args.files)?;
+    let path = one_file(args.named.take(args.files, args.format.as_deref())?)?;
     if args.backing.is_none() && !args.name_only {
         return Err(usage("Must specify backing file (-b) or use unsafe mode (-u)"));
     }
@@ -263,12 +323,17 @@ pub(super) fn run_rebase(args: RebaseArgs) -> Result<Outcome, Stop> {
 
 #[derive(Args, Debug)]
 pub(super) struct CommitArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format of the image [default: what the file begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
     /// The image of the backing chain that all above it goes into; the image is not emptied then
     #[arg(short, value_name = "FILE")]
     base: Option<PathBuf>,
+    /// Most bytes in a second [default: as fast as it goes]
+    #[arg(short, value_name = "RATE")]
+    rate: Option<String>,
     /// Do not empty the image
     #[arg(short = 'd')]
     keep: bool,
@@ -290,8 +355,10 @@ pub(super) struct CommitArgs {
 }
 
 pub(super) fn run_commit(args: CommitArgs) -> Result<Outcome, Stop> {
+    let rate = args.rate.map(|text| number("rate limit", &text)).transpose()?;
     let request = CommitRequest {
-        path: one_file(args.files)?,
+        rate,
+        path: one_file(args.named.take(args.files, args.format.as_deref())?)?,
         format: args.format,
         base: args.base,
         keep: args.keep,

@@ -1,6 +1,6 @@
 //! `spindle img map`, `measure`, `resize` and `bench`.
 use super::super::{Outcome, Stop};
-use super::{Output, failed, json, number, one_file, usage};
+use super::{Named, Output, failed, json, number, one_file, usage};
 use crate::tools::img::bench::{self, BenchRequest};
 use crate::tools::img::error::ImgError;
 use crate::tools::img::map::{self, MapRequest};
@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub(super) struct MapArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format [default: what the file begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -37,7 +39,7 @@ pub(super) fn run_map(args: MapArgs) -> Result<Outcome, Stop> {
     let start = args.start_offset.map_or(Ok(0), |text| number("start offset", &text))?;
     let max_length = args.max_length.map(|text| number("max length", &text)).transpose()?;
     let request = MapRequest {
-        path: one_file(args.files)?,
+        path: one_file(args.named.take(args.files, args.format.as_deref())?)?,
         format: args.format,
         force_share: args.force_share,
         start,
@@ -61,6 +63,8 @@ pub(super) fn run_map(args: MapArgs) -> Result<Outcome, Stop> {
 
 #[derive(Args, Debug)]
 pub(super) struct MeasureArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format of the image [default: what the file begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -87,7 +91,7 @@ pub(super) struct MeasureArgs {
 pub(super) fn run_measure(args: MeasureArgs) -> Result<Outcome, Stop> {
     let output = Output::parse(args.output.as_deref())?;
     let size = args.size.map(|text| number("image size", &text)).transpose()?;
-    let mut files = args.files;
+    let mut files = args.named.take(args.files, args.format.as_deref())?;
     if files.len() > 1 {
         return Err(usage("At most one filename argument is allowed."));
     }
@@ -110,6 +114,8 @@ pub(super) fn run_measure(args: MeasureArgs) -> Result<Outcome, Stop> {
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  spindle img resize disk.qcow2 +10G")]
 pub(super) struct ResizeArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format [default: what the file begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -132,7 +138,8 @@ pub(super) fn run_resize(mut args: ResizeArgs) -> Result<Outcome, Stop> {
         return Err(usage("Not enough arguments"));
     }
     let size = args.operands.pop().unwrap_or_default();
-    let path = one_file(args.operands.into_iter().map(PathBuf::from).collect())?;
+    let files = args.operands.into_iter().map(PathBuf::from).collect();
+    let path = one_file(args.named.take(files, args.format.as_deref())?)?;
     let request = ResizeRequest {
         path,
         size,
@@ -147,6 +154,8 @@ pub(super) fn run_resize(mut args: ResizeArgs) -> Result<Outcome, Stop> {
 
 #[derive(Args, Debug)]
 pub(super) struct BenchArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format [default: what the file begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -207,7 +216,7 @@ pub(super) fn run_bench(args: BenchArgs) -> Result<Outcome, Stop> {
         byte.ok_or_else(|| failed(ImgError::said("Invalid pattern byte specified")))
     })?;
     let request = BenchRequest {
-        path: one_file(args.files)?,
+        path: one_file(args.named.take(args.files, args.format.as_deref())?)?,
         format: args.format,
         count: args.count,
         depth: args.depth,

@@ -1,11 +1,16 @@
 //! `spindle img`: the options of `qemu-img`.
+mod amend;
+mod bitmap;
 mod copying;
 mod looking;
+mod snapshot;
 
 use super::{EXIT_INPUT, Failure, Outcome, Stop};
 use crate::tools::img::error::{ImgError, not_a_size, prefix};
-use crate::tools::img::image::driver_called;
+use crate::tools::img::image::{Cache, driver_called};
+use crate::tools::img::source::options_path;
 use crate::tools::img::{Look, check, create, info};
+use crate::tools::object::Secrets;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -34,6 +39,12 @@ enum ImgCommand {
     Map(looking::MapArgs),
     /// Say how large a file an image will need
     Measure(looking::MeasureArgs),
+    /// Change what an image is
+    Amend(amend::AmendArgs),
+    /// Add, remove and change persistent dirty bitmaps
+    Bitmap(bitmap::BitmapArgs),
+    /// List, take, go back to and delete snapshots
+    Snapshot(snapshot::SnapshotArgs),
     /// Change the size of a disk
     Resize(looking::ResizeArgs),
     /// Write what an image has over its backing file into that
@@ -44,6 +55,47 @@ enum ImgCommand {
     Dd(copying::DdArgs),
     /// Measure requests to an image
     Bench(looking::BenchArgs),
+}
+
+/// How images are named.
+#[derive(Args, Debug, Default)]
+struct Named {
+    /// An object that options refer to: secret,id=ID,data=TEXT|file=FILE[,format=raw|base64]
+    #[arg(long, value_name = "OBJECT")]
+    object: Vec<String>,
+    /// Images are given by options: driver=…,file.filename=…
+    #[arg(long)]
+    image_opts: bool,
+}
+
+impl Named {
+    /// The secrets of the command line.
+    fn secrets(&self) -> Result<Secrets, Stop> {
+        let mut secrets = Secrets::default();
+        for text in &self.object {
+            secrets.add(text).map_err(|sentence| failed(ImgError::said(sentence)))?;
+        }
+        Ok(secrets)
+    }
+
+    /// Takes images as option strings, if that is how they are given.
+    fn take(&self, files: Vec<PathBuf>, format: Option<&str>) -> Result<Vec<PathBuf>, Stop> {
+        self.secrets()?;
+        if !self.image_opts {
+            return Ok(files);
+        }
+        if format.is_some() {
+            return Err(failed(ImgError::said("--image-opts and --format are mutually exclusive")));
+        }
+        Ok(files.into_iter().map(|file| options_path(&file.to_string_lossy())).collect())
+    }
+}
+
+/// The cache mode called `name`, or qemu-img's sentence about it.
+fn cache(name: Option<&str>, what: &str) -> Result<Cache, Stop> {
+    let name = name.unwrap_or("writeback");
+    Cache::parse(name)
+        .ok_or_else(|| failed(ImgError::said(format!("Invalid {what}cache option: {name}"))))
 }
 
 /// `--output`.
@@ -71,6 +123,8 @@ struct CreateArgs {
     /// The backing file's format
     #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
     backing_format: Option<String>,
+    #[command(flatten)]
+    named: Named,
     /// Do not look at the backing file; a size must be given then
     #[arg(short = 'u', long = "unsafe-backing")]
     blind: bool,
@@ -94,6 +148,8 @@ struct InfoArgs {
     /// All backing files too
     #[arg(long)]
     backing_chain: bool,
+    #[command(flatten)]
+    named: Named,
     /// Even if a guest has the image open for writing
     #[arg(short = 'U', long)]
     force_share: bool,
@@ -113,6 +169,11 @@ struct CheckArgs {
     /// How to print: human or json [default: human]
     #[arg(long, value_name = "STYLE")]
     output: Option<String>,
+    /// Cache mode [default: writeback]
+    #[arg(short = 'T', value_name = "CACHE")]
+    cache: Option<String>,
+    #[command(flatten)]
+    named: Named,
     /// Repair leaks, or all that can be repaired
     #[arg(short, long, value_name = "leaks|all")]
     repair: Option<String>,
@@ -146,6 +207,9 @@ pub(super) fn run(args: ImgArgs) -> Result<Outcome, Stop> {
         ImgCommand::Compare(args) => copying::run_compare(args),
         ImgCommand::Map(args) => looking::run_map(args),
         ImgCommand::Measure(args) => looking::run_measure(args),
+        ImgCommand::Bitmap(args) => bitmap::run_bitmap(args),
+        ImgCommand::Amend(args) => amend::run_amend(args),
+        ImgCommand::Snapshot(args) => snapshot::run_snapshot(args),
         ImgCommand::Resize(args) => looking::run_resize(args),
         ImgCommand::Commit(args) => copying::run_commit(args),
         ImgCommand::Rebase(args) => copying::run_rebase(args),
@@ -203,6 +267,10 @@ fn number(name: &str, text: &str) -> Result<u64, Stop> {
 }
 
 fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
+    args.named.secrets()?;
+    if args.named.image_opts {
+        return Err(usage("unrecognized option '--image-opts'"));
+    }
     let wants_help = args.options.iter().any(|text| text == "help" || text == "?");
     let Some(path) = args.file.clone().or_else(|| wants_help.then(PathBuf::new)) else {
         return Err(Stop::usage("give the file to create: spindle img create FILE SIZE"));
@@ -229,9 +297,9 @@ fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
 
 fn run_info(args: InfoArgs) -> Result<Outcome, Stop> {
     let output = Output::parse(args.output.as_deref())?;
-    let file = one_file(args.files)?;
+    let file = one_file(args.named.take(args.files, args.format.as_deref())?)?;
     let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
-    let look = Look { format, force_share: args.force_share };
+    let look = Look { format, force_share: args.force_share, ..Look::default() };
     let chain = info::run(&file, look, args.backing_chain).map_err(failed)?;
     let text = match (output, chain.as_slice()) {
         (Output::Human, chain) => info::human(chain),
@@ -252,9 +320,10 @@ fn run_check(args: CheckArgs) -> Result<Outcome, Stop> {
         }
     };
     let output = Output::parse(args.output.as_deref())?;
-    let file = one_file(args.files)?;
+    let cache = cache(args.cache.as_deref(), "source ")?;
+    let file = one_file(args.named.take(args.files, args.format.as_deref())?)?;
     let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
-    let look = Look { format, force_share: args.force_share };
+    let look = Look { format, force_share: args.force_share, cache };
     if repair != check::Repair::None && args.force_share {
         return Err(failed(ImgError::said(
             "Could not open image: an image is repaired alone: -r and -U exclude each other",
@@ -286,7 +355,20 @@ fn json(value: &impl Serialize) -> Result<String, Stop> {
     let layout = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut writer = serde_json::Serializer::with_formatter(&mut out, layout);
     in_buckets(value).serialize(&mut writer).map_err(|e| internal(e.into()))?;
-    String::from_utf8(out).map(|text| text + "\n").map_err(|e| internal(e.into()))
+    String::from_utf8(out).map(|text| open_up(&text)).map_err(|e| internal(e.into()))
+}
+
+/// Empty lists take two lines with qemu-img.
+fn open_up(text: &str) -> String {
+    let line = |line: &str| {
+        let indent = " ".repeat(line.len() - line.trim_start().len());
+        match (line.strip_suffix("[]"), line.strip_suffix("[],")) {
+            (Some(start), _) => format!("{start}[\n{indent}]\n"),
+            (_, Some(start)) => format!("{start}[\n{indent}],\n"),
+            _ => format!("{line}\n"),
+        }
+    };
+    text.lines().map(line).collect()
 }
 
 /// The members of every object in the order in which QEMU's hash table has them (qobject/qdict.c:

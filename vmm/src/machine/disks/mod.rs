@@ -1,10 +1,13 @@
 //! Disks and what else sits on the PCI bus: from the description to devices over the block graph.
 
+mod ahci;
 mod events;
+mod ide;
 mod lease;
 mod nvme;
 mod pool;
 mod scsi;
+mod sd;
 mod state;
 mod virtio_blk;
 mod virtio_rng;
@@ -18,10 +21,12 @@ use spindle_block::{
 use spindle_boot::gsi_for;
 use spindle_devices::{
     Dma, MsiSource, WindowSink, Windows,
+    ahci::Ahci,
     device::Done,
     nvme::{Nvme, Subsystem},
     pci::{Address, PciFunction, Slot},
     scsi::LogicalUnit,
+    sdhci::Sdhci,
     virtio::VirtioScsi,
 };
 
@@ -35,7 +40,7 @@ use crate::{
     monitor::schema::IoStatus,
     spec::{
         MachineSpec,
-        device::{DeviceSpec, Drive, Place},
+        device::{DeviceSpec, Drive, Place, in_slot, piix},
     },
 };
 use events::Failures;
@@ -88,6 +93,9 @@ impl Disk {
 enum Controller {
     Nvme(Nvme),
     Scsi(VirtioScsi),
+    Ahci(Ahci),
+    Ide(ide::Piix),
+    Sd(Sdhci),
     /// None do.
     Closed,
 }
@@ -286,10 +294,23 @@ impl Disks {
                 nvme::build(nvme, subsystem.cloned(), site)?
             }
             DeviceSpec::VirtioRngPci(rng) => virtio_rng::build(rng, site)?,
+            DeviceSpec::Ich9Ahci(controller) => ahci::build(controller, site)?,
+            DeviceSpec::Piix3Ide(_) | DeviceSpec::Piix4Ide(_) => {
+                let (ide, piix4) = piix(device).ok_or_else(|| misplaced(device))?;
+                ide::build(ide, piix4, ide::prepare(piix4, at, board)?, site)?
+            }
+            DeviceSpec::SdhciPci(sdhci) => {
+                let embedded = matches!(in_slot(spec, &sdhci.id), Some(DeviceSpec::Emmc(_)));
+                sd::build(sdhci, embedded, site)?
+            }
             DeviceSpec::NvmeNs(_)
+            | DeviceSpec::SdCard(_)
+            | DeviceSpec::Emmc(_)
             | DeviceSpec::NvmeSubsys(_)
             | DeviceSpec::ScsiHd(_)
-            | DeviceSpec::ScsiCd(_) => return Err(misplaced(device)),
+            | DeviceSpec::ScsiCd(_)
+            | DeviceSpec::IdeHd(_)
+            | DeviceSpec::IdeCd(_) => return Err(misplaced(device)),
         };
         if let Err(error) = board.pci.add(at, made.function) {
             // A subsystem that others use forgets what came with this controller.
@@ -320,6 +341,19 @@ impl Disks {
             }
             (DeviceSpec::ScsiCd(drive), Controller::Scsi(adapter)) => {
                 scsi::add_drive(drive, adapter, &scope)?
+            }
+            (DeviceSpec::IdeHd(disk), Controller::Ide(piix)) => ide::add_disk(disk, piix, &scope)?,
+            (DeviceSpec::IdeCd(drive), Controller::Ide(piix)) => {
+                ide::add_drive(drive, piix, &scope)?
+            }
+            (DeviceSpec::IdeHd(disk), Controller::Ahci(controller)) => {
+                ahci::add_disk(disk, controller, &scope)?
+            }
+            (DeviceSpec::IdeCd(drive), Controller::Ahci(controller)) => {
+                ahci::add_drive(drive, controller, &scope)?
+            }
+            (DeviceSpec::SdCard(_) | DeviceSpec::Emmc(_), Controller::Sd(sdhci)) => {
+                sd::add(device, sdhci, &scope)?
             }
             _ => return Err(misplaced(device)),
         };
@@ -358,7 +392,23 @@ impl Disks {
         let function = self.functions.iter().find(|function| function.id == disk.function);
         match function.map(|function| &function.controller) {
             Some(Controller::Scsi(adapter)) => scsi::medium(id, node, adapter, &self.scope()),
+            Some(Controller::Ide(piix)) => ide::medium(id, node, piix, &self.scope()),
+            Some(Controller::Ahci(ahci)) => ahci::medium(id, node, ahci, &self.scope()),
             _ => Err(misplaced()),
+        }
+    }
+
+    /// The controller that holds the card `id`.
+    pub(super) fn card(&self, id: &str) -> Option<&Sdhci> {
+        let disk = self.disk(id)?;
+        let function = self.functions.iter().find(|function| function.id == disk.function)?;
+        match &function.controller {
+            Controller::Sd(sdhci) => Some(sdhci),
+            Controller::Nvme(_)
+            | Controller::Scsi(_)
+            | Controller::Ahci(_)
+            | Controller::Ide(_)
+            | Controller::Closed => None,
         }
     }
 

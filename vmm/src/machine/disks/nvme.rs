@@ -131,14 +131,8 @@ pub(super) fn add(
     let disk = disk(&ns.id, controller, lease, ns.write_cache, device, ns.nsid)?;
     let subsystem = device.subsystem();
     subsystem.add(&config).map_err(BuildError::Nvme)?;
-    if !ns.detached {
-        let all = subsystem.controllers();
-        let ours = all.iter().filter(|ctl| ns.shared || ctl.cntlid() == device.cntlid());
-        for ctl in ours {
-            // It is new: nothing can be in the way.
-            let _ = subsystem.attach(ns.nsid, ctl.cntlid());
-        }
-    }
+    let ours = |cntlid| ns.shared || cntlid == device.cntlid();
+    subsystem.settle(ns.nsid, |cntlid| !ns.detached && ours(cntlid));
     Ok(disk)
 }
 

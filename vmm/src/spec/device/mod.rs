@@ -1,20 +1,28 @@
 //! The devices a machine can have, with QEMU's names and properties: one file for each kind, with
 //! its table, its typed form and its checks.
+mod ahci;
 mod check;
 mod common;
+mod ide;
 mod nvme;
+mod piix;
 mod scsi;
+mod sd;
 mod virtio_blk;
 mod virtio_rng;
 mod virtio_scsi;
 
 use super::props::Table;
 use super::{MachineSpec, SpecError};
+pub use ahci::{AhciSpec, CHIPSET, ICH9_AHCI};
 pub use common::{BLOCK_SIZE, ErrorPolicy, PciAddr, QUEUE_SIZE, RERROR, VqMapping, WERROR};
+pub use ide::{IDE_CD, IDE_HD, IdeCdSpec, IdeHdSpec, IdeIdentity, IdePlace, free_place, free_port};
 pub use nvme::{
     NVME, NVME_NS, NVME_SUBSYS, NotHex, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
 };
+pub use piix::{PIIX3_IDE, PIIX4_IDE, Piix4IdeSpec, PiixIdeSpec, piix};
 pub use scsi::{SCSI_CD, SCSI_HD, ScsiCdSpec, ScsiHdSpec, ScsiIdentity, ScsiPlace};
+pub use sd::{CardSpec, EMMC, EmmcSpec, SD_CARD, SDHCI_PCI, SdCardSpec, SdhciSpec, in_slot};
 use serde::{Deserialize, Serialize};
 pub use virtio_blk::{VIRTIO_BLK_PCI, VirtioBlkSpec};
 pub use virtio_rng::{VIRTIO_RNG_PCI, VirtioRngSpec};
@@ -48,6 +56,30 @@ pub enum DeviceSpec {
     /// A SCSI CD/DVD drive.
     #[serde(rename = "scsi-cd")]
     ScsiCd(ScsiCdSpec),
+    /// A Serial ATA controller.
+    #[serde(rename = "ich9-ahci")]
+    Ich9Ahci(AhciSpec),
+    /// An IDE controller at the legacy ports.
+    #[serde(rename = "piix3-ide")]
+    Piix3Ide(PiixIdeSpec),
+    /// The same with Ultra DMA.
+    #[serde(rename = "piix4-ide")]
+    Piix4Ide(Piix4IdeSpec),
+    /// An ATA disk.
+    #[serde(rename = "ide-hd")]
+    IdeHd(IdeHdSpec),
+    /// An ATAPI CD/DVD drive.
+    #[serde(rename = "ide-cd")]
+    IdeCd(IdeCdSpec),
+    /// An SD host controller.
+    #[serde(rename = "sdhci-pci")]
+    SdhciPci(SdhciSpec),
+    /// An SD memory card.
+    #[serde(rename = "sd-card")]
+    SdCard(SdCardSpec),
+    /// An eMMC device.
+    #[serde(rename = "emmc")]
+    Emmc(EmmcSpec),
 }
 
 /// All device tables.
@@ -56,9 +88,17 @@ pub const DEVICES: &[&Table] = &[
     &VIRTIO_SCSI_PCI,
     &SCSI_HD,
     &SCSI_CD,
+    &ICH9_AHCI,
+    &PIIX3_IDE,
+    &PIIX4_IDE,
+    &IDE_HD,
+    &IDE_CD,
     &NVME,
     &NVME_NS,
     &NVME_SUBSYS,
+    &SDHCI_PCI,
+    &SD_CARD,
+    &EMMC,
     &VIRTIO_RNG_PCI,
 ];
 
@@ -145,6 +185,14 @@ impl DeviceSpec {
             Self::VirtioScsiPci(d) => d,
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
+            Self::Ich9Ahci(d) => d,
+            Self::Piix3Ide(d) => d,
+            Self::Piix4Ide(d) => d,
+            Self::IdeHd(d) => d,
+            Self::IdeCd(d) => d,
+            Self::SdhciPci(d) => d,
+            Self::SdCard(d) => d,
+            Self::Emmc(d) => d,
         }
     }
 
@@ -159,6 +207,14 @@ impl DeviceSpec {
             Self::VirtioScsiPci(d) => d,
             Self::ScsiHd(d) => d,
             Self::ScsiCd(d) => d,
+            Self::Ich9Ahci(d) => d,
+            Self::Piix3Ide(d) => d,
+            Self::Piix4Ide(d) => d,
+            Self::IdeHd(d) => d,
+            Self::IdeCd(d) => d,
+            Self::SdhciPci(d) => d,
+            Self::SdCard(d) => d,
+            Self::Emmc(d) => d,
         }
     }
 

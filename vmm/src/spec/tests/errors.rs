@@ -41,6 +41,20 @@ fn errors_name_the_part_and_what_is_near() {
             ),
             &["device 'd'", "no virtio-scsi-pci has a bus 'b.0'"],
         ),
+        (
+            error(&["a.raw,controller=sd,queues=2"], &[], &[], &[]),
+            &["queues", "controller=sd has none"],
+        ),
+        (error(&[], &[], &[], &["sd-card,drive=n"]), &["no sdhci-pci before it"]),
+        (
+            error(
+                &[],
+                &["null,node-name=n", "null,node-name=m"],
+                &[],
+                &["sdhci-pci,id=h", "sd-card,id=a,drive=n", "emmc,id=b,drive=m"],
+            ),
+            &["device 'a'", "the slot of 'h' is taken by 'b'"],
+        ),
         (error(&[], &[], &[], &["nvme-ns,drive=n"]), &["no nvme controller before it"]),
         (
             error(

@@ -361,6 +361,26 @@ fn properties_and_defaults_are_qemus() {
             ],
         ),
         ("nvme-ns", &["nguid"]),
+        ("ich9-ahci", &["ports", "iothread", "x-msi", "x-staggered-spin-up"]),
+        ("piix3-ide", &["iothread"]),
+        ("piix4-ide", &["iothread"]),
+        ("sdhci-pci", &["iothread"]),
+        ("sd-card", &["serial", "bootindex", "werror", "rerror", "share-rw", "write-cache"]),
+        // Younger than the QEMU of Debian 12.
+        (
+            "emmc",
+            &[
+                "drive",
+                "boot-partition-size",
+                "rpmb-partition-size",
+                "serial",
+                "bootindex",
+                "werror",
+                "rerror",
+                "share-rw",
+                "write-cache",
+            ],
+        ),
     ];
     const OTHER_DEFAULT: &[&str] = &[
         "addr",
@@ -376,6 +396,11 @@ fn properties_and_defaults_are_qemus() {
         "lun",
         "uuid",
         "dpofua",
+        "unit",
+        "sd-spec-version",
+        "uhs",
+        "capareg",
+        "spec_version",
     ];
     for table in device::DEVICES {
         let Some(theirs) = qemu_properties(table.name) else {
@@ -405,10 +430,11 @@ proptest::proptest! {
     fn no_options_panic(
         what in 0_usize..4,
         head in "[a-z.-]{0,12}|virtio-blk-pci|virtio-rng-pci|qcow2|fault|iothread|a.raw|nvme\
-                 |nvme-ns|virtio-scsi-pci|scsi-hd|scsi-cd",
+                 |nvme-ns|virtio-scsi-pci|scsi-hd|scsi-cd|ich9-ahci|ide-hd|ide-cd|piix3-ide\
+                 |sdhci-pci|sd-card|emmc",
         pairs in proptest::collection::vec(
             "(driver|node-name|file|backing|id|drive|num-queues|vqs|iothread-vq-mapping|rules|size\
-             |serial|cache|aio|addr|bus|nsid|lun|scsi-id|uuid|state|controller|target)(\\.[0-9a-z]{1,4})?=[a-z0-9.,{}\\[\\]:\"-]{0,9}", 0..5),
+             |serial|cache|aio|addr|bus|ports|nsid|lun|scsi-id|uuid|state|controller|target)(\\.[0-9a-z]{1,4})?=[a-z0-9.,{}\\[\\]:\"-]{0,9}", 0..5),
     ) {
         let text = format!("{head},{}", pairs.join(","));
         let implied = ["file", "driver", "qom-type", "driver"][what];

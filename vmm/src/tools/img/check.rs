@@ -1,11 +1,11 @@
 //! What `check` shows, and its exit status.
-use super::files::{block_layer, format_of};
-use super::image::{cannot_open, file_detail};
+use super::files::block_layer;
+use super::image::{OpenMode, open_bytes};
+use super::source::Top;
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use serde::Serialize;
-use spindle_block::Node;
-use spindle_block::nodes::file::{FileNode, FileOptions};
+use spindle_block::Cx;
 pub use spindle_block::qcow2::check::Repair;
 use std::fmt::Write;
 use std::path::Path;
@@ -154,28 +154,28 @@ pub struct Checked {
 ///
 /// A file that cannot be opened, or an image too damaged to be looked at.
 pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, ImgError> {
-    let options = FileOptions {
-        read_only: repair == Repair::None,
-        force_share: look.force_share,
-        ..FileOptions::new(path)
+    let mode = OpenMode {
+        writable: repair != Repair::None,
+        cache: look.cache,
+        ..OpenMode::read(look.format, look.force_share)
     };
-    let guessed = format_of(path, look.format);
-    if let Ok(Format::Image(format)) = guessed {
-        let found = super::formats::check(path, format, look, repair != Repair::None)?;
-        return Ok(found.map(|found| image_report(path, format.name(), found)));
+    let cx = block_layer()?;
+    let (task, given) = (Cx::clone(&cx), path.to_owned());
+    let opened = cx.block_on(async move { open_bytes(&task, &given, mode).await })?;
+    let (Top { path, bottom, .. }, format) = opened;
+    if let Format::Image(format) = format {
+        let found = super::formats::check(&cx, &path, format, bottom, mode)?;
+        return Ok(found.map(|found| image_report(&path, format.name(), found)));
     }
-    let opened = FileNode::open(&options);
-    let file: Arc<dyn Node> = opened.map_err(|e| cannot_open(path, 0, &file_detail(&e)))?;
-    let format = format_of(path, look.format)?;
     if format == Format::Raw {
         return Ok(None);
     }
-    let cx = block_layer()?;
+    let file = bottom.node;
     let task = Arc::clone(&file);
     let on = cx.clone();
     let found = cx
         .block_on(async move { spindle_block::qcow2::check::check(&on, &task, repair).await })
-        .map_err(|source| ImgError::Check { path: path.to_owned(), source })?;
+        .map_err(|source| ImgError::Check { path: path.clone(), source })?;
     let report = CheckReport {
         image_end_offset: Some(found.image_end_offset),
         total_clusters: found.total_clusters,

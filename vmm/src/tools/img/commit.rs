@@ -27,6 +27,8 @@ pub struct CommitRequest {
     pub base: Option<PathBuf>,
     /// `-d`: the image is not emptied.
     pub keep: bool,
+    /// `-r`, in bytes a second.
+    pub rate: Option<u64>,
     /// `-t`.
     pub cache: Option<String>,
     /// `-p`.
@@ -86,6 +88,8 @@ async fn commit(
         zeroed: false,
         on_backing: None,
         skip_absent: true,
+        whole: false,
+        rate: request.rate.filter(|rate| *rate > 0),
         sparse: 4096,
         width: WIDTH,
         out_of_order: false,

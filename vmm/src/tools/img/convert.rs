@@ -6,6 +6,7 @@ use super::files::on_block_layer;
 use super::image::{Cache, Image, OpenMode, driver_called, errno_text, file_detail};
 use super::pool::Pool;
 use super::progress::{Progress, Show};
+use super::snapshot::Which;
 use super::{ImgError, create::format_called};
 use crate::spec::SpecError;
 use crate::spec::format::Format;
@@ -42,6 +43,12 @@ pub struct ConvertRequest {
     pub existing: bool,
     /// `--target-is-zero`.
     pub target_is_zero: bool,
+    /// `-r`, in bytes a second.
+    pub rate: Option<u64>,
+    /// `-C`: zeros are not looked for in what has data.
+    pub whole: bool,
+    /// `--bitmaps`.
+    pub bitmaps: bool,
     /// `-S`, in bytes.
     pub sparse: Option<String>,
     /// `-m`.
@@ -54,6 +61,8 @@ pub struct ConvertRequest {
     pub source_cache: Option<String>,
     /// `-U`.
     pub force_share: bool,
+    /// `-l`.
+    pub snapshot: Option<String>,
     /// `--salvage`.
     pub salvage: bool,
     /// `-q`.
@@ -70,6 +79,7 @@ struct Checked {
     width: usize,
     target_cache: Cache,
     source_cache: Cache,
+    snapshot: Option<Which>,
 }
 
 fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
@@ -129,7 +139,11 @@ fn check(request: ConvertRequest) -> Result<Checked, ImgError> {
     let source_cache = cache(&request.source_cache, Cache::default(), "source ")?;
     let first = request.sources.first().map_or(Path::new(""), PathBuf::as_path);
     let format = driver_called(first, request.format.as_deref())?;
-    Ok(Checked { request, format, sparse, width, target_cache, source_cache })
+    let snapshot = request.snapshot.as_deref().map(Which::parse).transpose()?;
+    if snapshot.is_some() && request.sources.len() > 1 {
+        return said("No support for concatenating multiple snapshot");
+    }
+    Ok(Checked { request, format, sparse, width, target_cache, source_cache, snapshot })
 }
 
 /// Closes images that were only read, or whose state no longer matters.
@@ -144,13 +158,22 @@ async fn convert(cx: &Cx, checked: Checked) -> Result<(), ImgError> {
     let mut sources = Vec::new();
     for path in &checked.request.sources {
         let read = OpenMode::read(checked.format, checked.request.force_share);
-        match Image::open(cx, path, OpenMode { cache: checked.source_cache, ..read }).await {
+        let mode = OpenMode { cache: checked.source_cache, ..read };
+        let opened = match (Image::open(cx, path, mode).await, &checked.snapshot) {
+            (Ok(image), Some(which)) => image.at_snapshot(cx, which).await,
+            (opened, _) => opened,
+        };
+        match opened {
             Ok(image) => sources.push(image),
             Err(error) => {
                 close_all(cx, sources).await;
                 return Err(error);
             }
         }
+    }
+    if let Err(error) = bitmaps(cx, &checked.request, &sources).await {
+        close_all(cx, sources).await;
+        return Err(error);
     }
     let total: u64 = sources.iter().map(Image::size).sum();
     let target = match prepare(cx, &checked, total).await {
@@ -167,6 +190,24 @@ async fn convert(cx: &Cx, checked: Checked) -> Result<(), ImgError> {
         let _ = std::fs::remove_file(&checked.request.target);
     }
     result
+}
+
+/// `--bitmaps` is for images that can have them; those of a source cannot be copied yet.
+async fn bitmaps(cx: &Cx, request: &ConvertRequest, sources: &[Image]) -> Result<(), ImgError> {
+    if !request.bitmaps {
+        return Ok(());
+    }
+    let [source] = sources else {
+        return said("Copying bitmaps only possible with single source");
+    };
+    if source.format != Format::Qcow2 {
+        return said("Source lacks bitmap support");
+    }
+    let header = spindle_block::qcow2::read_header(cx, &source.file).await;
+    match header.map(|header| header.bitmaps()) {
+        Ok(None) => Ok(()),
+        _ => said("the source's bitmaps cannot be copied; leave --bitmaps out to do without them"),
+    }
 }
 
 /// The target, ready to be written.
@@ -305,6 +346,8 @@ async fn copy_over(
             } else {
                 checked.sparse
             },
+            whole: request.whole,
+            rate: request.rate.filter(|rate| *rate > 0),
             width: checked.width,
             out_of_order: request.out_of_order,
             pool,

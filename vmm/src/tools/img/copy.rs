@@ -5,6 +5,7 @@ use super::ImgError;
 use super::image::{Image, errno_text};
 use super::pool::{Packed, Pool};
 use super::progress::Progress;
+use super::readers::{Piece as Source, Readers, Runs};
 use super::status::Status;
 use super::tasks::{Turns, all};
 use spindle_block::qcow2::PackedCluster;
@@ -14,9 +15,13 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Bytes of one request (qemu-img, IO_BUF_SIZE).
 pub(super) const BUFFER: u64 = 2 << 20;
+/// Bytes of one request that is only copied: what is read is still in the cache when it is written.
+const SMALL: u64 = 512 << 10;
 /// How far the block status is asked for at once.
 const LOOK_AHEAD: u64 = 1 << 30;
 
@@ -33,6 +38,10 @@ pub(super) struct Copy {
     pub on_backing: Option<u64>,
     /// What no image of a source's chain says anything about is left as it is in the target.
     pub skip_absent: bool,
+    /// Zeros are not looked for in what has data.
+    pub whole: bool,
+    /// Most bytes in a second.
+    pub rate: Option<u64>,
     /// Zeros of at least so many bytes are not written; 0 writes everything.
     pub sparse: u64,
     /// Requests in flight.
@@ -62,6 +71,7 @@ struct Chunk {
 /// What the tasks share.
 struct Job {
     copy: Copy,
+    readers: Option<Readers>,
     total: u64,
     /// Where each source begins.
     starts: Vec<u64>,
@@ -70,6 +80,8 @@ struct Job {
     /// What is known to follow `next`.
     known: Cell<Option<(u64, Kind)>>,
     tickets: Cell<u64>,
+    /// Since when bytes are counted for the rate, and how many they are.
+    paced: Cell<Option<(Instant, u64)>>,
     looking: Turns,
     writing: Turns,
     failed: RefCell<Option<ImgError>>,
@@ -91,14 +103,17 @@ pub(super) async fn run(cx: &Cx, copy: Copy) -> (Vec<Image>, Image, Result<(), I
         total += source.size();
     }
     let width = copy.width.max(1);
+    let readers = if total > BUFFER && !copy.salvage { Readers::new() } else { None };
     let job = Rc::new(Job {
         copy,
+        readers,
         total,
         starts,
         next: Cell::new(0),
         numbers: Cell::new(0),
         known: Cell::new(None),
         tickets: Cell::new(0),
+        paced: Cell::new(None),
         looking: Turns::default(),
         writing: Turns::default(),
         failed: RefCell::new(None),
@@ -122,11 +137,14 @@ impl Job {
             self.looking.wait_for(ticket).await;
             let chunk = self.next_chunk(&cx).await;
             self.looking.pass();
+            if let (Some(rate), Ok(Some(chunk))) = (self.copy.rate, &chunk) {
+                self.pace(&cx, rate, chunk.range.len).await;
+            }
             let result = match chunk {
                 Ok(None) => return,
                 Ok(Some(chunk)) => {
                     if !chunk.zero && buffer.is_empty() {
-                        buffer = IoBuf::zeroed(self.buffer_len());
+                        buffer = IoBuf::zeroed(usize::try_from(self.step()).unwrap_or(0));
                     }
                     self.handle(&cx, chunk, &buffer).await
                 }
@@ -136,6 +154,13 @@ impl Job {
                 self.fail(error);
             }
         }
+    }
+
+    /// Waits until so many bytes may be copied.
+    async fn pace(&self, cx: &Cx, rate: u64, len: u64) {
+        let (began, before) = self.paced.get().unwrap_or((cx.now(), 0));
+        self.paced.set(Some((began, before + len)));
+        cx.sleep_until(began + Duration::from_secs_f64(before as f64 / rate as f64)).await;
     }
 
     fn fail(&self, error: ImgError) {
@@ -151,8 +176,14 @@ impl Job {
         }
     }
 
-    fn buffer_len(&self) -> usize {
-        usize::try_from(BUFFER.max(self.unit())).unwrap_or(0)
+    /// Bytes of one request.
+    fn step(&self) -> u64 {
+        match (&self.copy.pool, &self.copy.target.qcow2) {
+            (Some(_), _) => BUFFER.max(self.unit()),
+            // Of a cluster that is written, all is written.
+            (None, Some(image)) => SMALL.max(image.cluster_size()),
+            (None, None) => SMALL,
+        }
     }
 
     /// The next part to be written. Who asks has the turn.
@@ -182,7 +213,7 @@ impl Job {
             } else {
                 at + len
             };
-            let step = if skip || zero { end - at } else { (end - at).min(BUFFER.max(unit)) };
+            let step = if skip || zero { end - at } else { (end - at).min(self.step()) };
             self.next.set(at + step);
             if end > at + step {
                 self.known.set(Some((end - at - step, kind)));
@@ -244,7 +275,15 @@ impl Job {
     }
 
     async fn handle(&self, cx: &Cx, chunk: Chunk, buffer: &IoBuf) -> Result<(), ImgError> {
-        let mut ready = if chunk.zero { Ok(()) } else { self.read(cx, chunk.range, buffer).await };
+        if let Some(readers) = self.readers.as_ref().filter(|_| !chunk.zero && self.shares_all())
+            && !readers.is_own_turn()
+        {
+            self.hand_over(readers, chunk.range, buffer).await?;
+            self.copy.progress.advance(chunk.range.len);
+            return Ok(());
+        }
+        let mut ready =
+            if chunk.zero { Ok(Runs::new()) } else { self.read(cx, chunk.range, buffer).await };
         let mut packed = Vec::new();
         if let (Some(pool), Some(image), false, true) =
             (&self.copy.pool, &self.copy.target.qcow2, chunk.zero, ready.is_ok())
@@ -255,13 +294,13 @@ impl Job {
             }
         }
         let work = async {
-            ready?;
+            let runs = ready?;
             let written = if chunk.zero {
                 self.zeros(cx, chunk.range).await
             } else if self.copy.pool.is_some() {
                 self.write_clusters(cx, packed).await
             } else {
-                self.write(cx, chunk.range, buffer).await
+                self.write(cx, chunk.range, runs, buffer).await
             };
             written.map_err(|e| writing(chunk.range, e))
         };
@@ -278,7 +317,61 @@ impl Job {
         result
     }
 
-    async fn read(&self, cx: &Cx, range: Range, buffer: &IoBuf) -> Result<(), ImgError> {
+    /// Whether the threads do all of the work: where it does not matter who is first.
+    fn shares_all(&self) -> bool {
+        self.copy.target.qcow2.is_none() && self.copy.pool.is_none()
+    }
+
+    /// Where a part is in the sources.
+    fn pieces(&self, range: Range, buffer: &IoBuf) -> Vec<Source> {
+        let mut pieces = Vec::new();
+        let mut at = range.offset;
+        while at < range.end() {
+            let (image, offset) = self.source(at);
+            let len = (range.end() - at).min(image.size().saturating_sub(offset)).max(1);
+            let buffer = buffer.view(at - range.offset, len);
+            pieces.push(Source { node: Arc::clone(&image.node), offset, at, buffer });
+            at += len;
+        }
+        pieces
+    }
+
+    /// Copies a part on another thread.
+    async fn hand_over(
+        &self,
+        readers: &Readers,
+        range: Range,
+        buffer: &IoBuf,
+    ) -> Result<(), ImgError> {
+        let whole = buffer.view(0, range.len);
+        let (step, zeroed) = (self.sparse_step(), self.copy.zeroed);
+        let (target, fua) = (Arc::clone(&self.copy.target.node), self.copy.write_through);
+        let write = move |cx: Cx| async move {
+            for (at, len, zero) in runs(range, &whole, step) {
+                let place = Range::new(range.offset + at, len);
+                let io = match zero {
+                    true if zeroed => continue,
+                    true => Io::bare(Op::WriteZeroes { unmap: true, fua }, place),
+                    false => Io { op: Op::Write { fua }, range: place, buf: whole.view(at, len) },
+                };
+                node_io(&cx, &target, io).await.1?;
+            }
+            Ok(())
+        };
+        let read = readers.read(self.pieces(range, buffer), write).await;
+        let written = read.map_err(|(at, error)| reading(at, error))?;
+        written.map_err(|error| writing(range, error))
+    }
+
+    /// Reads a part, and finds what of it is zeros.
+    async fn read(&self, cx: &Cx, range: Range, buffer: &IoBuf) -> Result<Runs, ImgError> {
+        let step = self.sparse_step();
+        if let Some(readers) = self.readers.as_ref().filter(|_| !self.shares_all()) {
+            let whole = buffer.view(0, range.len);
+            let look = move |_| async move { runs(range, &whole, step) };
+            let read = readers.read(self.pieces(range, buffer), look).await;
+            return read.map_err(|(at, error)| reading(at, error));
+        }
         let mut at = range.offset;
         while at < range.end() {
             let (image, offset) = self.source(at);
@@ -287,16 +380,13 @@ impl Job {
             let io = Io::read(offset, buffer.view(at - range.offset, len));
             if let Err(error) = node_io(cx, &image.node, io).await.1 {
                 if !self.copy.salvage {
-                    return Err(ImgError::said(format!(
-                        "error while reading at byte {at}: {}",
-                        errno_text(error)
-                    )));
+                    return Err(reading(at, error));
                 }
                 self.salvage(cx, image, offset, &mut part, at).await;
             }
             at += len;
         }
-        Ok(())
+        Ok(runs(range, buffer, step))
     }
 
     /// Reads sector by sector what can be read; the rest is zeros.
@@ -321,9 +411,15 @@ impl Job {
     }
 
     /// Writes a part, without the zeros in it.
-    async fn write(&self, cx: &Cx, range: Range, buffer: &IoBuf) -> Result<(), BlockError> {
+    async fn write(
+        &self,
+        cx: &Cx,
+        range: Range,
+        runs: Runs,
+        buffer: &IoBuf,
+    ) -> Result<(), BlockError> {
         let mut pieces: Vec<Piece<'_>> = Vec::new();
-        for (at, len, zero) in self.runs(range, buffer) {
+        for (at, len, zero) in runs {
             let piece = Range::new(range.offset + at, len);
             if !zero {
                 pieces.push(Box::pin(self.write_piece(cx, piece, buffer.view(at, len))));
@@ -339,27 +435,14 @@ impl Job {
         node_io(cx, &self.copy.target.node, Io { op, range: at, buf }).await.1
     }
 
-    /// What of a buffer is data and what is zeros: offset, length, whether it is zeros.
-    fn runs(&self, range: Range, buffer: &IoBuf) -> Vec<(u64, u64, bool)> {
-        if self.copy.sparse == 0 {
-            return vec![(0, range.len, false)];
+    /// Zeros of so many bytes are looked for; 0: they are not, or elsewhere.
+    fn sparse_step(&self) -> u64 {
+        if self.copy.sparse == 0 || self.copy.whole || self.copy.pool.is_some() {
+            return 0;
         }
         // Of a cluster that is written, all is written.
         let cluster = self.copy.target.qcow2.as_ref().map_or(0, |image| image.cluster_size());
-        let step = self.copy.sparse.max(cluster).next_power_of_two();
-        let mut runs: Vec<(u64, u64, bool)> = Vec::new();
-        let mut at = 0;
-        while at < range.len {
-            let end = ((range.offset + at) / step + 1) * step - range.offset;
-            let len = end.min(range.len) - at;
-            let zero = buffer.is_zero(at, len);
-            match runs.last_mut() {
-                Some((_, run, of)) if *of == zero => *run += len,
-                _ => runs.push((at, len, zero)),
-            }
-            at += len;
-        }
-        runs
+        self.copy.sparse.max(cluster).next_power_of_two()
     }
 
     async fn zeros(&self, cx: &Cx, range: Range) -> Result<(), BlockError> {
@@ -441,6 +524,30 @@ async fn join(mut pieces: Vec<Piece<'_>>) -> Result<(), BlockError> {
         if pieces.is_empty() { std::task::Poll::Ready(result) } else { std::task::Poll::Pending }
     })
     .await
+}
+
+/// What of a buffer, which is `range` of the disk, is data and what is zeros, in whole steps.
+fn runs(range: Range, buffer: &IoBuf, step: u64) -> Runs {
+    if step == 0 {
+        return vec![(0, range.len, false)];
+    }
+    let mut runs = Runs::new();
+    let mut at = 0;
+    while at < range.len {
+        let end = ((range.offset + at) / step + 1) * step - range.offset;
+        let len = end.min(range.len) - at;
+        let zero = buffer.is_zero(at, len);
+        match runs.last_mut() {
+            Some((_, run, of)) if *of == zero => *run += len,
+            _ => runs.push((at, len, zero)),
+        }
+        at += len;
+    }
+    runs
+}
+
+fn reading(at: u64, error: BlockError) -> ImgError {
+    ImgError::said(format!("error while reading at byte {at}: {}", errno_text(error)))
 }
 
 fn looking(at: u64, error: BlockError) -> ImgError {

@@ -7,10 +7,11 @@ use crate::spec::keyval::{self, Options};
 use crate::spec::props::{self, Kind, Mode, Prop, prop};
 use crate::spec::{SpecError, size};
 use serde_json::Value;
-use spindle_block::Node;
 use spindle_block::nodes::file::{FileNode, FileOptions};
 use spindle_block::qcow2::create::{self as qcow2, CreateOptions};
 use spindle_block::qcow2::header::Compression;
+use spindle_block::submit::node_io;
+use spindle_block::{Cx, Io, IoBuf, Node};
 use std::fmt::Write;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -58,6 +59,8 @@ pub struct Qcow2Plan {
     pub zstd: bool,
     /// Whether refcount updates are put off.
     pub lazy_refcounts: bool,
+    /// Bits of a refcount: a power of two from 1 to 64.
+    pub refcount_bits: u32,
     /// How much is allocated beforehand.
     pub preallocation: Preallocation,
 }
@@ -71,7 +74,7 @@ pub enum Preallocation {
     Metadata,
     /// All of it, by posix_fallocate(3).
     Falloc,
-    /// All of it, by writing zeros (raw only).
+    /// All of it, by writing zeros.
     Full,
 }
 
@@ -111,9 +114,14 @@ const QCOW2: &[Prop] = &[
     prop("compression_type", Kind::Enum(&["zlib", "zstd"]), "how clusters are compressed")
         .or("zlib"),
     prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
-    prop("preallocation", Kind::Enum(&["off", "metadata", "falloc"]), "allocate beforehand")
-        .or("off"),
-    prop("refcount_bits", Kind::Enum(&["16"]), "width of a refcount").or("16"),
+    prop(
+        "preallocation",
+        Kind::Enum(&["off", "metadata", "falloc", "full"]),
+        "allocate beforehand",
+    )
+    .or("off"),
+    prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
+        .or("16"),
     prop("extended_l2", Kind::Enum(&["off"]), "subclusters").or("off"),
 ];
 
@@ -256,6 +264,11 @@ impl Qcow2Plan {
             compat: Some(text("compat").to_owned()).filter(|text| !text.is_empty()),
             zstd: text("compression_type") == "zstd",
             lazy_refcounts: options.get("lazy_refcounts").and_then(Value::as_bool).unwrap_or(false),
+            refcount_bits: options
+                .get("refcount_bits")
+                .and_then(Value::as_u64)
+                .and_then(|bits| u32::try_from(bits).ok())
+                .unwrap_or(16),
             preallocation,
         };
         if plan.cluster_size == 0 {
@@ -297,7 +310,12 @@ impl Plan {
                 if let Some(compat) = &plan.compat {
                     let _ = write!(out, " compat={compat}");
                 }
-                let _ = write!(out, " lazy_refcounts={} refcount_bits=16", on(plan.lazy_refcounts));
+                let _ = write!(
+                    out,
+                    " lazy_refcounts={} refcount_bits={}",
+                    on(plan.lazy_refcounts),
+                    plan.refcount_bits
+                );
             }
         }
         out.push('\n');
@@ -360,7 +378,7 @@ pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
 /// The size of the backing file's disk. It must be there and be what it is said to be.
 pub(super) fn backing_size(plan: &Plan, name: &str, format: Format) -> Result<u64, ImgError> {
     let path = backing_path(&plan.path, name)?;
-    let look = Look { format: Some(format), force_share: false };
+    let look = Look { format: Some(format), ..Look::default() };
     let file = open_to_read(&path, look)?;
     let itself = |made: &Path| {
         use std::os::unix::fs::MetadataExt;
@@ -390,6 +408,7 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
         cluster_size: own.cluster_size,
         version: own.version,
         lazy_refcounts: own.lazy_refcounts,
+        refcount_bits: own.refcount_bits,
         compression: if own.zstd { Compression::Zstd } else { Compression::Zlib },
         backing: plan
             .backing
@@ -410,10 +429,30 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
     let (on, task) = (cx.clone(), Arc::clone(&file));
     cx.block_on(async move { qcow2::create(&on, &task, &options).await })
         .map_err(|source| ImgError::Create { path: path.clone(), source })?;
-    if own.preallocation == Preallocation::Falloc {
-        allocate(path).map_err(|source| ImgError::Allocate { path: path.clone(), source })?;
+    let failed = |source| ImgError::Allocate { path: path.clone(), source };
+    match own.preallocation {
+        Preallocation::Off | Preallocation::Metadata => Ok(()),
+        Preallocation::Falloc => allocate(path).map_err(failed),
+        Preallocation::Full => {
+            let on = cx.clone();
+            let filled = cx.block_on(async move { fill_disk(&on, file).await });
+            filled.map_err(|error| failed(io::Error::other(error)))
+        }
     }
-    Ok(())
+}
+
+/// Writes zeros over the whole disk of a new image.
+async fn fill_disk(cx: &Cx, file: Arc<dyn Node>) -> Result<(), spindle_block::BlockError> {
+    const PIECE: u64 = 1 << 20;
+    let image = spindle_block::qcow2::open(cx, file, None, Default::default()).await;
+    let image = image.map_err(|_| spindle_block::BlockError::Corrupt)?;
+    let node: Arc<dyn Node> = image;
+    let size = node.info().size;
+    for at in (0..size).step_by(PIECE as usize) {
+        let zeros = IoBuf::zeroed(PIECE.min(size - at) as usize);
+        node_io(cx, &node, Io::write(at, zeros)).await.1?;
+    }
+    node.close(Cx::clone(cx)).await
 }
 
 /// Sets space aside for the whole file (posix_fallocate(3)).
@@ -497,7 +536,7 @@ mod tests {
         assert!(error(request("a.qcow2", None, &[])).contains("needs a size"));
         assert!(error(request("a.qcow2", Some("1G"), &["clustersize=1"])).contains("cluster_size"));
         assert!(error(request("a.qcow2", Some("1G"), &["cluster_size=3000"])).contains("power"));
-        assert!(error(request("a.qcow2", Some("1G"), &["refcount_bits=64"])).contains("16"));
+        assert!(error(request("a.qcow2", Some("1G"), &["refcount_bits=x"])).contains("refcount"));
         assert!(
             error(request("a.qcow2", Some("1G"), &["compat=0.10,lazy_refcounts=on"]))
                 .contains("compat=1.1")

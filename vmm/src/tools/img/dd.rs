@@ -18,6 +18,8 @@ const BLOCK_MAX: u64 = i32::MAX as u64;
 pub struct DdRequest {
     /// Each `key=value`.
     pub operands: Vec<String>,
+    /// `--image-opts`: the source is given by options.
+    pub image_opts: bool,
     /// `-f`.
     pub format: Option<String>,
     /// `-O`.
@@ -79,7 +81,13 @@ impl Operands {
 /// Operands that there are not, images that cannot be read or made. A target that was being made
 /// is gone then.
 pub fn run(request: &DdRequest) -> Result<(), ImgError> {
-    let operands = Operands::parse(&request.operands)?;
+    let mut operands = Operands::parse(&request.operands)?;
+    if request.image_opts {
+        if request.format.is_some() {
+            return said("--image-opts and --format are mutually exclusive");
+        }
+        operands.from = super::source::options_path(&operands.from.to_string_lossy());
+    }
     let source = driver_called(&operands.from, request.format.as_deref())?;
     let Ok(target) = format_called(request.target_format.as_deref().unwrap_or("raw")) else {
         return said("Unknown file format");

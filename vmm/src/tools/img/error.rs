@@ -6,14 +6,23 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// How messages of the image tool begin: by the name it was started under.
+/// The names under which the program is one of its tools.
+pub const NAMES: [&str; 3] = ["qemu-img", "qemu-io", "qemu-nbd"];
+
+/// How messages of the image tools begin: by the name the program was started under.
 #[must_use]
 pub fn prefix() -> &'static str {
     static PREFIX: OnceLock<&str> = OnceLock::new();
     PREFIX.get_or_init(|| {
-        let started = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
-        let is_qemu_img = started.file_name().is_some_and(|name| name == "qemu-img");
-        if is_qemu_img { "qemu-img" } else { "spindle img" }
+        let mut args = std::env::args_os();
+        let started = args.next().map(PathBuf::from).unwrap_or_default();
+        let name = started.file_name().unwrap_or_default();
+        match (NAMES.iter().find(|known| name == **known), args.next()) {
+            (Some(name), _) => name,
+            (None, Some(command)) if command == "io" => "spindle io",
+            (None, Some(command)) if command == "nbd" => "spindle nbd",
+            (None, _) => "spindle img",
+        }
     })
 }
 

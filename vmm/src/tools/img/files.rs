@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A block layer of one's own: io_uring, or threads where that is forbidden.
-pub(super) fn block_layer() -> Result<Cx, ImgError> {
+pub(crate) fn block_layer() -> Result<Cx, ImgError> {
     let engine: Box<dyn Engine> = match UringEngine::new(uring::Options::default()) {
         Ok(engine) => Box::new(engine),
         Err(_) => Box::new(ThreadsEngine::new().map_err(ImgError::Start)?),
@@ -23,7 +23,7 @@ pub(super) fn block_layer() -> Result<Cx, ImgError> {
 }
 
 /// Runs `task` on a block layer of its own, to the end.
-pub(super) fn on_block_layer<T: 'static, F: Future<Output = Result<T, ImgError>> + 'static>(
+pub(crate) fn on_block_layer<T: 'static, F: Future<Output = Result<T, ImgError>> + 'static>(
     task: impl FnOnce(Cx) -> F,
 ) -> Result<T, ImgError> {
     let cx = block_layer()?;

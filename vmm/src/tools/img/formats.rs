@@ -1,8 +1,9 @@
 //! What the image tool does with the formats other than raw and qcow2.
 use super::create::{FormatPlan, Plan};
 use super::files::block_layer;
-use super::image::{cannot_open, file_detail};
+use super::image::{OpenMode, cannot_open, file_detail, file_options};
 use super::info::{FormatSpecific, ImageReport};
+use super::source::Bottom;
 use super::{ImgError, Look};
 use crate::spec::SpecError;
 use crate::spec::format::Format;
@@ -348,38 +349,36 @@ pub(super) fn human(value: &Value, depth: usize, out: &mut String) {
     }
 }
 
-/// Checks an image, and mends it as far as that can be done.
+/// Checks an image, and mends it as far as that can be done; the file is closed then.
 pub(super) fn check(
+    cx: &Cx,
     path: &Path,
     format: ImageFormat,
-    look: Look,
-    repair: bool,
+    bottom: Bottom,
+    mode: OpenMode,
 ) -> Result<Option<Report>, ImgError> {
-    let options = FileOptions { force_share: look.force_share, ..FileOptions::new(path) };
-    let failed = |e: FormatError| cannot_open(path, 0, &detail(format, &e));
-    let open = |read_only| -> Result<Arc<dyn Node>, ImgError> {
-        let file = FileNode::open(&FileOptions { read_only, ..options.clone() });
-        Ok(file.map_err(|e| cannot_open(path, 0, &file_detail(&e)))?)
-    };
-    let cx = block_layer()?;
-    let beside = Files::of(path, &options);
-    if repair {
-        let (task, file) = (Cx::clone(&cx), open(false)?);
-        let beside = Files::of(path, &options);
-        let mended = cx.block_on(async move {
-            let mended = formats::repair(&task, format, &file, &beside).await;
+    let beside = Files::of(path, &file_options(path, mode));
+    let task = Cx::clone(cx);
+    let found = cx.block_on(async move {
+        let mended = if mode.writable {
+            formats::repair(&task, format, &bottom.node, &beside).await
+        } else {
+            Ok(())
+        };
+        let found = match mended {
+            Ok(()) => formats::check(&task, format, &bottom.node, &beside).await,
+            Err(error) => Err(error),
+        };
+        for node in &bottom.below {
             // The repair is durable, or has failed already.
-            let _ = file.close(Cx::clone(&task)).await;
-            mended
-        });
-        mended.map_err(failed)?;
-    }
-    let (task, file) = (Cx::clone(&cx), open(true)?);
-    let found = cx.block_on(async move { formats::check(&task, format, &file, &beside).await });
+            let _ = Arc::clone(node).close(Cx::clone(&task)).await;
+        }
+        found
+    });
     match found {
         Ok(report) => Ok(Some(report)),
         Err(FormatError::NoCheck) => Ok(None),
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(cannot_open(path, 0, &detail(format, &error))),
     }
 }
 

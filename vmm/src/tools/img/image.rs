@@ -2,11 +2,14 @@
 use super::ImgError;
 use super::files::{backing_path, format_of};
 use super::formats;
+use super::source::{self, Backing, Bottom, Place, Top};
 use crate::spec::format::Format;
 use spindle_block::formats::Request;
 use spindle_block::lock::{CONSISTENT_READ, LockError, RESIZE, WRITE};
+use spindle_block::nodes::fault::FaultNode;
 use spindle_block::nodes::file::{FileError, FileNode, FileOptions, Reason};
 use spindle_block::qcow2::{self, HeaderError, OpenError, Qcow2};
+use spindle_block::root::Policy;
 use spindle_block::{BlockError, Cx, Node};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -78,8 +81,20 @@ pub struct Image {
     pub path: PathBuf,
     /// Its format.
     pub format: Format,
-    /// Its file.
-    pub file: Arc<FileNode>,
+    /// What holds its bytes: a file, or a filter or window over one.
+    pub file: Arc<dyn Node>,
+    /// The host's file at the bottom, where there is one.
+    pub host: Option<Arc<FileNode>>,
+    /// The filter `blkdebug` between them.
+    pub fault: Option<Arc<FaultNode>>,
+    /// What has to be closed after the image, parents first.
+    pub(super) below: Vec<Arc<dyn Node>>,
+    /// What its options ask of requests.
+    pub policy: Policy,
+    /// It is written to.
+    pub writable: bool,
+    /// Its format was guessed from what it begins like.
+    pub probed: bool,
     /// Its disk.
     pub node: Arc<dyn Node>,
     /// The same, where it is qcow2.
@@ -101,11 +116,11 @@ pub enum Base {
     Named(PathBuf),
 }
 
-/// A file of a chain that is being opened.
+/// An image of a chain that is being opened.
 struct Level {
-    path: PathBuf,
+    top: Top,
     format: Format,
-    file: Arc<FileNode>,
+    probed: bool,
     /// What the image above calls it by.
     id: Option<[u8; 16]>,
 }
@@ -135,22 +150,45 @@ impl Image {
         let mut found = None;
         let mut levels: Vec<Level> = Vec::new();
         let mut seen = HashSet::new();
-        let mut next = Some((path.to_owned(), mode));
-        while let Some((at, level_mode)) = next.take() {
+        let given = source::place(path).map_err(|detail| cannot_open(path, 0, &detail))?;
+        let mut next = Some((given, mode));
+        while let Some((place, level_mode)) = next.take() {
             let wrap = |detail: String| cannot_open(path, levels.len(), &detail);
-            let file = open_file(&at, level_mode).map_err(|e| wrap(file_detail(&e)))?;
-            if levels.len() >= CHAIN_MAX || !file.identity().is_none_or(|id| seen.insert(id)) {
+            let (top, format) = open_place(cx, place, level_mode, &wrap).await?;
+            let identity = top.bottom.host.as_ref().and_then(|file| file.identity());
+            if levels.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
                 return Err(wrap("the backing chain is endless".to_owned()));
             }
-            let format = format_of(&at, level_mode.format)?;
-            if format == Format::Qcow2 {
-                let header = qcow2::read_header(cx, &(Arc::clone(&file) as _)).await;
-                let header = header.map_err(|e| wrap(open_detail(&e)))?;
-                let backing_format = header.backing_format();
-                if let Some(name) = header.backing_file {
-                    let below = backing_path(&at, &name)?;
-                    let format = named_format(backing_format.as_deref()).map_err(&wrap)?;
-                    let below_mode = OpenMode { format, writable: false, ..mode };
+            let probed = top.format.is_none();
+            let mut id = None;
+            let named = match format {
+                Format::Raw => None,
+                Format::Qcow2 if matches!(top.backing, Backing::None) => None,
+                Format::Qcow2 => {
+                    let header = qcow2::read_header(cx, &top.bottom.node).await;
+                    let header = header.map_err(|e| wrap(open_detail(&e)))?;
+                    let format = header.backing_format();
+                    header.backing_file.map(|name| (name, format))
+                }
+                Format::Image(format) => {
+                    let options = file_options(&top.path, OpenMode { writable: false, ..top.mode });
+                    let facts =
+                        formats::facts(cx, format, &top.path, &top.bottom.node, &options).await;
+                    let facts = facts.map_err(&wrap)?;
+                    id = facts.id;
+                    facts.backing.map(|named| (named.file, named.format.map(str::to_owned)))
+                }
+            };
+            let below_mode = OpenMode { format: None, writable: false, ..mode };
+            match (&top.backing, named) {
+                (Backing::None, _) | (Backing::FromHeader, None) => {}
+                (Backing::Tree(options), _) => {
+                    next = Some((Place::Tree(options.clone()), below_mode));
+                }
+                (Backing::FromHeader, Some((name, format))) => {
+                    let below = backing_path(&top.path, &name)?;
+                    let format = named_format(format.as_deref()).map_err(&wrap)?;
+                    let below_mode = OpenMode { format, ..below_mode };
                     let is_base = match base {
                         Base::None => false,
                         Base::First => true,
@@ -159,36 +197,13 @@ impl Image {
                     if is_base {
                         found = Some((below, format));
                     } else {
-                        next = Some((below, below_mode));
+                        next = Some((Place::File(below), below_mode));
                     }
                 }
             }
-            let mut id = None;
-            if let Format::Image(format) = format {
-                let node: Arc<dyn Node> = Arc::clone(&file) as _;
-                let options = file_options(&at, OpenMode { writable: false, ..level_mode });
-                let facts = formats::facts(cx, format, &at, &node, &options).await;
-                let facts = facts.map_err(&wrap)?;
-                id = facts.id;
-                if let Some(name) = facts.backing {
-                    let below = backing_path(&at, &name.file)?;
-                    let format = named_format(name.format).map_err(&wrap)?;
-                    let below_mode = OpenMode { format, writable: false, ..mode };
-                    let is_base = match base {
-                        Base::None => false,
-                        Base::First => true,
-                        Base::Named(wanted) => Path::new(&name.file) == wanted || below == *wanted,
-                    };
-                    if is_base {
-                        found = Some((below, format));
-                    } else {
-                        next = Some((below, below_mode));
-                    }
-                }
-            }
-            levels.push(Level { path: at, format, file, id });
+            levels.push(Level { top, format, probed, id });
         }
-        Ok((assemble(cx, path, levels, mode).await?, found))
+        Ok((assemble(cx, path, levels).await?, found))
     }
 
     /// The images of the chain, this one first.
@@ -209,6 +224,45 @@ impl Image {
         self.node.info().size
     }
 
+    /// A temporary overlay (`-s`): what is written goes there, and is gone when it is closed.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub(crate) async fn with_scratch(self, cx: &Cx) -> Result<Self, ImgError> {
+        let dir = std::env::var_os("TMPDIR").map_or("/var/tmp".into(), PathBuf::from);
+        let path = dir.join(format!("vl.{}", uuid::Uuid::new_v4().simple()));
+        let file = FileNode::create(&FileOptions { no_flush: true, ..FileOptions::new(&path) }, 0);
+        let file = file.map_err(|error| {
+            ImgError::said(format!("Could not create temporary overlay: {}", file_detail(&error)))
+        })?;
+        // Nobody else needs its name.
+        let _ = std::fs::remove_file(&path);
+        let bottom = Bottom::of_file(file);
+        let options = qcow2::create::CreateOptions::new(self.size());
+        qcow2::create::create(cx, &bottom.node, &options)
+            .await
+            .map_err(|source| ImgError::Create { path: path.clone(), source })?;
+        let (file, backing) = (Arc::clone(&bottom.node), Arc::clone(&self.node));
+        let opened = qcow2::open(cx, file, Some(backing), qcow2::Options::default()).await;
+        let opened = opened.map_err(|source| ImgError::Open { path, source })?;
+        Ok(Self {
+            path: self.path.clone(),
+            format: Format::Qcow2,
+            file: bottom.node,
+            host: bottom.host,
+            fault: self.fault.clone(),
+            below: bottom.below,
+            policy: Policy { read_only: false, ..self.policy },
+            writable: true,
+            probed: false,
+            node: Arc::clone(&opened) as _,
+            qcow2: Some(opened),
+            backing: Some(Box::new(self)),
+            preallocated: false,
+        })
+    }
+
     /// Closes the image and everything below it: what was written is in the file.
     ///
     /// # Errors
@@ -221,18 +275,59 @@ impl Image {
             if image.format != Format::Raw {
                 result = result.and(Arc::clone(&image.node).close(Cx::clone(cx)).await);
             }
-            result = result.and(Arc::clone(&image.file).close(Cx::clone(cx)).await);
+            for node in &image.below {
+                result = result.and(Arc::clone(node).close(Cx::clone(cx)).await);
+            }
             next = image.backing;
         }
         result
     }
 }
 
-fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
+/// Opens what holds the bytes of the image `path`, and finds its format.
+///
+/// # Errors
+///
+/// As for [`Image::open`].
+pub(super) async fn open_bytes(
+    cx: &Cx,
+    path: &Path,
+    mode: OpenMode,
+) -> Result<(Top, Format), ImgError> {
+    let wrap = |detail: String| cannot_open(path, 0, &detail);
+    let place = source::place(path).map_err(wrap)?;
+    open_place(cx, place, mode, &wrap).await
+}
+
+async fn open_place(
+    cx: &Cx,
+    place: Place,
+    mode: OpenMode,
+    wrap: &impl Fn(String) -> ImgError,
+) -> Result<(Top, Format), ImgError> {
+    let top = match place {
+        Place::File(path) => open_path(path, mode).map_err(wrap)?,
+        Place::Tree(options) => source::open(options, mode).map_err(wrap)?,
+    };
+    let format = match (&top.bottom.host, top.format) {
+        (_, Some(format)) => format,
+        (Some(_), None) if top.bottom.below.len() == 1 => format_of(&top.path, None)?,
+        (_, None) => source::probe(cx, &top.bottom.node).await.map_err(wrap)?,
+    };
+    Ok((top, format))
+}
+
+/// Opens a file that was given by its name alone.
+fn open_path(path: PathBuf, mode: OpenMode) -> Result<Top, String> {
+    let file = open_file(&path, mode).map_err(|e| file_detail(&e))?;
+    Ok(Top::new(path, Bottom::of_file(file), mode))
+}
+
+pub(super) fn open_file(path: &Path, mode: OpenMode) -> Result<Arc<FileNode>, FileError> {
     FileNode::open(&file_options(path, mode))
 }
 
-fn file_options(path: &Path, mode: OpenMode) -> FileOptions {
+pub(super) fn file_options(path: &Path, mode: OpenMode) -> FileOptions {
     FileOptions {
         read_only: !mode.writable,
         force_share: mode.force_share && !mode.writable,
@@ -242,53 +337,61 @@ fn file_options(path: &Path, mode: OpenMode) -> FileOptions {
     }
 }
 
-async fn assemble(
-    cx: &Cx,
-    top: &Path,
-    levels: Vec<Level>,
-    mode: OpenMode,
-) -> Result<Image, ImgError> {
+async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, ImgError> {
     let mut image: Option<Image> = None;
     let mut backing_id = None;
     for (depth, level) in levels.into_iter().enumerate().rev() {
+        let Level { top, format, probed, id } = level;
         let mut qcow2 = None;
-        let mut node: Arc<dyn Node> = Arc::clone(&level.file) as _;
-        if level.format == Format::Qcow2 {
+        let mut node = Arc::clone(&top.bottom.node);
+        let writable = depth == 0 && top.mode.writable;
+        if format == Format::Qcow2 {
             let backing = image.as_ref().map(|image| Arc::clone(&image.node));
-            let read_only = depth > 0 || !mode.writable;
-            let options = qcow2::Options { read_only, ..qcow2::Options::default() };
+            let options = qcow2::Options { read_only: !writable, ..top.qcow2 };
             let opened = qcow2::open(cx, node, backing, options).await;
-            let opened = opened.map_err(|e| cannot_open(top, depth, &open_detail(&e)))?;
+            let opened = opened.map_err(|e| cannot_open(path, depth, &open_detail(&e)))?;
             node = Arc::clone(&opened) as _;
             qcow2 = Some(opened);
         }
-        if let Format::Image(format) = level.format {
-            let read_only = depth > 0 || !mode.writable;
-            let options = file_options(&level.path, OpenMode { writable: !read_only, ..mode });
-            let files = formats::Files::of(&level.path, &options);
+        if let Format::Image(format) = format {
+            let options = file_options(&top.path, OpenMode { writable, ..top.mode });
+            let files = formats::Files::of(&top.path, &options);
             let request = Request {
                 backing: image.as_ref().map(|image| Arc::clone(&image.node)),
                 backing_id,
-                read_only,
+                read_only: !writable,
                 once: true,
                 ..Request::read(node, &files)
             };
             let opened = spindle_block::formats::open(cx, format, request).await;
-            node = opened.map_err(|e| cannot_open(top, depth, &formats::detail(format, &e)))?;
+            node = opened.map_err(|e| cannot_open(path, depth, &formats::detail(format, &e)))?;
         }
-        backing_id = level.id;
-        let preallocated = qcow2.as_ref().is_some_and(|q| is_preallocated(&level.file, q));
+        backing_id = id;
+        let preallocated = match (&top.bottom.host, &qcow2) {
+            (Some(file), Some(qcow2)) => is_preallocated(file, qcow2),
+            _ => false,
+        };
+        let mut policy = top.policy;
+        policy.read_only = !writable;
+        policy.write_through = top.mode.cache.write_through;
+        policy.ignore_flush = top.mode.cache.no_flush;
         image = Some(Image {
-            path: level.path,
-            format: level.format,
-            file: level.file,
+            path: top.path,
+            format,
+            file: top.bottom.node,
+            host: top.bottom.host,
+            fault: top.bottom.fault,
+            below: top.bottom.below,
+            policy,
+            writable,
+            probed,
             node,
             qcow2,
             backing: image.map(Box::new),
             preallocated,
         });
     }
-    image.ok_or_else(|| ImgError::said(format!("Could not open '{}'", top.display())))
+    image.ok_or_else(|| ImgError::said(format!("Could not open '{}'", shown(path))))
 }
 
 /// Whether a file has clearly less storage than clusters: then mapped clusters may be holes (QEMU,
@@ -314,7 +417,17 @@ fn named_format(name: Option<&str>) -> Result<Option<Format>, String> {
 /// `Could not open 'top': …`, for what is wrong `depth` backing files below.
 pub(super) fn cannot_open(top: &Path, depth: usize, detail: &str) -> ImgError {
     let below = "Could not open backing file: ".repeat(depth);
-    ImgError::said(format!("Could not open '{}': {below}{detail}", top.display()))
+    ImgError::said(format!("Could not open '{}': {below}{detail}", shown(top)))
+}
+
+/// An image as it was named on the command line.
+pub(crate) fn shown(path: &Path) -> std::borrow::Cow<'_, str> {
+    match path.to_string_lossy() {
+        std::borrow::Cow::Borrowed(text) => {
+            text.strip_prefix(source::OPTIONS).unwrap_or(text).into()
+        }
+        owned => owned,
+    }
 }
 
 /// What qemu-img says of a file that cannot be opened.
@@ -362,7 +475,7 @@ pub(super) fn open_detail(error: &OpenError) -> String {
 }
 
 /// strerror(3) of what went wrong.
-pub(super) fn errno_text(error: BlockError) -> &'static str {
+pub(crate) fn errno_text(error: BlockError) -> &'static str {
     match error {
         BlockError::OutOfRange | BlockError::Medium | BlockError::Corrupt => "Input/output error",
         BlockError::Misaligned => "Invalid argument",
@@ -388,14 +501,14 @@ pub fn driver_called(path: &Path, name: Option<&str>) -> Result<Option<Format>, 
         Some(name) if Format::called(name).is_some() => Ok(Format::called(name)),
         Some(other) => Err(ImgError::said(format!(
             "Could not open '{}': Unknown driver '{other}'",
-            path.display()
+            shown(path)
         ))),
     }
 }
 
 /// Says on the error stream that a raw image was only guessed, before it is written to.
-pub(super) fn warn_of_probing(image: &Image, given: Option<Format>) {
-    if image.format == Format::Raw {
+pub(crate) fn warn_of_probing(image: &Image, given: Option<Format>) {
+    if image.format == Format::Raw && image.probed {
         warn_of_raw_guess(&image.path, given);
     }
 }
@@ -408,7 +521,7 @@ pub(super) fn warn_of_raw_guess(path: &Path, given: Option<Format>) {
              Automatically detecting the format is dangerous for raw images, write operations on \
              block 0 will be restricted.\n         Specify the 'raw' format explicitly to remove \
              the restrictions.",
-            path.display()
+            shown(path)
         );
     }
 }

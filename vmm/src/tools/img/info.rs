@@ -1,5 +1,9 @@
 //! What `info` shows.
-use super::files::{backing_path, block_layer, format_of, open_to_read};
+use super::bitmap::{self, BitmapReport};
+use super::files::{backing_path, block_layer};
+use super::image::{OpenMode, open_bytes};
+use super::snapshot::{self, SnapshotReport};
+use super::source::Top;
 use super::text::human_size;
 use super::{ImgError, Look};
 use crate::spec::format::Format;
@@ -43,6 +47,9 @@ pub struct ImageReport {
     /// The backing file's format, as the header names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename_format: Option<String>,
+    /// The snapshots inside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotReport>,
     /// Whether the image was not closed properly.
     pub dirty_flag: bool,
 }
@@ -68,6 +75,9 @@ pub struct Qcow2Report {
     /// Whether refcount updates are put off. Version 3 only, as all below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lazy_refcounts: Option<bool>,
+    /// The persistent dirty bitmaps, where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bitmaps: Vec<BitmapReport>,
     /// Bits of a refcount.
     pub refcount_bits: u32,
     /// Whether the image is known to be damaged.
@@ -109,6 +119,14 @@ impl ImageReport {
         if let Some(format) = &self.backing_filename_format {
             let _ = writeln!(out, "backing file format: {format}");
         }
+        out.push_str(&snapshot::human(&self.snapshots));
+        out + &self.specific()
+    }
+
+    /// What only this format has, for people.
+    #[must_use]
+    pub fn specific(&self) -> String {
+        let mut out = String::new();
         match &self.format_specific {
             Some(FormatSpecific::Qcow2(qcow2)) => qcow2.human(&mut out),
             Some(FormatSpecific::Vmdk(value)) => {
@@ -134,6 +152,7 @@ impl Qcow2Report {
             }
         };
         flag("lazy refcounts", self.lazy_refcounts);
+        out.push_str(&bitmap::human(&self.bitmaps));
         let _ = writeln!(out, "    refcount bits: {}", self.refcount_bits);
         let mut flag = |name: &str, value: Option<bool>| {
             if let Some(value) = value {
@@ -163,25 +182,27 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
     let mut seen = HashSet::new();
     let mut next = Some((path.to_owned(), look.format));
     while let Some((path, format)) = next.take() {
-        let file = open_to_read(&path, look)?;
-        if reports.len() >= CHAIN_MAX || !file.identity().is_none_or(|id| seen.insert(id)) {
+        let mode = OpenMode::read(format, look.force_share);
+        let task = Cx::clone(&cx);
+        let opened = cx.block_on(async move { open_bytes(&task, &path, mode).await })?;
+        let (Top { path, bottom, .. }, format) = opened;
+        let identity = bottom.host.as_ref().and_then(|file| file.identity());
+        if reports.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
             return Err(ImgError::refused(path, "the backing chain is endless"));
         }
-        let format = format_of(&path, format)?;
+        let file = bottom.node;
         let report = match format {
             Format::Raw => raw(&path, file.info().size),
-            Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file) as Arc<dyn Node>)?,
-            Format::Image(format) => {
-                let node: Arc<dyn Node> = Arc::clone(&file) as _;
-                super::formats::report(&cx, format, &path, &node, look)?.0
-            }
+            Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file))?,
+            Format::Image(format) => super::formats::report(&cx, format, &path, &file, look)?.0,
         };
         if chain && let Some(below) = &report.full_backing_filename {
             next = Some((PathBuf::from(below), named_format(&path, &report)?));
         }
         // Of images of several files, the others are counted already.
         let others = report.actual_size.unwrap_or(0);
-        let actual_size = file.allocated().map(|own| own.saturating_add(others));
+        let own = bottom.host.and_then(|file| file.allocated());
+        let actual_size = own.map(|own| own.saturating_add(others));
         reports.push(ImageReport { actual_size, ..report });
     }
     Ok(reports)
@@ -219,7 +240,7 @@ fn qcow2(cx: &Cx, path: &Path, file: Arc<dyn Node>) -> Result<ImageReport, ImgEr
     qcow2_report(path, image)
 }
 
-fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport, ImgError> {
+pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport, ImgError> {
     let version_3 = image.compat != "0.10";
     let full = image.backing_file.as_deref().map(|name| backing_path(path, name)).transpose()?;
     Ok(ImageReport {
@@ -235,6 +256,7 @@ fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport, ImgError> 
                 Compression::Zstd => "zstd".to_owned(),
             },
             lazy_refcounts: version_3.then_some(image.lazy_refcounts),
+            bitmaps: image.bitmaps.into_iter().map(Into::into).collect(),
             refcount_bits: image.refcount_bits,
             corrupt: version_3.then_some(image.corrupt),
             extended_l2: version_3.then_some(image.extended_l2),
@@ -242,6 +264,7 @@ fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport, ImgError> 
         full_backing_filename: full.map(|path| path.to_string_lossy().into_owned()),
         backing_filename: image.backing_file,
         backing_filename_format: image.backing_format,
+        snapshots: snapshot::reports(image.snapshots),
         dirty_flag: image.dirty,
     })
 }

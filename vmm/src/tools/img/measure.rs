@@ -1,6 +1,6 @@
 //! `measure`: how large a file an image will need.
 use super::ImgError;
-use super::create::{FormatPlan, Preallocation, Request, format_called};
+use super::create::{FormatPlan, Preallocation, Qcow2Plan, Request, format_called};
 use super::files::on_block_layer;
 use super::image::{Image, OpenMode, driver_called, errno_text};
 use crate::spec::SpecError;
@@ -12,8 +12,6 @@ use std::path::PathBuf;
 
 /// Bytes of an entry of an L1, L2 or refcount table (docs/interop/qcow2.txt).
 const ENTRY: u64 = 8;
-/// Bits of a refcount.
-const REFCOUNT_BITS: u64 = 16;
 
 /// Sizes of a file that there is not yet (qapi/block-core.json, BlockMeasureInfo).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -146,7 +144,7 @@ fn measured(
         }
         FormatPlan::Qcow2(own) => {
             let size = size.checked_next_multiple_of(own.cluster_size).ok_or_else(too_large)?;
-            let whole = whole_file(size, own.cluster_size).ok_or_else(too_large)?;
+            let whole = whole_file(size, own).ok_or_else(too_large)?;
             let set_aside =
                 matches!(own.preallocation, Preallocation::Falloc | Preallocation::Full);
             let used = if backing || set_aside { size } else { used };
@@ -161,14 +159,15 @@ fn measured(
 
 /// Bytes of a file whose disk of `size` bytes (whole clusters) is all allocated; `None` where that
 /// is more than 64 bits hold.
-fn whole_file(size: u64, cluster: u64) -> Option<u64> {
+fn whole_file(size: u64, own: &Qcow2Plan) -> Option<u64> {
+    let cluster = own.cluster_size;
     let per_table = cluster / ENTRY;
     let l2_entries = (size / cluster).checked_next_multiple_of(per_table)?;
     let l1_entries = (l2_entries / per_table).checked_next_multiple_of(per_table)?;
     // The header, and the tables.
     let metadata = cluster + l2_entries.checked_mul(ENTRY)? + l1_entries.checked_mul(ENTRY)?;
     let clusters = size.checked_add(metadata)? / cluster;
-    let per_block = cluster * 8 / REFCOUNT_BITS;
+    let per_block = cluster * 8 / u64::from(own.refcount_bits.max(1));
     let (mut blocks, mut tables) = (0_u64, 0_u64);
     loop {
         // Refcount blocks count themselves and their table, too.

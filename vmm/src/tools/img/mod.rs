@@ -1,15 +1,18 @@
 //! `spindle img`, with the options, output and exit statuses of `qemu-img`, so that scripts need
 //! change nothing but the name.
+pub mod amend;
 pub mod bench;
+pub mod bitmap;
 pub mod check;
 pub mod commit;
 pub mod compare;
 pub mod convert;
 mod copy;
+pub(super) mod cor;
 pub mod create;
 pub mod dd;
 pub mod error;
-mod files;
+pub(super) mod files;
 pub mod formats;
 #[cfg(test)]
 mod formats_tests;
@@ -19,8 +22,11 @@ pub mod map;
 pub mod measure;
 mod pool;
 pub mod progress;
+mod readers;
 pub mod rebase;
 pub mod resize;
+pub mod snapshot;
+pub mod source;
 pub mod status;
 mod tasks;
 #[cfg(test)]
@@ -38,4 +44,6 @@ pub struct Look {
     pub format: Option<Format>,
     /// Even while somebody else writes to it.
     pub force_share: bool,
+    /// The page cache.
+    pub cache: image::Cache,
 }

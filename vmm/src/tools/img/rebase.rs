@@ -5,18 +5,16 @@
 //! did before.
 use super::ImgError;
 use super::copy::BUFFER;
-use super::files::{backing_path, format_of, on_block_layer};
+use super::files::{backing_path, on_block_layer};
 use super::image::{
-    Cache, Image, OpenMode, cannot_open, driver_called, errno_text, file_detail, open_detail,
-    warn_of_probing, warn_of_raw_guess,
+    Cache, Image, OpenMode, driver_called, errno_text, open_bytes, open_detail, warn_of_probing,
+    warn_of_raw_guess,
 };
 use super::progress::{Progress, Show};
 use crate::spec::format::Format;
-use spindle_block::nodes::file::{FileNode, FileOptions};
 use spindle_block::submit::node_io;
-use spindle_block::{Cx, Io, IoBuf, Node, Range, qcow2};
+use spindle_block::{Cx, Io, IoBuf, Range, qcow2};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// What the command line of `rebase` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,8 +62,7 @@ pub fn run(request: RebaseRequest) -> Result<(), ImgError> {
     };
     let backing_format = match request.backing_format.as_deref() {
         None => None,
-        Some("raw") => Some(Format::Raw),
-        Some("qcow2") => Some(Format::Qcow2),
+        Some(name) if Format::called(name).is_some() => Format::called(name),
         Some(other) => return Err(ImgError::said(format!("Invalid format name: '{other}'"))),
     };
     let backing = request.backing.clone().filter(|name| !name.is_empty());
@@ -106,10 +103,9 @@ impl Checked {
 /// Changes the name in the header. The old backing file need not be there.
 async fn rename(cx: &Cx, checked: &Checked) -> Result<(), ImgError> {
     let path = &checked.request.path;
-    let options = FileOptions { direct: checked.cache.direct, ..FileOptions::new(path) };
-    let file = FileNode::open(&options);
-    let file: Arc<dyn Node> = file.map_err(|e| cannot_open(path, 0, &file_detail(&e)))?;
-    let format = format_of(path, checked.format)?;
+    let mode = OpenMode { cache: checked.cache, ..OpenMode::write(checked.format) };
+    let (top, format) = open_bytes(cx, path, mode).await?;
+    let file = top.bottom.node;
     if let Err(error) = checked.check(format) {
         if format == Format::Raw {
             warn_of_raw_guess(path, checked.format);

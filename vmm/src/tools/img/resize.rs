@@ -29,9 +29,12 @@ pub struct ResizeRequest {
 
 /// How what is gained is set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ahead {
+pub(crate) enum Ahead {
+    /// Not at all.
     Off,
+    /// By posix_fallocate(3).
     Falloc,
+    /// By writing zeros.
     Full,
 }
 
@@ -106,16 +109,32 @@ async fn resize(
             super::error::prefix()
         ));
     }
+    if let Some(qcow2) = &image.qcow2
+        && qcow2.is_version_2()
+        && !qcow2.snapshots(cx).await.map_err(failed)?.is_empty()
+    {
+        return said("Can't resize a v2 image which has snapshots");
+    }
+    to(cx, image, old, new, ahead).await.map_err(failed)
+}
+
+/// Gives a disk of `old` bytes the size `new`.
+pub(crate) async fn to(
+    cx: &Cx,
+    image: &Image,
+    old: u64,
+    new: u64,
+    ahead: Ahead,
+) -> Result<(), BlockError> {
     match &image.qcow2 {
-        Some(qcow2) if new < old => qcow2.shrink(cx, new).await.map_err(failed)?,
-        _ => Arc::clone(&image.node).resize(Cx::clone(cx), new).await.map_err(failed)?,
+        Some(qcow2) if new < old => qcow2.shrink(cx, new).await?,
+        _ => Arc::clone(&image.node).resize(Cx::clone(cx), new).await?,
     }
     match ahead {
-        Ahead::Falloc if image.qcow2.is_none() => {
-            allocate(&request.path, old, new - old).map_err(failed)
-        }
+        _ if new <= old => Ok(()),
+        Ahead::Falloc if image.qcow2.is_none() => allocate(&image.path, old, new - old),
         // Clusters are had by writing to them.
-        Ahead::Falloc | Ahead::Full => write_zeros(cx, image, old, new).await.map_err(failed),
+        Ahead::Falloc | Ahead::Full => write_zeros(cx, image, old, new).await,
         Ahead::Off => Ok(()),
     }
 }

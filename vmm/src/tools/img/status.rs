@@ -1,7 +1,7 @@
 //! What a disk is made of, over its whole backing chain (QEMU, bdrv_block_status_above).
 use super::image::Image;
 use crate::spec::format::Format;
-use spindle_block::{BlockError, Cx, ExtentKind, Node, Range};
+use spindle_block::{BlockError, Cx, ExtentKind, Range};
 use std::sync::Arc;
 
 /// Extents of files end at whole sectors.
@@ -30,7 +30,7 @@ pub struct Status {
 
 impl Image {
     /// What the start of `range` is in this image alone.
-    pub(super) async fn own_status(&self, cx: &Cx, range: Range) -> Result<Status, BlockError> {
+    pub(crate) async fn own_status(&self, cx: &Cx, range: Range) -> Result<Status, BlockError> {
         let size = self.size();
         let len = range.len.min(size.saturating_sub(range.offset));
         if len == 0 {

@@ -3,6 +3,7 @@ use spindle_block::Cx;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
 /// Lets tasks pass in the order of their numbers.
@@ -90,4 +91,48 @@ pub(super) async fn all<T: 'static>(
         Poll::Ready(std::mem::take(&mut gathered.results))
     })
     .await
+}
+
+/// Where one thread leaves something for a task of another.
+struct Slot<T> {
+    value: Option<T>,
+    /// Nothing more will come.
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+/// The end that tells.
+pub(super) struct Tell<T>(Arc<Mutex<Slot<T>>>);
+
+impl<T> Tell<T> {
+    /// Leaves the value.
+    pub fn tell(self, value: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).value = Some(value);
+    }
+}
+
+impl<T> Drop for Tell<T> {
+    fn drop(&mut self) {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.closed = true;
+        if let Some(waker) = slot.waker.take() {
+            drop(slot);
+            waker.wake();
+        }
+    }
+}
+
+/// A value that another thread will tell; `None` where it gave up.
+pub(super) fn later<T>() -> (Tell<T>, impl Future<Output = Option<T>>) {
+    let slot = Arc::new(Mutex::new(Slot { value: None, closed: false, waker: None }));
+    let there = Arc::clone(&slot);
+    let told = std::future::poll_fn(move |task| {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.value.is_some() || slot.closed {
+            return Poll::Ready(slot.value.take());
+        }
+        slot.waker = Some(task.waker().clone());
+        Poll::Pending
+    });
+    (Tell(there), told)
 }

@@ -3,7 +3,10 @@
 use spindle_block::iothread::Port;
 
 use super::{IoQueue, Slot, State};
-use crate::nvme::{io::Mail, oneshot::Sender, status::Status};
+use crate::{
+    device::Countdown,
+    nvme::{cmd::Command, io::Mail, oneshot::Sender, status::Status},
+};
 
 impl IoQueue {
     pub(super) fn finish_deletes(&mut self) {
@@ -39,11 +42,31 @@ impl IoQueue {
                     self.quiet.push((nsid, done));
                     self.look_for_quiet();
                 }
+                Mail::Preempt { nsid, done } => self.preempt(nsid, done),
                 // They start in the next service: mail is read while the queue is paused, too.
                 Mail::Reopen => self.reopened = true,
                 Mail::Time => self.time_is_over(port),
             }
         }
+    }
+
+    fn preempt(&mut self, nsid: u32, done: Countdown) {
+        self.abort_waiting(|slot| slot.nsid == nsid, Status::PREEMPTED);
+        for slot in &mut self.slots {
+            slot.preempted |= slot.state == State::InFlight
+                && slot.nsid == nsid
+                && !matches!(slot.command, Command::Reservation(_));
+        }
+        self.preempting.push((nsid, done));
+        self.look_for_preempted();
+    }
+
+    /// Tells those who preempted commands that all have ended.
+    pub(super) fn look_for_preempted(&mut self) {
+        let slots = &self.slots;
+        self.preempting.retain(|(nsid, _)| {
+            slots.iter().any(|s| s.preempted && s.state == State::InFlight && s.nsid == *nsid)
+        });
     }
 
     pub(super) fn look_for_quiet(&mut self) {

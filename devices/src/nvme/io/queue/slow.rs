@@ -7,6 +7,7 @@ use zerocopy::FromBytes;
 
 use super::{IoQueue, Outcome, State, unknown};
 use crate::{
+    device::Countdown,
     nvme::{
         cmd::{COPY_BLOCKS_MAX, COPY_RANGE_LEN, Command, Reserve, byte_range},
         io::{
@@ -14,6 +15,7 @@ use crate::{
             tasks::{self, Failure},
         },
         namespace::Namespace,
+        oneshot::channel,
         spec::DatasetRange,
         status::Status,
     },
@@ -133,11 +135,24 @@ impl IoQueue {
         match changed {
             Err(status) => self.answer(index, status),
             Ok((notices, save)) => {
-                self.ctl.subsystem().tell(namespace.nsid(), &notices);
-                if !save {
+                let subsystem = self.ctl.subsystem();
+                subsystem.tell(namespace.nsid(), &notices);
+                let aborted = reserve::aborted(reserve, &notices);
+                if !save && aborted.is_empty() {
                     return self.answer(index, Status::SUCCESS);
                 }
+                let (ended, wait) = channel();
+                let done = Countdown::new(Box::new(move || ended.send(())));
+                let controllers = subsystem.controllers();
+                for controller in controllers.iter().filter(|c| aborted.contains(&c.host())) {
+                    controller.preempt(namespace.nsid(), &done);
+                }
+                drop(done);
                 self.spawn(port, index, move |buf, _| async move {
+                    wait.await;
+                    if !save {
+                        return (buf, Ok(()));
+                    }
                     let result = namespace.save_reservations().await;
                     (buf, result.map_err(Failure::Status))
                 });

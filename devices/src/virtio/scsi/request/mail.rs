@@ -54,6 +54,9 @@ impl RequestQueue {
             if slot.state == State::Free || !selector.matches(slot.target, slot.lun, slot.tag) {
                 continue;
             }
+            if matches!(action, Action::Forget) && !self.locals.is_gone(slot.unit) {
+                continue;
+            }
             let end_parked = match (&action, slot.state) {
                 (Action::Count(count), _) => {
                     count.fetch_add(1, SeqCst);
@@ -64,6 +67,7 @@ impl RequestQueue {
                 // Nothing of it is in flight.
                 (Action::Wake, _) | (_, State::Parked | State::Overwriting) => continue,
                 (Action::Barrier, _) if !slot.is_free_writer() => continue,
+                (Action::Settle, _) if slot.gate.is_some() => continue,
                 (Action::Forget, State::InFlight) => {
                     slot.leaving = true;
                     None
@@ -94,13 +98,39 @@ impl RequestQueue {
         self.released.extend(token);
     }
 
+    /// Answers requests whose unit left while the queue could not.
+    pub(super) fn answer_orphans(&mut self) {
+        while let Some(head) = self.orphans.pop() {
+            self.respond(head, response::BAD_TARGET);
+            let slot = &mut self.slots[usize::from(head)];
+            slot.ended = None;
+            self.released.append(&mut slot.waiting);
+        }
+    }
+
     /// The queue is paused or dead: what is in flight is told of messages whose senders cannot wait,
     /// and waited for. The messages stay, for what is parked or in the ring.
     pub(super) fn attend_mail(&mut self) {
         self.locals.refresh(&self.hba);
         let (dead, slots) = (self.dead, &mut self.slots);
+        let (locals, orphans) = (&mut self.locals, &mut self.orphans);
+        let (parked, overwriting) = (&mut self.parked, &mut self.overwriting);
         self.hba.requests[self.number].visit(|mail| {
             let token = if mail.urgent || dead { mail.token.take() } else { None }?;
+            if matches!(mail.action, Action::Forget) {
+                for (head, slot) in slots.iter_mut().enumerate() {
+                    let waits = matches!(slot.state, State::Parked | State::Overwriting);
+                    let meant = mail.selector.matches(slot.target, slot.lun, slot.tag);
+                    if waits && meant && locals.is_gone(slot.unit) {
+                        slot.state = State::Orphan;
+                        locals.release(slot.unit);
+                        orphans.push(head as u16);
+                    }
+                }
+                let orphan = |head: &u16| !orphans.contains(head);
+                parked.retain(orphan);
+                overwriting.retain(orphan);
+            }
             let in_flight = slots.iter_mut().filter(|slot| slot.state == State::InFlight);
             for slot in in_flight {
                 if !mail.selector.matches(slot.target, slot.lun, slot.tag) {
@@ -109,8 +139,10 @@ impl RequestQueue {
                 match &mail.action {
                     Action::End(code) => slot.end(*code),
                     Action::Barrier if !slot.is_free_writer() => continue,
+                    Action::Settle if slot.gate.is_some() => continue,
+                    Action::Forget if !locals.is_gone(slot.unit) => continue,
                     Action::Forget => slot.leaving = true,
-                    Action::Barrier | Action::Refresh => {}
+                    Action::Barrier | Action::Settle | Action::Refresh => {}
                     Action::Count(count) => {
                         count.fetch_add(1, SeqCst);
                         continue;

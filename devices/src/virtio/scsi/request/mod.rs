@@ -20,14 +20,15 @@ use super::{
     hba::Hba,
     locals::{Found, Locals},
     sg::{Sizes, Taken, take},
-    slot::{Running, Slot, State},
-    spec::{RESPONSE_HEADER_LEN, ResponseHeader, response},
+    slot::{Gate, Running, Slot, State},
+    spec::{RESPONSE_HEADER_LEN, ResponseHeader, attribute, response},
 };
 use crate::{
     device::Countdown,
     policy::{ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation, is_drivers_fault},
     scsi::{
-        Answer, Arrival, Elsewhere, Failure, Job, JobEnd, LunSelect, Sense, Step, answer_elsewhere,
+        AbortFlag, Answer, Arrival, Elsewhere, Failure, Job, JobEnd, LunSelect, Sense, Step,
+        answer_elsewhere,
         cmd::Transfer,
         sense_of,
         spec::{SENSE_MAX, Status},
@@ -58,6 +59,8 @@ pub(super) struct RequestQueue {
     parked: Vec<u16>,
     /// Heads of requests that wait for the medium to be overwritten.
     overwriting: Vec<u16>,
+    /// Heads of requests whose unit left while the queue could not answer.
+    orphans: Vec<u16>,
     /// Those who wait for answers that the driver is about to see.
     released: Vec<Countdown>,
     /// A step of a format or sanitize is under way here.
@@ -90,6 +93,7 @@ impl RequestQueue {
             slots,
             in_flight: 0,
             overwriting: Vec::new(),
+            orphans: Vec::new(),
             released: Vec::new(),
             stepping: false,
             look_for_steps: true,
@@ -117,6 +121,7 @@ impl RequestQueue {
     fn locate(&mut self, taken: &Taken) -> Option<u16> {
         let slot = &mut self.slots[usize::from(taken.head)];
         slot.tag = taken.header.tag.get();
+        slot.attribute = taken.header.attribute;
         slot.cdb = taken.cdb;
         slot.out_len = taken.out_len;
         slot.in_len = taken.in_len;
@@ -170,9 +175,60 @@ impl RequestQueue {
         }
     }
 
-    /// Begins the request in a slot, or begins it again.
+    /// Begins the request in a slot, or begins it again, once it is its turn.
     #[inline]
     fn begin(&mut self, port: &mut Port<'_>, head: u16) {
+        let slot = &self.slots[usize::from(head)];
+        let Some(local) = self.locals.get(slot.unit) else { return };
+        let lines_up = match slot.attribute {
+            attribute::HEAD_OF_QUEUE => false,
+            attribute::ORDERED => true,
+            _ => local.seat.unit.is_ordered(),
+        };
+        if lines_up {
+            return self.line_up(port, head);
+        }
+        self.begin_now(port, head);
+    }
+
+    #[cold]
+    fn line_up(&mut self, port: &mut Port<'_>, head: u16) {
+        let slot = &mut self.slots[usize::from(head)];
+        let Some(local) = self.locals.get(slot.unit) else { return };
+        let turn = local.seat.unit.line_up(slot.attribute == attribute::ORDERED);
+        let gate = Gate { turn: Arc::default(), abort: AbortFlag::default() };
+        let (given, abort) = (Arc::clone(&gate.turn), gate.abort.clone());
+        slot.state = State::InFlight;
+        slot.gate = Some(gate);
+        self.in_flight += 1;
+        let data = std::mem::take(&mut slot.data);
+        port.spawn(head.into(), async move {
+            turn.wait(&abort).await;
+            *given.lock().unwrap_or_else(PoisonError::into_inner) = Some(turn);
+            (data, Ok(()))
+        });
+    }
+
+    /// It is the turn of a request, unless it was ended before.
+    #[cold]
+    fn take_turn(&mut self, port: &mut Port<'_>, head: u16, gate: &Gate, buf: IoBuf) {
+        let slot = &mut self.slots[usize::from(head)];
+        slot.data = buf;
+        slot.turn = gate.turn.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(code) = slot.ended {
+            self.respond(head, code);
+            self.release(head);
+            return;
+        }
+        self.begin_now(port, head);
+        let slot = &mut self.slots[usize::from(head)];
+        if slot.attribute != attribute::ORDERED {
+            slot.turn = None;
+        }
+    }
+
+    #[inline]
+    fn begin_now(&mut self, port: &mut Port<'_>, head: u16) {
         let slot = &self.slots[usize::from(head)];
         let Some(local) = self.locals.get(slot.unit) else { return };
         let (hba, target) = (&self.hba, slot.target);
@@ -272,6 +328,7 @@ impl RequestQueue {
     fn release(&mut self, head: u16) {
         let slot = &mut self.slots[usize::from(head)];
         self.locals.release(slot.unit);
+        slot.turn = None;
         if slot.ended.take().is_some() | !slot.waiting.is_empty() {
             self.released.append(&mut slot.waiting);
         }
@@ -342,6 +399,8 @@ impl RequestQueue {
         if action == ErrorAction::Stop {
             slot.state = State::Parked;
             slot.phase = Some(phase);
+            // Others must not wait for a machine that is to stop: it lines up again.
+            slot.turn = None;
             self.parked.push(head);
             // It is not in flight, which is all that they wait for.
             self.released.append(&mut slot.waiting);
@@ -448,6 +507,7 @@ impl Queue for RequestQueue {
             return Progress::Idle;
         }
         self.locals.refresh(&self.hba);
+        self.answer_orphans();
         if self.env.take_resumed() {
             self.replay(port);
         }
@@ -500,6 +560,10 @@ impl Queue for RequestQueue {
         debug_assert_eq!(slot.state, State::InFlight, "a completion nobody waits for");
         self.in_flight -= 1;
         slot.state = State::Free;
+        if let Some(gate) = slot.gate.take() {
+            self.take_turn(port, head, &gate, buf);
+            return self.check();
+        }
         let job = slot.job.take();
         if job.is_some() || slot.op.has_data() {
             slot.data = buf;
@@ -522,7 +586,9 @@ impl Queue for RequestQueue {
         let result = match outcome {
             Ok(JobEnd::Answer(answer)) => Some(Ok(answer)),
             Ok(JobEnd::Overwriting) => {
-                self.slots[usize::from(head)].state = State::Overwriting;
+                let slot = &mut self.slots[usize::from(head)];
+                slot.state = State::Overwriting;
+                slot.turn = None;
                 self.overwriting.push(head);
                 None
             }
@@ -534,6 +600,14 @@ impl Queue for RequestQueue {
             None => {}
         }
         self.check();
+    }
+
+    fn publish(&mut self) -> bool {
+        self.now = None;
+        let owed = self.ring.show();
+        // Only now does the driver see the answers that others wait for.
+        self.released.clear();
+        owed
     }
 
     fn flush_irq(&mut self) {
@@ -551,6 +625,9 @@ impl Queue for RequestQueue {
         }
         if !self.env.is_bus_master() {
             return self.hba.requests[self.number].has_news();
+        }
+        if !self.orphans.is_empty() {
+            return true;
         }
         let more = if self.parked.is_empty() { self.ring.pending() } else { self.env.is_resumed() };
         more || (self.look_for_steps && !self.stepping)

@@ -15,6 +15,8 @@ use spindle_block::{
     iothread::{Port, Progress, Queue},
 };
 
+pub mod spread;
+
 use crate::counting_alloc::allocations;
 
 /// What the load does.

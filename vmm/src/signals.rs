@@ -1,4 +1,4 @@
-//! Signals that end the machine: read from a file descriptor on the main loop.
+//! Signals that end the process: read from a file descriptor by its main loop.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ const ENDING: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 /// The signals that are waited for. Made before any other thread is, because threads inherit what is
 /// blocked.
-pub(super) struct Signals(File);
+pub(crate) struct Signals(File);
 
 fn set() -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
@@ -36,7 +36,7 @@ fn mask(how: libc::c_int) -> io::Result<()> {
 
 impl Signals {
     /// Takes the signals over from this thread on.
-    pub(super) fn take_over() -> io::Result<Self> {
+    pub(crate) fn take_over() -> io::Result<Self> {
         mask(libc::SIG_BLOCK)?;
         let set = set();
         // SAFETY: a complete set; the result is checked and owned by nobody else.
@@ -49,13 +49,13 @@ impl Signals {
         Ok(Self(unsafe { File::from_raw_fd(fd) }))
     }
 
-    pub(super) fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 
     /// The signal that came, if one did. From now on the next one ends the process at once, with the
     /// terminal restored by whoever made it raw.
-    pub(super) fn read(&mut self) -> Option<u32> {
+    pub(crate) fn read(&mut self) -> Option<u32> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         self.0.read_exact(&mut info).ok()?;
         let number = u32::from_ne_bytes(*info.first_chunk()?);

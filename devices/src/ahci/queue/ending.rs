@@ -1,0 +1,207 @@
+//! How commands end: what is written to the received FISes, and what the registers show then.
+
+use super::PortQueue;
+use crate::{
+    ahci::{
+        fis::{self, DeviceBits, DeviceRegister, DmaSetup, PioSetup},
+        port::tfd,
+        slot::State,
+        spec::{area, header, is, serr},
+    },
+    ata::{Ending, Protocol, spec::error},
+};
+
+/// FISes that were received since the last time, the last one of each kind.
+#[derive(Default)]
+pub(super) struct Frames {
+    pub setup: Option<DmaSetup>,
+    pub pio: Option<PioSetup>,
+    pub register: Option<DeviceRegister>,
+    pub bits: Option<DeviceBits>,
+}
+
+impl PortQueue {
+    /// A command is over; `moved` bytes went over the link.
+    #[inline]
+    pub(super) fn end(&mut self, index: u8, ending: Ending, moved: u64) {
+        let slot = &mut self.slots[usize::from(index)];
+        slot.state = State::Free;
+        slot.buf.clear();
+        let queued = slot.queued;
+        if slot.interrupt {
+            self.changes.is |= is::DPS;
+        }
+        self.dirty = true;
+        if !queued {
+            return self.end_alone(index, ending, moved);
+        }
+        let tag = 1 << index;
+        self.queued &= !tag;
+        if ending.is_error() {
+            return self.end_queue(index, ending);
+        }
+        self.changes.sact |= tag;
+        self.changes.is |= is::SDBS;
+    }
+
+    /// A command that is not queued is over.
+    fn end_alone(&mut self, index: u8, ending: Ending, moved: u64) {
+        let slot = &self.slots[usize::from(index)];
+        let sector = self.plugged.as_ref().map_or(512, |plugged| plugged.drive.sector());
+        let transfer = slot.command.transfer(sector);
+        self.busy = None;
+        if ending.is_error() {
+            return self.end_in_error(&ending);
+        }
+        self.count_bytes(index, moved);
+        let block = u64::from(transfer.block.max(1));
+        // What the last block of a PIO transfer has.
+        let last = if moved == 0 { 0 } else { ((moved - 1) % block + 1) as u16 };
+        match transfer.protocol {
+            Protocol::PioIn => {
+                self.frames.pio = Some(fis::pio_setup(&ending, true, true, last));
+                self.changes.is |= is::PSS;
+            }
+            protocol => {
+                if protocol == Protocol::PioOut {
+                    let more = moved > block;
+                    self.frames.pio = Some(fis::pio_setup(&ending, false, more, last));
+                    self.changes.is |= if more { is::PSS } else { 0 };
+                }
+                self.frames.register = Some(fis::device_register(&ending, true));
+                self.changes.is |= is::DHRS;
+            }
+        }
+        self.changes.tfd = Some(tfd(&ending));
+        self.changes.ci |= 1 << index;
+    }
+
+    /// PRDBC (AHCI 4.2.2).
+    pub(super) fn count_bytes(&mut self, index: u8, moved: u64) {
+        let at = u64::from(index) * header::LEN + header::PRDBC;
+        let count = u32::try_from(moved).unwrap_or(u32::MAX).to_le_bytes();
+        if self.hba.dma.write_bytes(self.port.list().wrapping_add(at), &count).is_err() {
+            self.fatal(is::HBFS, 0);
+        }
+    }
+
+    /// The drive reports an error in its registers: the slot stays issued, and the list stops
+    /// (AHCI 6.2.2.1).
+    pub(super) fn end_in_error(&mut self, ending: &Ending) {
+        self.frames.register = Some(fis::device_register(ending, true));
+        self.changes.tfd = Some(tfd(ending));
+        self.changes.is |= is::DHRS | is::TFES;
+        self.note_interface(ending);
+        self.halt();
+    }
+
+    /// An interface CRC error is the port's as well (AHCI 6.1.2).
+    fn note_interface(&mut self, ending: &Ending) {
+        if ending.error & error::ICRC != 0 {
+            self.changes.is |= is::IFS;
+            self.changes.serr |= serr::CRC | serr::TRANSIENT;
+        }
+    }
+
+    /// A queued command has failed: the drive tells of it in Set Device Bits, and aborts the others
+    /// (SATA 13.6.4.1).
+    fn end_queue(&mut self, index: u8, ending: Ending) {
+        if let Some(plugged) = &mut self.plugged {
+            plugged.drive.queue_failed(Some(index), ending);
+        }
+        // Those that went well before are told of before.
+        self.publish();
+        let bits = fis::device_bits(ending.status, ending.error, 0);
+        self.frames.bits = Some(bits);
+        self.changes.tfd = Some(u32::from(bits[2]) | u32::from(bits[3]) << 8);
+        self.changes.is |= is::SDBS | is::TFES;
+        self.note_interface(&ending);
+        self.halt();
+    }
+
+    /// A command was refused before it began.
+    #[cold]
+    pub(super) fn refuse(&mut self, ending: Ending, tag: Option<u8>, others: bool) {
+        if (tag.is_some() || others)
+            && let Some(plugged) = &mut self.plugged
+        {
+            plugged.drive.queue_failed(tag, ending);
+        }
+        self.publish();
+        self.end_in_error(&ending);
+    }
+
+    /// Nothing is taken any more, and what is in flight is dropped when it ends.
+    fn halt(&mut self) {
+        self.halted = true;
+        self.busy = None;
+        self.dirty = true;
+        self.drop_all();
+    }
+
+    /// Nobody hears how what is in flight ends.
+    pub(super) fn drop_all(&mut self) {
+        for slot in &mut self.slots {
+            match slot.state {
+                State::Free => {}
+                State::InFlight => {
+                    slot.dropped = true;
+                    if let Some(job) = &slot.job {
+                        job.abort();
+                    }
+                }
+                State::Parked => {
+                    slot.state = State::Free;
+                    slot.buf.clear();
+                }
+            }
+        }
+        self.parked.clear();
+        self.queued = 0;
+    }
+
+    /// The port cannot go on (AHCI 6.1): the drive is left in the middle of its command.
+    #[cold]
+    pub(super) fn fatal(&mut self, bits: u32, errors: u32) {
+        self.publish();
+        self.changes.is |= bits;
+        self.changes.serr |= errors;
+        self.halt();
+    }
+
+    /// Makes visible what ended: FISes, registers, interrupt.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        if !std::mem::take(&mut self.dirty) {
+            return;
+        }
+        if self.changes.sact != 0 {
+            let ready = crate::ata::spec::status::DRDY | crate::ata::spec::status::DSC;
+            self.frames.bits = Some(fis::device_bits(ready, 0, self.changes.sact));
+        }
+        let frames = std::mem::take(&mut self.frames);
+        if let Some(base) = self.area
+            && !self.receive(base, &frames)
+        {
+            self.changes.is |= is::HBFS;
+            self.halt();
+            self.dirty = false;
+        }
+        let changes = std::mem::take(&mut self.changes);
+        let change = self.port.publish(&changes);
+        self.hba.interrupt(&self.port, change);
+    }
+
+    /// Writes FISes to the area at `base`; whether it is RAM.
+    #[inline]
+    fn receive(&self, base: u64, frames: &Frames) -> bool {
+        let dma = &self.hba.dma;
+        let put = |at: u64, frame: Option<&[u8]>| {
+            frame.is_none_or(|frame| dma.write_bytes(base.wrapping_add(at), frame).is_ok())
+        };
+        put(area::DMA_SETUP, frames.setup.as_ref().map(|frame| &frame[..]))
+            && put(area::PIO_SETUP, frames.pio.as_ref().map(|frame| &frame[..]))
+            && put(area::REGISTER, frames.register.as_ref().map(|frame| &frame[..]))
+            && put(area::DEVICE_BITS, frames.bits.as_ref().map(|frame| &frame[..]))
+    }
+}

@@ -1,0 +1,114 @@
+//! Commands about what a drive keeps: power, SMART, passwords, its size, its end.
+
+use super::{
+    cmd::{ABORTED, Refused},
+    spec::{Taskfile, rare, smart},
+};
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the specification's names")]
+pub enum Rare {
+    Idle,
+    Standby,
+    CheckPower,
+    Sleep,
+    /// SMART: the subcommand, its LBA 7:0 and its COUNT.
+    Smart {
+        feature: u8,
+        address: u8,
+        pages: u8,
+    },
+    SecuritySetPassword,
+    SecurityUnlock,
+    SecurityErasePrepare,
+    SecurityEraseUnit,
+    SecurityFreeze,
+    SecurityDisable,
+    ReadNativeMax,
+    SetMax {
+        lba: u64,
+        keep: bool,
+    },
+    /// ACCESSIBLE MAX ADDRESS CONFIGURATION.
+    MaxAddress {
+        feature: u16,
+        lba: u64,
+    },
+    Sanitize {
+        feature: u16,
+        lba: u64,
+    },
+    WriteUncorrectable {
+        lba: u64,
+        sectors: u32,
+        /// Reads of it are errors that are logged.
+        logged: bool,
+    },
+}
+
+impl Rare {
+    /// Takes a taskfile apart; `None`: it is none of these.
+    pub(super) fn parse(tf: &Taskfile) -> Option<Result<Self, Refused>> {
+        let low = tf.lba & 0xff_ffff | u64::from(tf.device & 0x0f) << 24;
+        Some(Ok(match tf.command {
+            rare::IDLE_IMMEDIATE | rare::IDLE => Self::Idle,
+            rare::STANDBY_IMMEDIATE | rare::STANDBY => Self::Standby,
+            rare::CHECK_POWER_MODE => Self::CheckPower,
+            rare::SLEEP => Self::Sleep,
+            rare::SMART if (tf.lba >> 8) as u16 == smart::KEY => {
+                let (address, pages) = (tf.lba as u8, tf.count as u8);
+                let feature = tf.features as u8;
+                let logs = matches!(feature, smart::READ_LOG | smart::WRITE_LOG);
+                if logs && pages == 0 {
+                    return Some(Err(ABORTED));
+                }
+                Self::Smart { feature, address, pages }
+            }
+            rare::SMART => return Some(Err(ABORTED)),
+            rare::SECURITY_SET_PASSWORD => Self::SecuritySetPassword,
+            rare::SECURITY_UNLOCK => Self::SecurityUnlock,
+            rare::SECURITY_ERASE_PREPARE => Self::SecurityErasePrepare,
+            rare::SECURITY_ERASE_UNIT => Self::SecurityEraseUnit,
+            rare::SECURITY_FREEZE_LOCK => Self::SecurityFreeze,
+            rare::SECURITY_DISABLE_PASSWORD => Self::SecurityDisable,
+            rare::READ_NATIVE_MAX | rare::READ_NATIVE_MAX_EXT => Self::ReadNativeMax,
+            // Other features are passwords of the host protected area, which there are none of.
+            rare::SET_MAX if tf.features as u8 == 0 => {
+                Self::SetMax { lba: low, keep: tf.count & 1 != 0 }
+            }
+            rare::SET_MAX_EXT => Self::SetMax { lba: tf.lba, keep: tf.count & 1 != 0 },
+            rare::MAX_ADDRESS => Self::MaxAddress { feature: tf.features, lba: tf.lba },
+            rare::SANITIZE => Self::Sanitize { feature: tf.features, lba: tf.lba },
+            rare::WRITE_UNCORRECTABLE => {
+                let logged = match tf.features as u8 {
+                    rare::PSEUDO_LOGGED => true,
+                    rare::FLAGGED => false,
+                    _ => return Some(Err(ABORTED)),
+                };
+                let sectors = if tf.count == 0 { 0x1_0000 } else { tf.count.into() };
+                Self::WriteUncorrectable { lba: tf.lba, sectors, logged }
+            }
+            _ => return None,
+        }))
+    }
+
+    /// The power management commands, which drives with PACKET have too.
+    pub(super) fn is_power(self) -> bool {
+        matches!(self, Self::Idle | Self::Standby | Self::CheckPower | Self::Sleep)
+    }
+
+    /// Blocks of 512 bytes that it moves, and whether they come from the host.
+    pub(super) fn blocks(self) -> (u16, bool) {
+        match self {
+            Self::Smart { feature: smart::READ_DATA | smart::READ_THRESHOLDS, .. } => (1, false),
+            Self::Smart { feature: smart::READ_LOG, pages, .. } => (pages.into(), false),
+            Self::Smart { feature: smart::WRITE_LOG, pages, .. } => (pages.into(), true),
+            Self::SecuritySetPassword
+            | Self::SecurityUnlock
+            | Self::SecurityEraseUnit
+            | Self::SecurityDisable => (1, true),
+            _ => (0, false),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Descriptor tables, without a channel.

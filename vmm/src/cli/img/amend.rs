@@ -1,0 +1,57 @@
+//! `spindle img amend`.
+use super::super::{Outcome, Stop};
+use super::copying::{ProgressStyle, show};
+use super::failed;
+use crate::tools::img::amend::{self, AmendRequest};
+use crate::tools::img::error::ImgError;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  spindle img amend -o compat=1.1,refcount_bits=64 disk.qcow2")]
+pub(super) struct AmendArgs {
+    /// Format [default: what the file begins like]
+    #[arg(short, value_name = "FORMAT")]
+    format: Option<String>,
+    /// What is to change; -o help lists the options
+    #[arg(short, value_name = "KEY=VALUE[,...]")]
+    options: Vec<String>,
+    /// How the host's page cache is used
+    #[arg(short = 't', value_name = "CACHE")]
+    cache: Option<String>,
+    /// Show how far it is
+    #[arg(short)]
+    progress: bool,
+    /// How progress is shown: json for programs
+    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    style: Option<ProgressStyle>,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// Even where it is dangerous; no change that there is so far is
+    #[arg(long)]
+    force: bool,
+    /// The file
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
+    if args.options.iter().any(|text| text == "help" || text == "?") {
+        return Ok(Outcome::Print { text: amend::HELP.to_owned(), status: 0 });
+    }
+    let mut files = args.files;
+    // Without options nothing is looked at.
+    if files.len() != 1 && !args.options.is_empty() {
+        return Err(failed(ImgError::said("Expecting one image file name")));
+    }
+    let request = AmendRequest {
+        path: files.pop().unwrap_or_default(),
+        format: args.format,
+        options: args.options,
+        cache: args.cache,
+        show: show(args.progress, args.style, args.quiet),
+    };
+    amend::run(request).map_err(failed)?;
+    Ok(Outcome::Print { text: String::new(), status: 0 })
+}

@@ -1,0 +1,48 @@
+//! `spindle img snapshot`.
+use super::super::{Outcome, Stop};
+use super::{failed, one_file, usage};
+use crate::tools::img::Look;
+use crate::tools::img::snapshot::{self, Action};
+use clap::{ArgAction, Args};
+use std::path::PathBuf;
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  spindle img snapshot -c before-upgrade disk.qcow2")]
+pub(super) struct SnapshotArgs {
+    /// List the snapshots
+    #[arg(short, action = ArgAction::Count)]
+    list: u8,
+    /// Take a snapshot
+    #[arg(short, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    create: Vec<String>,
+    /// Go back to a snapshot; what the disk has now is lost
+    #[arg(short, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    apply: Vec<String>,
+    /// Delete a snapshot
+    #[arg(short, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    delete: Vec<String>,
+    /// Say nothing
+    #[arg(short, long)]
+    quiet: bool,
+    /// List them even if a guest has the image open for writing
+    #[arg(short = 'U', long)]
+    force_share: bool,
+    /// The file
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run_snapshot(args: SnapshotArgs) -> Result<Outcome, Stop> {
+    let mut actions = vec![Action::List; usize::from(args.list)];
+    actions.extend(args.create.into_iter().map(Action::Create));
+    actions.extend(args.apply.into_iter().map(Action::Apply));
+    actions.extend(args.delete.into_iter().map(Action::Delete));
+    if actions.len() > 1 {
+        return Err(usage("Cannot mix '-l', '-a', '-c', '-d'"));
+    }
+    let action = actions.pop().unwrap_or(Action::Nothing);
+    let file = one_file(args.files)?;
+    let look = Look { force_share: args.force_share, ..Look::default() };
+    let text = snapshot::run(file, look, action).map_err(failed)?;
+    Ok(Outcome::Print { text, status: 0 })
+}

@@ -1,0 +1,281 @@
+//! `amend`: changes what an image is.
+use super::ImgError;
+use super::files::on_block_layer;
+use super::image::{
+    Cache, Image, OpenMode, driver_called, errno_text, open_detail, open_file, warn_of_probing,
+};
+use super::progress::{Progress, Show};
+use crate::spec::format::Format;
+use crate::spec::size;
+use spindle_block::qcow2::{self, Amend, AmendError};
+use spindle_block::{BlockError, Cx, Node};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What the command line of `amend` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AmendRequest {
+    /// The image.
+    pub path: PathBuf,
+    /// `-f`.
+    pub format: Option<String>,
+    /// Each `-o`.
+    pub options: Vec<String>,
+    /// `-t`.
+    pub cache: Option<String>,
+    /// `-p`.
+    pub show: Show,
+}
+
+/// Options of qcow2 that only `create` has.
+const ONLY_CREATE: [&str; 11] = [
+    "cluster_size",
+    "compression_type",
+    "encryption",
+    "encrypt.cipher-alg",
+    "encrypt.cipher-mode",
+    "encrypt.format",
+    "encrypt.hash-alg",
+    "encrypt.ivgen-alg",
+    "encrypt.key-secret",
+    "extended_l2",
+    "preallocation",
+];
+
+/// What `-o help` prints (qemu-img, print_amend_option_help); of encryption there is nothing to
+/// change.
+pub const HELP: &str = "\
+Amend options for 'qcow2':
+  backing_file=<str>     - File name of a base image
+  backing_fmt=<str>      - Image format of the base image
+  compat=<str>           - Compatibility level (v2 [0.10] or v3 [1.1])
+  data_file=<str>        - File name of an external data file
+  data_file_raw=<bool (on/off)> - The external data file must stay valid as a raw image
+  lazy_refcounts=<bool (on/off)> - Postpone refcount updates
+  refcount_bits=<num>    - Width of a reference count entry in bits
+  size=<size>            - Virtual disk size
+";
+
+/// The options, understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    amend: Amend,
+    size: Option<u64>,
+    backing_file: Option<String>,
+    backing_format: Option<String>,
+    data_file: Option<String>,
+    data_file_raw: Option<bool>,
+}
+
+fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
+    Err(ImgError::said(sentence))
+}
+
+/// Amends.
+///
+/// # Errors
+///
+/// Options that there are not, and changes that are not possible. What was changed before stays so.
+pub fn run(request: AmendRequest) -> Result<(), ImgError> {
+    if request.options.is_empty() {
+        return said(format!(
+            "Must specify options (-o)\nTry '{} --help' for more information",
+            super::error::prefix()
+        ));
+    }
+    let name = request.cache.as_deref().unwrap_or("writeback");
+    let cache = Cache::parse(name)
+        .ok_or_else(|| ImgError::said(format!("Invalid cache option: {name}")))?;
+    let format = driver_called(&request.path, request.format.as_deref())?;
+    on_block_layer(|cx| async move {
+        let mode = OpenMode { cache, ..OpenMode::write(format) };
+        let image = Image::open(&cx, &request.path, mode).await?;
+        warn_of_probing(&image, format);
+        let mode = OpenMode { format: Some(image.format), ..mode };
+        let wanted = understand(&cx, &image, &request.options).await;
+        let closed = image.close(&cx).await;
+        let wanted = wanted?;
+        closed.map_err(failed)?;
+        let progress = Progress::new(request.show, 1);
+        amend(&cx, &request.path, mode, wanted).await?;
+        progress.finish();
+        Ok(())
+    })
+}
+
+fn failed(error: BlockError) -> ImgError {
+    ImgError::said(format!("Error while amending options: {}", errno_text(error)))
+}
+
+/// Reads the options, and compares them with what the image has.
+async fn understand(cx: &Cx, image: &Image, options: &[String]) -> Result<Wanted, ImgError> {
+    if image.qcow2.is_none() {
+        let name = image.format.name();
+        return said(format!("Format driver '{name}' does not support option amendment"));
+    }
+    let mut wanted = Wanted::default();
+    for text in options {
+        for (name, value) in pairs(text) {
+            wanted.take(&name, &value)?;
+        }
+    }
+    let file: Arc<dyn Node> = Arc::clone(&image.file) as _;
+    let header = qcow2::read_header(cx, &file).await;
+    let header = header.map_err(|e| ImgError::said(open_detail(&e)))?;
+    let other_file = wanted
+        .backing_file
+        .as_ref()
+        .is_some_and(|name| name.as_str() != header.backing_file.as_deref().unwrap_or("\0"));
+    let other_format = wanted
+        .backing_format
+        .as_ref()
+        .is_some_and(|name| name.as_str() != header.backing_format().as_deref().unwrap_or("\0"));
+    if other_file || other_format {
+        return said("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
+    }
+    let version = wanted.amend.version.unwrap_or(header.version);
+    let other_width = wanted.amend.refcount_bits.is_some_and(|bits| {
+        bits.is_power_of_two() && bits <= 64 && bits != 1 << header.refcount_order
+    });
+    if version < 3 && other_width {
+        return said(
+            "Refcount widths other than 16 bits require compatibility level 1.1 or above (use \
+             compat=1.1 or greater)",
+        );
+    }
+    // Images with a data file have not got so far.
+    if wanted.data_file_raw == Some(true) {
+        return said("data-file-raw cannot be set on existing images");
+    }
+    if wanted.data_file.is_some() {
+        return said("data-file can only be set for images that use an external data file");
+    }
+    Ok(wanted)
+}
+
+/// `KEY=VALUE,…`: a comma inside a value is typed twice, and a key alone is `on` (QEMU,
+/// opts_do_parse).
+fn pairs(text: &str) -> Vec<(String, String)> {
+    const COMMA: &str = "\0";
+    let text = text.replace(",,", COMMA);
+    let pair = |part: &str| {
+        let (key, value) = part.split_once('=').unwrap_or((part, "on"));
+        (key.to_owned(), value.replace(COMMA, ","))
+    };
+    text.split(',').filter(|part| !part.is_empty()).map(pair).collect()
+}
+
+impl Wanted {
+    fn take(&mut self, name: &str, value: &str) -> Result<(), ImgError> {
+        let flag = || match value {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => said(format!("Parameter '{name}' expects 'on' or 'off'")),
+        };
+        match name {
+            "compat" => {
+                self.amend.version = Some(match value {
+                    "0.10" | "v2" => 2,
+                    "1.1" | "v3" => 3,
+                    other => return said(format!("Unknown compatibility level {other}")),
+                });
+            }
+            "lazy_refcounts" => self.amend.lazy_refcounts = Some(flag()?),
+            "refcount_bits" => match value.parse::<u64>() {
+                Ok(bits) => self.amend.refcount_bits = Some(bits),
+                Err(_) => {
+                    return said(format!("Parameter '{name}' expects a number"));
+                }
+            },
+            "size" => match size::parse(value, 1) {
+                Ok(bytes) => self.size = Some(bytes.next_multiple_of(512)),
+                Err(_) => {
+                    return said(
+                        "Parameter 'size' expects a non-negative number below 2^64\nOptional \
+                         suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\nand \
+                         exabytes, respectively.",
+                    );
+                }
+            },
+            "backing_file" => self.backing_file = Some(value.to_owned()),
+            "backing_fmt" => self.backing_format = Some(value.to_owned()),
+            "data_file" => self.data_file = Some(value.to_owned()),
+            "data_file_raw" => self.data_file_raw = Some(flag()?),
+            _ if ONLY_CREATE.contains(&name) => {
+                return said(format!(
+                    "Invalid parameter '{name}'\nThis option is only supported for image creation"
+                ));
+            }
+            _ => return said(format!("Invalid parameter '{name}'")),
+        }
+        Ok(())
+    }
+}
+
+/// Versions rise first and fall last, so that the rest happens where it is possible.
+async fn amend(
+    cx: &Cx,
+    path: &std::path::Path,
+    mode: OpenMode,
+    wanted: Wanted,
+) -> Result<(), ImgError> {
+    let falls = wanted.amend.version == Some(2);
+    let all_but_the_fall =
+        Amend { version: wanted.amend.version.filter(|_| !falls), ..wanted.amend };
+    offline(cx, path, mode, &all_but_the_fall).await?;
+    if wanted.size.is_some() || falls {
+        let image = Image::open(cx, path, mode).await?;
+        let result = online(cx, &image, wanted.size, falls).await;
+        let closed = image.close(cx).await;
+        result?;
+        closed.map_err(failed)?;
+    }
+    if falls {
+        let fall = Amend { version: Some(2), ..Amend::default() };
+        offline(cx, path, mode, &fall).await?;
+    }
+    Ok(())
+}
+
+async fn offline(
+    cx: &Cx,
+    path: &std::path::Path,
+    mode: OpenMode,
+    wanted: &Amend,
+) -> Result<(), ImgError> {
+    debug_assert_eq!(mode.format, Some(Format::Qcow2));
+    let file = open_file(path, mode)?;
+    let node: Arc<dyn Node> = Arc::clone(&file) as _;
+    let result = qcow2::amend(cx, &node, wanted).await;
+    file.close(Cx::clone(cx)).await.map_err(failed)?;
+    result.map_err(|error| match error {
+        AmendError::Open(error) => ImgError::said(open_detail(&error)),
+        AmendError::Io(error) => failed(error),
+        other => ImgError::said(spindle_block::error::with_causes(&other)),
+    })
+}
+
+async fn online(cx: &Cx, image: &Image, size: Option<u64>, falls: bool) -> Result<(), ImgError> {
+    let Some(qcow2) = &image.qcow2 else { return Ok(()) };
+    if let Some(size) = size {
+        let resized = if size < image.size() {
+            qcow2.shrink(cx, size).await
+        } else {
+            Arc::clone(&image.node).resize(Cx::clone(cx), size).await
+        };
+        match resized {
+            Err(BlockError::Unsupported) if qcow2.is_version_2() => {
+                return said("Can't resize a v2 image which has snapshots");
+            }
+            resized => resized.map_err(failed)?,
+        }
+    }
+    if falls && !qcow2.is_version_2() {
+        let wide = qcow2.refcount_bits() != 16;
+        if wide {
+            return said("compat=0.10 requires refcount_bits=16");
+        }
+        qcow2.expand_zeroes(cx).await.map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! What only qcow2 images have, through the image tool started as `qemu-img`, against qemu-img: what
+//! one says of an image, the other says, and what one does, the other understands. Without qemu-img
+//! there is nothing to compare with, and nothing is tested.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+/// A directory for each tool, in which they do the same.
+struct Twins {
+    dir: tempfile::TempDir,
+}
+
+/// Standard output, error output and exit status.
+type Said = (String, String, Option<i32>);
+
+fn said(output: &Output) -> Said {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    (text(&output.stdout), text(&output.stderr), output.status.code())
+}
+
+impl Twins {
+    fn new() -> Option<Self> {
+        if Command::new("qemu-img").arg("--version").output().is_err() {
+            eprintln!("qemu-img is not installed: nothing to compare with");
+            return None;
+        }
+        let twins = Self { dir: tempfile::tempdir().expect("a directory") };
+        for name in ["bin", "ours", "theirs"] {
+            fs::create_dir(twins.at(name)).expect("a directory");
+        }
+        symlink(env!("CARGO_BIN_EXE_spindle"), twins.at("bin/qemu-img")).expect("a link");
+        Some(twins)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn ours(&self, dir: &str, args: &[&str]) -> Said {
+        let mut command = Command::new(self.at("bin/qemu-img"));
+        said(&command.args(args).current_dir(self.at(dir)).output().expect("our tool"))
+    }
+
+    fn theirs(&self, dir: &str, args: &[&str]) -> Said {
+        said(&Command::new("qemu-img").args(args).current_dir(self.at(dir)).output().expect("runs"))
+    }
+
+    /// Both say the same when they do it, each to its own images.
+    #[track_caller]
+    fn agree(&self, args: &[&str]) {
+        assert_eq!(self.ours("ours", args), self.theirs("theirs", args), "{args:?}");
+    }
+
+    /// Both say the same of the images of either.
+    #[track_caller]
+    fn agree_on_both(&self, args: &[&str]) {
+        for dir in ["ours", "theirs"] {
+            assert_eq!(self.ours(dir, args), self.theirs(dir, args), "{args:?} in {dir}");
+        }
+    }
+
+    /// Does the same to the images of both, with qemu-io.
+    #[track_caller]
+    fn io(&self, image: &str, command: &str) {
+        self.io_on("qcow2", image, command);
+    }
+
+    #[track_caller]
+    fn io_on(&self, format: &str, image: &str, command: &str) {
+        for dir in ["ours", "theirs"] {
+            let args = ["-f", format, "-c", command, image];
+            let done = Command::new("qemu-io").args(args).current_dir(self.at(dir)).output();
+            let done = said(&done.expect("qemu-io"));
+            assert_eq!(done.2, Some(0), "{command}: {done:?}");
+        }
+    }
+
+    /// What the images of both hold is the same.
+    #[track_caller]
+    fn same(&self, image: &str) {
+        let done = self.theirs("ours", &["compare", image, &format!("../theirs/{image}")]);
+        assert_eq!(done.2, Some(0), "{image}: {done:?}");
+    }
+}
+
+#[test]
+fn snapshots() {
+    let Some(twins) = Twins::new() else { return };
+    for (image, options) in [
+        ("a", "compat=1.1"),
+        ("b", "compat=0.10"),
+        ("c", "refcount_bits=1"),
+        ("d", "cluster_size=512"),
+    ] {
+        twins.agree(&["create", "-q", "-f", "qcow2", "-o", options, image, "4M"]);
+        twins.io(image, "write -P 1 0 300k");
+        let take = |name: &str| {
+            twins.agree(&["snapshot", "-c", name, image]);
+            twins.io(image, "write -P 2 100k 300k");
+            twins.agree_on_both(&["snapshot", "-l", image]);
+            twins.agree_on_both(&["info", image]);
+            twins.agree_on_both(&["info", "--output=json", image]);
+        };
+        if image == "c" {
+            // There is no room for a second reference; QEMU leaks what it had taken.
+            twins.agree(&["snapshot", "-c", "one", image]);
+            continue;
+        }
+        take("one");
+        take("two");
+        twins.same(image);
+        twins.agree(&["snapshot", "-a", "one", image]);
+        twins.same(image);
+        twins.io(image, "write -P 3 1M 64k");
+        for which in ["one", "1", "snapshot.name=two", "snapshot.id=2,snapshot.name=two", "three"] {
+            for option in ["snapshot.foo=1", which] {
+                twins.agree(&["convert", "-l", option, "-f", "qcow2", "-O", "raw", image, "x"]);
+            }
+            if which != "three" {
+                let ours = fs::read(twins.at("ours/x")).expect("read");
+                assert!(ours == fs::read(twins.at("theirs/x")).expect("read"), "{which}");
+            }
+        }
+        twins.agree(&["snapshot", "-d", "one", image]);
+        twins.agree(&["snapshot", "-d", "one", image]);
+        twins.agree_on_both(&["snapshot", "-l", image]);
+        twins.same(image);
+        twins.agree(&["resize", image, "8M"]);
+        twins.agree(&["snapshot", "-a", "two", image]);
+        twins.same(image);
+        twins.agree_on_both(&["check", image]);
+    }
+}
+
+#[test]
+fn mistakes_about_snapshots() {
+    let Some(twins) = Twins::new() else { return };
+    twins.agree(&["create", "-q", "-f", "qcow2", "a", "4M"]);
+    twins.agree(&["create", "-q", "-f", "raw", "raw", "4M"]);
+    for args in [
+        &[][..],
+        &["-l"],
+        &["none"],
+        &["a"],
+        &["-q", "-l", "a"],
+        &["-l", "a", "a"],
+        &["-l", "-c", "x", "a"],
+        &["-c", "x", "-d", "y", "a"],
+        &["-l", "-l", "a"],
+        &["-a", "none", "a"],
+        &["-d", "none", "a"],
+        &["-U", "-c", "x", "a"],
+        &["-U", "-l", "a"],
+        &["-l", "none"],
+        &["-l", "raw"],
+        &["-c", "x", "raw"],
+        &["-a", "x", "raw"],
+        &["-d", "x", "raw"],
+    ] {
+        twins.agree(&[&["snapshot"], args].concat());
+    }
+}
+
+#[test]
+fn amended_images() {
+    let Some(twins) = Twins::new() else { return };
+    twins.agree(&["create", "-q", "-f", "raw", "raw", "4M"]);
+    twins.io_on("raw", "raw", "write -P 5 0 4M");
+    twins.agree(&["create", "-q", "-f", "qcow2", "a", "4M"]);
+    twins.agree(&["create", "-q", "-f", "qcow2", "-b", "raw", "-F", "raw", "b", "4M"]);
+    for image in ["a", "b"] {
+        for options in [
+            "compat=0.10",
+            "compat=1.1,lazy_refcounts=on",
+            "lazy_refcounts=on,compat=0.10",
+            "lazy_refcounts=on",
+            "compat=v3",
+            "compat=0.9",
+            "compat",
+            "refcount_bits=8",
+            "refcount_bits=7",
+            "refcount_bits=64",
+            "compat=0.10",
+            "refcount_bits=16,compat=0.10",
+            "compat=v3,refcount_bits=1",
+            "refcount_bits=16",
+            "cluster_size=4k",
+            "backing_file=a",
+            "compression_type=zstd",
+            "data_file=x",
+            "data_file_raw=on",
+            "bogus=1",
+            "size=8M",
+            "size=2M",
+            "compat=0.10,refcount_bits=8",
+            "compat=0.10",
+        ] {
+            twins.io(image, "write -P 1 0 300k");
+            if options == "compat=0.10" {
+                // Zeros without data, and with a place of their own.
+                let _ = twins.theirs("ours", &["amend", "-o", "compat=v3", image]);
+            }
+            twins.agree(&["amend", "-o", options, image]);
+            twins.agree_on_both(&["info", "--output=json", image]);
+            twins.same(image);
+            assert_eq!(twins.theirs("ours", &["check", "-q", image]).2, Some(0), "{options}");
+        }
+    }
+    // What says "zeros" says so otherwise in version 2.
+    for image in ["a", "b"] {
+        twins.agree(&["amend", "-o", "compat=v3", image]);
+        twins.io(image, "write -P 2 0 1M");
+        twins.io(image, "write -z 64k 128k");
+        twins.io(image, "write -z -u 512k 128k");
+        twins.io(image, "write -z 1M 256k");
+        twins.agree(&["amend", "-o", "compat=0.10", image]);
+        twins.same(image);
+        assert_eq!(twins.theirs("ours", &["check", "-q", image]).2, Some(0));
+        assert_eq!(twins.ours("ours", &["check", "-q", image]).2, Some(0));
+    }
+    for args in [
+        &["a"][..],
+        &[],
+        &["-o", "size=1"],
+        &["-o", "size=1M", "none"],
+        &["-o", "size=1M", "raw"],
+        &["-f", "raw", "-o", "size=1M", "raw"],
+        &["-f", "zz", "-o", "size=1M", "raw"],
+        &["-t", "zz", "-o", "size=1M", "a"],
+        &["-o", "size=zz", "a"],
+        &["-q", "-o", "lazy_refcounts=off", "a"],
+        &["--force", "-o", "lazy_refcounts=on", "a"],
+    ] {
+        twins.agree(&[&["amend"], args].concat());
+    }
+    // Several snapshots share a cluster: its refcount does not fit any more.
+    for name in ["x", "y", "z"] {
+        twins.agree(&["snapshot", "-c", name, "a"]);
+    }
+    let (_, ours, status) = twins.ours("ours", &["amend", "-o", "refcount_bits=2", "a"]);
+    assert!(ours.contains("Cannot decrease refcount entry width to 2 bits: Cluster at"), "{ours}");
+    assert_eq!(status, Some(1));
+    twins.agree(&["amend", "-o", "refcount_bits=4", "a"]);
+    twins.agree_on_both(&["info", "--output=json", "a"]);
+}
+
+#[test]
+fn bitmaps() {
+    let Some(twins) = Twins::new() else { return };
+    for image in ["a", "b"] {
+        twins.agree(&["create", "-q", "-f", "qcow2", image, "4M"]);
+    }
+    twins.agree(&["create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", "large", "8M"]);
+    twins.agree(&["create", "-q", "-f", "raw", "raw", "4M"]);
+    for args in [
+        &["--add", "a", "b0"][..],
+        &["--add", "-g", "4k", "a", "b1"],
+        &["--add", "--disable", "a", "b2"],
+        &["--add", "--enable", "a", "b3"],
+        &["--add", "large", "b"],
+        &["--add", "a", "b0"],
+        &["--add", "-g", "3k", "a", "x"],
+        &["--add", "-g", "256", "a", "x"],
+        &["--add", "-g", "4G", "a", "x"],
+        &["--add", "-g", "zz", "a", "x"],
+        &["--remove", "a", "nope"],
+        &["--clear", "a", "nope"],
+        &["--enable", "a", "nope"],
+        &["--disable", "a", "nope"],
+        &["--enable", "a", "b2"],
+        &["--disable", "a", "b0"],
+        &["--merge", "b0", "a", "b1"],
+        &["--merge", "nope", "a", "b1"],
+        &["--merge", "b3", "--clear", "a", "b1"],
+        &["a", "b0"],
+        &["--add"],
+        &["--add", "a"],
+        &["--clear", "--enable", "a", "b1"],
+        &["--enable", "--disable", "a", "b1"],
+        &["--add", "--remove", "a", "x"],
+        &["--remove", "a", "b1"],
+        &["--add", "b", "z1"],
+        &["--merge", "b3", "-b", "a", "b", "z1"],
+        &["--merge", "b3", "-b", "a", "-F", "qcow2", "b", "z1"],
+        &["--merge", "b3", "-b", "raw", "-F", "raw", "b", "z1"],
+        &["--merge", "b", "-b", "large", "-F", "qcow2", "b", "z1"],
+        &["--merge", "b3", "-F", "qcow2", "b", "z1"],
+        &["--clear", "-b", "a", "b", "z1"],
+        &["--remove", "--merge", "b3", "a", "b2"],
+        &["--granularity", "4k", "--clear", "a", "b0"],
+        &["--clear", "-f", "raw", "raw", "x"],
+        &["--clear", "none", "x"],
+        &["--add", "-f", "zz", "a", "x"],
+        &["--add", "a", "b", "c"],
+    ] {
+        twins.agree(&[&["bitmap"], args].concat());
+        for image in ["a", "b", "large"] {
+            twins.agree_on_both(&["info", image]);
+            twins.agree_on_both(&["info", "--output=json", image]);
+        }
+        twins.io("a", "write -P 1 0 64k");
+    }
+    for image in ["a", "b"] {
+        twins.same(image);
+        twins.agree(&["resize", "-q", image, "8M"]);
+        twins.agree(&["resize", "-q", "--shrink", image, "2M"]);
+        twins.agree(&["snapshot", "-c", "s", image]);
+        twins.agree_on_both(&["info", "--output=json", image]);
+        assert_eq!(twins.theirs("ours", &["check", "-q", image]).2, Some(0));
+        assert_eq!(twins.ours("ours", &["check", "-q", image]).2, Some(0));
+    }
+}
+
+#[test]
+fn images_that_are_allocated_beforehand() {
+    let Some(twins) = Twins::new() else { return };
+    for mode in ["off", "metadata", "falloc", "full"] {
+        let options = format!("preallocation={mode},refcount_bits=32");
+        twins.agree(&["create", "-q", "-f", "qcow2", "-o", &options, "a", "9M"]);
+        twins.same("a");
+        for dir in ["ours", "theirs"] {
+            assert_eq!(twins.theirs(dir, &["check", "-q", "a"]).2, Some(0), "{mode} {dir}");
+        }
+        let blocks = |dir: &str| {
+            let file = fs::metadata(twins.at(dir).join("a")).expect("a file");
+            std::os::unix::fs::MetadataExt::blocks(&file) / 2048
+        };
+        assert_eq!(blocks("ours"), blocks("theirs"), "{mode}");
+    }
+}
