@@ -165,7 +165,7 @@ fn img_takes_the_command_lines_of_qemu_img() {
     assert!(spindle(&["img", "create", "-f", "qcow2", "-o", "help"]).unwrap().contains("compat"));
     let cases: &[(&[&str], u8, &str)] = &[
         (&["img", "create", "-f", "qcow2", &at("n")], 2, "needs a size"),
-        (&["img", "create", "-f", "qcow3", &at("n"), "1M"], 2, "did you mean 'qcow2'"),
+        (&["img", "create", "-f", "qcow3", &at("n"), "1M"], 2, "'qcow2'?"),
         (&["img", "create", "-b", &base, &at("n.qcow2")], 2, "-F raw"),
         (&["img", "create", "-u", "-b", "x", "-F", "raw", &at("n.qcow2")], 2, "-u"),
         (&["img", "info", &at("none")], 1, "none"),

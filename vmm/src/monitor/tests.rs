@@ -107,7 +107,7 @@ fn malformed_messages_are_answered_and_survived() {
         ),
         (r#"{"execute": "block_resize", "arguments": {"size": 1}}"#, "GenericError", "one of"),
         (
-            r#"{"execute": "blockdev-add", "arguments": {"driver": "qcow", "node-name": "n"}}"#,
+            r#"{"execute": "blockdev-add", "arguments": {"driver": "qcow22", "node-name": "n"}}"#,
             "GenericError",
             "did you mean 'qcow2'",
         ),
