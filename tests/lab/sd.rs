@@ -61,7 +61,7 @@ fn ways(context: &Context) -> Outcome {
     for (quirks, quirks2, size, says) in [
         (0, 0, "8m", "ADMA 64-bit"),
         (0, 1 << 9, "8m", "ADMA"),
-        (1 << 6, 0, "8m", "DMA"),
+        (1 << 6, 1 << 9, "8m", "DMA"),
         (1 << 5 | 1 << 6, 0, "1m", "PIO"),
     ] {
         let image = context.qcow2(&format!("way-{quirks}-{quirks2}.qcow2"), 64)?;
@@ -130,7 +130,9 @@ fn mmc_utils(context: &Context) -> Outcome {
         mmc bootpart enable 1 1 /dev/mmcblk0 || exit 9
         mmc extcsd read /dev/mmcblk0 | grep 'PARTITION_CONFIG: 0x48' || exit 10
         mmc writeprotect boot set /dev/mmcblk0 || exit 11
-        ! dd if=/tmp/boot of=/dev/mmcblk0boot1 bs=512 count=1 oflag=direct || exit 12
+        dd if=/dev/zero of=/dev/mmcblk0boot1 bs=512 count=1 oflag=direct
+        echo 3 >/proc/sys/vm/drop_caches
+        dd if=/dev/mmcblk0boot1 bs=512k iflag=direct | cmp - /tmp/boot || exit 12
         mmc cache disable /dev/mmcblk0 && mmc cache enable /dev/mmcblk0 || exit 13
         mmc sanitize /dev/mmcblk0 || exit 14
         mmc status get /dev/mmcblk0 || exit 15
