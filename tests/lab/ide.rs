@@ -98,7 +98,7 @@ fn ide_pio(context: &Context) -> Outcome {
         {} --ioengine=psync || exit 1
         dmesg | grep -iE 'ata[0-9]+.*(exception|failed|error)' && exit 6
         exit 0\n",
-        fio_verify("a", "/dev/sda").replace("--size=32m", "--size=2m")
+        fio_verify("a", "/dev/sda").replace("--size=32m", "--size=1m")
     );
     let mut guest = guest(context, MODULES, script)?
         .cpus(2)
@@ -114,7 +114,7 @@ fn ide_discard(context: &Context) -> Outcome {
 }
 
 fn ide_reset(context: &Context) -> Outcome {
-    let reset = "sg_reset --device --no-escalate /dev/sda";
+    let reset = crate::controllers::ATA_RESET;
     resets(context, MODULES, "ide", "sda", reset)
 }
 
