@@ -22,6 +22,7 @@ use super::{BuildError, Machine, Mailbox, firmware};
 use crate::{
     monitor::{Event, QmpError},
     spec::{
+        DeviceSpec,
         device::{PciAddr, piix},
         keyval::Options,
     },
@@ -69,6 +70,16 @@ impl Machine {
             return Err(QmpError::generic("The machine is about to end"));
         }
         let device = self.spec.added_device(options)?;
+        let place = match &device {
+            DeviceSpec::IdeHd(disk) => Some(&disk.place),
+            DeviceSpec::IdeCd(drive) => Some(&drive.place),
+            _ => None,
+        };
+        if let Some(ide) = place.map(|at| at.controller().0).filter(|ide| self.is_chipset(ide)) {
+            let desc =
+                format!("Device '{ide}' does not support hotplugging of drives on its cables");
+            return Err(QmpError::generic(desc));
+        }
         let fits = |addr: &PciAddr| addr.function == 0 && PciHotplug::is_pluggable(addr.slot);
         if let Some(addr) = device.addr().filter(|addr| !fits(addr)) {
             return Err(failed(&BuildError::NotPluggable(String::from(addr))));
@@ -89,10 +100,6 @@ impl Machine {
     pub(super) fn device_del(&mut self, id: &str) -> Result<(), QmpError> {
         let again =
             || QmpError::generic(format!("Device {id} is already in the process of unplug"));
-        let Some(function) = self.disks.function_mut(id) else {
-            return self.disk_del(id, again);
-        };
-        let at = function.at;
         if self.is_chipset(id) {
             let desc = format!(
                 "Device '{id}' does not support unplugging: it is a part of the chipset, as the ISA \
@@ -100,6 +107,10 @@ impl Machine {
             );
             return Err(QmpError::generic(desc));
         }
+        let Some(function) = self.disks.function_mut(id) else {
+            return self.disk_del(id, again);
+        };
+        let at = function.at;
         if !PciHotplug::is_pluggable(at.slot) {
             return Err(failed(&BuildError::NotPluggable(at.to_string())));
         }

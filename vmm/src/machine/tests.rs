@@ -335,6 +335,12 @@ fn the_chipset_stays_with_its_drives() {
         assert!(error.starts_with(&start) && error.contains(reason), "{error}");
     }
     assert_eq!((rig.port(REMOVING), rig.port(EVENTS)), (0, 0));
+    let drive = json!({"driver": "ide-hd", "id": "hot", "drive": "b", "bus": "ide.1"});
+    let error = rig.add(drive).unwrap_err().desc;
+    assert!(error.contains("'ide' does not support hotplugging of drives"), "{error}");
+    let second = json!({"driver": "piix4-ide", "id": "other"});
+    let error = rig.add(second).unwrap_err().desc;
+    assert!(error.contains("'ide' has the legacy ports already"), "{error}");
     // The guest's own hand does not take it away either.
     rig.port_write(EJECT, 1 << 1);
     assert_eq!(rig.config(1, 0), 0x7000_8086);
