@@ -85,7 +85,7 @@ fn ahci_discard(context: &Context) -> Outcome {
 }
 
 fn ahci_reset(context: &Context) -> Outcome {
-    let reset = "sg_reset --device --no-escalate /dev/sda";
+    let reset = crate::controllers::ATA_RESET;
     resets(context, AHCI_MODULES, "ahci", "sda", reset)
 }
 

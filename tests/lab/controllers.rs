@@ -271,6 +271,10 @@ pub fn resets(
     check_qcow2(&image)
 }
 
+/// libata has no reset by ioctl; a scan that a user asks for resets the port (`ata_scsi_user_scan`).
+pub const ATA_RESET: &str = "echo '- - -' >/sys/class/scsi_host/$(readlink -f /sys/block/sda \
+    | grep -o 'host[0-9]*' | head -n1)/scan";
+
 fn nvme_reset(context: &Context) -> Outcome {
     resets(context, NVME_MODULES, "nvme", "nvme0n1", "nvme reset /dev/nvme0")
 }

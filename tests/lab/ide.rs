@@ -68,7 +68,8 @@ fn ide_cable(context: &Context) -> Outcome {
     let images = [context.qcow2("a.qcow2", 64)?, context.qcow2("b.qcow2", 64)?];
     let script = format!(
         "set -x
-        dmesg | grep -i 'configured for UDMA/33' || exit 2
+        grep -h . /sys/class/ata_device/dev1.*/xfer_mode
+        [ \"$(grep -lx XFER_UDMA_2 /sys/class/ata_device/dev1.*/xfer_mode | wc -l)\" = 2 ] || exit 2
         ({} --ioengine=psync; echo $? >/tmp/status) &
         {} --ioengine=psync || exit 1
         wait
@@ -92,11 +93,12 @@ fn ide_pio(context: &Context) -> Outcome {
     let image = context.qcow2("a.qcow2", 64)?;
     let script = format!(
         "set -x
-        dmesg | grep 'configured for PIO' || exit 2
+        grep -h . /sys/class/ata_device/dev1.0/xfer_mode
+        grep -q PIO /sys/class/ata_device/dev1.0/xfer_mode || exit 2
         {} --ioengine=psync || exit 1
         dmesg | grep -iE 'ata[0-9]+.*(exception|failed|error)' && exit 6
         exit 0\n",
-        fio_verify("a", "/dev/sda").replace("--size=32m", "--size=2m")
+        fio_verify("a", "/dev/sda").replace("--size=32m", "--size=1m")
     );
     let mut guest = guest(context, MODULES, script)?
         .cpus(2)
@@ -112,7 +114,7 @@ fn ide_discard(context: &Context) -> Outcome {
 }
 
 fn ide_reset(context: &Context) -> Outcome {
-    let reset = "sg_reset --device --no-escalate /dev/sda";
+    let reset = crate::controllers::ATA_RESET;
     resets(context, MODULES, "ide", "sda", reset)
 }
 
@@ -126,7 +128,7 @@ fn ide_settings(context: &Context) -> Outcome {
         sg_inq -p ai $d || exit 2
         dmesg | grep -i 'ata1.00' || exit 3
         # Non-data, 28 bits: protocol 3; PIO in: protocol 4, one block, length in COUNT.
-        plain() { sg_raw $d 85 06 20 00 $1 00 $2 00 $3 00 $4 00 $5 00 $6 00; }
+        plain() { sg_raw $d 85 06 00 00 $1 00 $2 00 $3 00 $4 00 $5 00 $6 00; }
         get() { sg_raw -r 512 -o /tmp/page $d 85 08 0e 00 $1 00 $2 00 $3 00 $4 00 $5 00 $6 00; }
         plain 00 00 00 00 00 e7 || exit 10
         # SMART: enable, status, a short self-test, its log.

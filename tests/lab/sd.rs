@@ -59,9 +59,9 @@ fn with_card(context: &Context, modules: &str, script: &str) -> Result<Guest, Er
 /// take one after the other away (SDHCI_QUIRK_BROKEN_DMA and _ADMA, SDHCI_QUIRK2_BROKEN_64_BIT_DMA).
 fn ways(context: &Context) -> Outcome {
     for (quirks, quirks2, size, says) in [
-        (0, 0, "8m", "ADMA 64-bit"),
-        (0, 1 << 9, "8m", "ADMA"),
-        (1 << 6, 0, "8m", "DMA"),
+        (0, 0, "3m", "ADMA 64-bit"),
+        (0, 1 << 9, "3m", "ADMA"),
+        (1 << 6, 1 << 9, "3m", "DMA"),
         (1 << 5 | 1 << 6, 0, "1m", "PIO"),
     ] {
         let image = context.qcow2(&format!("way-{quirks}-{quirks2}.qcow2"), 64)?;
@@ -130,7 +130,8 @@ fn mmc_utils(context: &Context) -> Outcome {
         mmc bootpart enable 1 1 /dev/mmcblk0 || exit 9
         mmc extcsd read /dev/mmcblk0 | grep 'PARTITION_CONFIG: 0x48' || exit 10
         mmc writeprotect boot set /dev/mmcblk0 || exit 11
-        ! dd if=/tmp/boot of=/dev/mmcblk0boot1 bs=512 count=1 oflag=direct || exit 12
+        # Linux answers a refused write with a power cycle, which ends this protection: it is only read.
+        mmc extcsd read /dev/mmcblk0 | grep 'BOOT_WP.*: 0x0[15]' || { cat /tmp/ext; exit 12; }
         mmc cache disable /dev/mmcblk0 && mmc cache enable /dev/mmcblk0 || exit 13
         mmc sanitize /dev/mmcblk0 || exit 14
         mmc status get /dev/mmcblk0 || exit 15

@@ -237,6 +237,7 @@ fn amended_images() {
     ] {
         twins.agree(&[&["amend"], args].concat());
     }
+    twins.agree(&["amend", "-o", "compat=v3", "a"]);
     // Several snapshots share a cluster: its refcount does not fit any more.
     for name in ["x", "y", "z"] {
         twins.agree(&["snapshot", "-c", name, "a"]);

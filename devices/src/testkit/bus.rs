@@ -47,6 +47,10 @@ fn overlap(a: &Window, b: &Window) -> bool {
     a.space == b.space && a.base < b.base + b.len && b.base < a.base + a.len
 }
 
+fn is_inside(window: &Window, address: u64, width: u8) -> bool {
+    address + u64::from(width) <= window.base + window.len
+}
+
 impl Bus {
     /// Nothing anywhere.
     #[must_use]
@@ -90,38 +94,69 @@ impl Bus {
     }
 
     /// Delivers what waits in coalesced windows.
-    fn drain(&self) {
+    pub(super) fn drain(&self) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         waiting.into_iter().for_each(|(target, access, value)| target.write(access, value));
     }
 
-    /// A load by the guest; addresses that nobody claims read as ones.
+    /// The device that an access begins at; whether all its bytes are that device's. Windows that
+    /// continue each other are one, as in a machine.
+    fn find_whole(&self, space: Space, address: u64, width: u8) -> Option<(Window, Access, bool)> {
+        let map = self.lock();
+        let (window, access) = Self::find(&map, space, address)?;
+        let target = Arc::as_ptr(&window.target).addr();
+        let is_own = |i: u64| {
+            Self::find(&map, space, address + i).is_some_and(|(other, at)| {
+                Arc::as_ptr(&other.target).addr() == target && at.offset == access.offset + i
+            })
+        };
+        let whole = is_inside(&window, address, width) || (1..u64::from(width)).all(is_own);
+        Some((window, Access { width, ..access }, whole))
+    }
+
+    /// A load by the guest; addresses that nobody claims read as ones. One that goes beyond a device
+    /// goes byte by byte.
     #[must_use]
     pub fn read(&self, space: Space, address: u64, width: u8) -> u64 {
         self.drain();
-        let found = Self::find(&self.lock(), space, address);
-        let Some((window, access)) = found else { return width_mask(width) };
-        self.traps.fetch_add(1, SeqCst);
-        window.target.read(Access { width, ..access }) & width_mask(width)
+        match self.find_whole(space, address, width) {
+            Some((window, access, true)) => {
+                self.traps.fetch_add(1, SeqCst);
+                window.target.read(access) & width_mask(width)
+            }
+            _ if width > 1 => (0..width.into())
+                .fold(0, |value, i| value | self.read(space, address + i, 1) << (i * 8)),
+            _ => width_mask(width),
+        }
     }
 
-    /// A store by the guest.
+    /// A store by the guest. One that goes beyond a device goes byte by byte.
     pub fn write(&self, space: Space, address: u64, width: u8, value: u64) {
         if self.ring(space, address, width, value) {
             return;
         }
-        let found = Self::find(&self.lock(), space, address);
-        let Some((window, access)) = found else { return self.drain() };
-        let access = Access { width, ..access };
+        let found = self.find_whole(space, address, width);
         // As KVM does: only writes that lie in the window with all their bytes are collected.
-        let inside = address + u64::from(width) <= window.base + window.len;
-        if window.coalesce && inside {
-            self.lock().waiting.push((window.target, access, value));
-            return;
+        let inside = |window: &Window| window.coalesce && is_inside(window, address, width);
+        match found {
+            Some((window, access, _)) if inside(&window) => {
+                self.lock().waiting.push((window.target, access, value));
+            }
+            Some((window, access, true)) => {
+                self.drain();
+                self.traps.fetch_add(1, SeqCst);
+                window.target.write(access, value & width_mask(width));
+            }
+            _ => {
+                self.drain();
+                for i in 0..width.into() {
+                    if let Some((window, access, _)) = self.find_whole(space, address + i, 1) {
+                        self.traps.fetch_add(1, SeqCst);
+                        window.target.write(access, value >> (i * 8) & 0xff);
+                    }
+                }
+            }
         }
-        self.drain();
-        self.traps.fetch_add(1, SeqCst);
-        window.target.write(access, value & width_mask(width));
     }
 
     fn ring(&self, space: Space, address: u64, width: u8, value: u64) -> bool {

@@ -460,6 +460,7 @@ impl Machine {
         let function = self.pci.get(at).expect("a function");
         let over = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&over);
+        self.bus.drain();
         Device::reset(&*function, Box::new(move || flag.store(true, SeqCst)));
         for cx in &self.iothreads {
             cx.run_until(|| over.load(SeqCst));
@@ -472,6 +473,8 @@ impl Machine {
     /// When there is none, or the reset never ends.
     pub fn reset(&self, at: Address) {
         let function = self.pci.get(at).expect("a function");
+        // What virtual CPUs have written comes before it.
+        self.bus.drain();
         self.finish(|done| Device::reset(&*function, done));
     }
 }

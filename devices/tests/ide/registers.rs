@@ -171,3 +171,27 @@ fn what_waits_in_a_coalesced_window_comes_before_what_traps() {
     assert_eq!(setup.machine.bus.traps(), before, "taskfile and table address are collected");
     assert_eq!((driver.read(2), driver.read_bm(4, 4)), (0xa0, 0x1000));
 }
+
+#[test]
+fn an_access_ends_where_the_command_block_does() {
+    let (driver, setup) = one_disk(1 << 20);
+    let bus = &setup.machine.bus;
+    driver.select();
+    // Device, command, and what is nobody's: no software reset.
+    bus.write(Space::Port, 0x1f6, 4, 0x0404_e0a0);
+    driver.machine.run();
+    assert_eq!(driver.alternate(), 0x50);
+    assert_eq!(bus.read(Space::Port, 0x1f6, 4), 0xffff_50a0);
+    assert_eq!(bus.read(Space::Port, 0x3f6, 2), 0xff50);
+}
+
+/// What the drive is told before a reset is not told to the one that comes of it.
+#[test]
+fn writes_that_are_collected_come_before_a_reset() {
+    let (driver, setup) = one_disk(1 << 20);
+    driver.write(2, 0x55);
+    setup.machine.reset(setup.ide.at);
+    setup.machine.assign();
+    let driver = IdeDriver::new(&setup.machine, setup.ide.at, 0);
+    assert_eq!(driver.read(2), 1, "the signature");
+}

@@ -21,7 +21,11 @@ use spindle_devices::{
 use super::{BuildError, Machine, Mailbox, firmware};
 use crate::{
     monitor::{Event, QmpError},
-    spec::{device::PciAddr, keyval::Options},
+    spec::{
+        DeviceSpec,
+        device::{PciAddr, piix},
+        keyval::Options,
+    },
 };
 
 /// A guest that has not let go of a device after this long may have missed the event: it is told again
@@ -29,6 +33,9 @@ use crate::{
 const UNPLUG_PATIENCE: Duration = Duration::from_secs(5);
 /// The command register (PCI 6.2.2).
 const COMMAND: Access = Access { offset: 4, width: 2 };
+/// Class and sub-class (PCI 6.2.1), and those of an ISA bridge.
+const CLASS: Access = Access { offset: 0x0a, width: 2 };
+const ISA_BRIDGE: u32 = 0x0601;
 
 /// Takes functions off the bus.
 pub(super) struct Ejector {
@@ -38,6 +45,11 @@ pub(super) struct Ejector {
 
 impl EjectSink for Ejector {
     fn eject(&self, slot: u8) {
+        let first = self.pci.get(Address { slot, function: 0 });
+        if first.is_some_and(|first| first.config_read(CLASS) == ISA_BRIDGE) {
+            log::warn!("the guest has ejected slot {slot:02x}: the chipset that is there stays");
+            return;
+        }
         for function in 0..8 {
             let Some(gone) = self.pci.remove(Address { slot, function }) else { continue };
             // Its windows go now, its requests when they have ended.
@@ -58,6 +70,16 @@ impl Machine {
             return Err(QmpError::generic("The machine is about to end"));
         }
         let device = self.spec.added_device(options)?;
+        let place = match &device {
+            DeviceSpec::IdeHd(disk) => Some(&disk.place),
+            DeviceSpec::IdeCd(drive) => Some(&drive.place),
+            _ => None,
+        };
+        if let Some(ide) = place.map(|at| at.controller().0).filter(|ide| self.is_chipset(ide)) {
+            let desc =
+                format!("Device '{ide}' does not support hotplugging of drives on its cables");
+            return Err(QmpError::generic(desc));
+        }
         let fits = |addr: &PciAddr| addr.function == 0 && PciHotplug::is_pluggable(addr.slot);
         if let Some(addr) = device.addr().filter(|addr| !fits(addr)) {
             return Err(failed(&BuildError::NotPluggable(String::from(addr))));
@@ -78,6 +100,13 @@ impl Machine {
     pub(super) fn device_del(&mut self, id: &str) -> Result<(), QmpError> {
         let again =
             || QmpError::generic(format!("Device {id} is already in the process of unplug"));
+        if self.is_chipset(id) {
+            let desc = format!(
+                "Device '{id}' does not support unplugging: it is a part of the chipset, as the ISA \
+                 bridge in its slot is"
+            );
+            return Err(QmpError::generic(desc));
+        }
         let Some(function) = self.disks.function_mut(id) else {
             return self.disk_del(id, again);
         };
@@ -100,9 +129,21 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether it is an IDE controller of the chipset.
+    fn is_chipset(&self, id: &str) -> bool {
+        self.spec.device(id).is_some_and(|device| piix(device).is_some())
+    }
+
     /// `device_del` for what sits on another device's bus: it goes by itself.
     fn disk_del(&mut self, id: &str, again: impl Fn() -> QmpError) -> Result<(), QmpError> {
         let (known, described) = (self.disks.disk(id).is_some(), self.spec.device(id).is_some());
+        if self.disks.disk(id).is_some_and(|disk| self.is_chipset(&disk.function)) {
+            let desc = format!(
+                "Device '{id}' does not support unplugging: drives do not leave the cable of an IDE \
+                 controller"
+            );
+            return Err(QmpError::generic(desc));
+        }
         let disk = self.disks.disk_mut(id).filter(|_| described);
         let Some(disk) = disk else {
             // What a guest has made for itself goes by its hand alone.

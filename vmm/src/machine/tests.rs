@@ -324,6 +324,33 @@ fn namespaces_and_units_come_and_go() {
 }
 
 #[test]
+fn the_chipset_stays_with_its_drives() {
+    let blockdevs = nodes(["a", "b"]);
+    let devices = ["piix3-ide,id=ide", "ide-hd,id=hd,drive=a,bus=ide.0"];
+    let Some(mut rig) = rig(&blockdevs.each_ref().map(|n| &**n), &devices) else { return };
+    let wanted = [("ide", "a part of the chipset"), ("hd", "do not leave the cable")];
+    for (id, reason) in wanted {
+        let error = rig.machine.device_del(id).unwrap_err().desc;
+        let start = format!("Device '{id}' does not support unplugging");
+        assert!(error.starts_with(&start) && error.contains(reason), "{error}");
+    }
+    assert_eq!((rig.port(REMOVING), rig.port(EVENTS)), (0, 0));
+    let drive = json!({"driver": "ide-hd", "id": "hot", "drive": "b", "bus": "ide.1"});
+    let error = rig.add(drive).unwrap_err().desc;
+    assert!(error.contains("'ide' does not support hotplugging of drives"), "{error}");
+    let second = json!({"driver": "piix4-ide", "id": "other"});
+    let error = rig.add(second).unwrap_err().desc;
+    assert!(error.contains("'ide' has the legacy ports already"), "{error}");
+    // The guest's own hand does not take it away either.
+    rig.port_write(EJECT, 1 << 1);
+    assert_eq!(rig.config(1, 0), 0x7000_8086);
+    let ide = Address { slot: 1, function: 1 };
+    assert!(rig.machine.board.pci.get(ide).is_some());
+    assert_eq!(rig.roots(), ["hd"]);
+    assert_eq!(rig.machine.spec.devices.len(), 2);
+}
+
+#[test]
 fn a_shared_disk_is_one_unit_behind_two_adapters_and_stays_until_both_are_gone() {
     let blockdevs = nodes(["a"]);
     let devices = [

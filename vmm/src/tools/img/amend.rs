@@ -134,9 +134,10 @@ async fn understand(cx: &Cx, image: &Image, options: &[String]) -> Result<Wanted
         return said("Cannot amend the backing file\nYou can use 'qemu-img rebase' instead.");
     }
     let version = wanted.amend.version.unwrap_or(header.version);
-    let other_width = wanted.amend.refcount_bits.is_some_and(|bits| {
-        bits.is_power_of_two() && bits <= 64 && bits != 1 << header.refcount_order
-    });
+    let other_width = wanted
+        .amend
+        .refcount_bits
+        .is_some_and(|bits| bits.is_power_of_two() && bits <= 64 && bits != 16);
     if version < 3 && other_width {
         return said(
             "Refcount widths other than 16 bits require compatibility level 1.1 or above (use \

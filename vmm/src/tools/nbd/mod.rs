@@ -35,6 +35,7 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -89,6 +90,8 @@ pub struct ServeRequest {
 /// A client that is being served.
 struct Client {
     stream: Stream,
+    /// Its thread is about to end.
+    over: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -314,7 +317,7 @@ impl<'a> Server<'a> {
     fn reap(&mut self) {
         let (gone, here) = std::mem::take(&mut self.clients)
             .into_iter()
-            .partition(|client| client.thread.is_finished());
+            .partition(|client| client.over.load(SeqCst));
         self.clients = here;
         let gone: Vec<Client> = gone;
         for client in gone {
@@ -348,7 +351,8 @@ impl<'a> Server<'a> {
         let kept = stream.try_clone()?;
         let (offer, export) = (self.offer.clone(), Arc::clone(self.export));
         let (handle, limit) = (iothread.handle.clone(), self.request.handshake_limit);
-        let told = Told(Arc::clone(&self.gone));
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Told { over: Arc::clone(&over), gone: Arc::clone(&self.gone) };
         let verbose = self.request.verbose;
         let thread =
             std::thread::Builder::new().name("nbd-client".to_owned()).spawn(move || {
@@ -362,18 +366,23 @@ impl<'a> Server<'a> {
                 drop((stream, export));
                 drop(told);
             })?;
-        self.clients.push(Client { stream: kept, thread });
+        self.clients.push(Client { stream: kept, over, thread });
         Ok(())
     }
 }
 
 /// Tells the server that a client has gone, however its thread ends.
-struct Told(Arc<EventFd>);
+struct Told {
+    /// Set before the server is told: its thread may be seen running for a while after that.
+    over: Arc<AtomicBool>,
+    gone: Arc<EventFd>,
+}
 
 impl Drop for Told {
     fn drop(&mut self) {
+        self.over.store(true, SeqCst);
         // The counter cannot overflow: every client writes once.
-        let _ = self.0.write(1);
+        let _ = self.gone.write(1);
     }
 }
 
