@@ -43,7 +43,7 @@ async fn read_headers(cx: &Cx, file: &Arc<dyn Node>) -> Result<Headers, FormatEr
     let tail = size.min(TAIL) as usize;
     let last = host.read(cx, size - tail as u64, tail).await.map_err(&reading)?;
     let sectors = last.chunks_exact(FOOTER).enumerate();
-    let found = sectors.filter(|(_, sector)| Footer::parse(sector).is_ok()).last();
+    let found = sectors.rev().find(|(_, sector)| Footer::parse(sector).is_ok());
     let at_end = found.map(|(n, sector)| (size - (tail - n * FOOTER) as u64, sector.to_vec()));
     let end = at_end.as_ref().map_or(size, |(at, _)| *at);
     let bytes = match at_end {

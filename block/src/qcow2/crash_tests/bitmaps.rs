@@ -79,7 +79,7 @@ impl Beside for Known {
 async fn add(cx: Cx, image: Arc<Qcow2>, known: Known, name: String) -> Result<(), String> {
     let values = values(&cx, Arc::clone(&image) as _).await?;
     known.with(|all| all.insert(name.clone(), Since { values, there: false }));
-    let granularity = Some(if name.len() % 2 == 0 { 512 } else { 4096 });
+    let granularity = Some(if name.len().is_multiple_of(2) { 512 } else { 4096 });
     let added = image.add_bitmap(&cx, &name, granularity, true).await;
     added.map_err(|e| format!("add: {e}"))?;
     known.there(&name, true);
