@@ -129,9 +129,8 @@ fn disks_are_read_and_written_by_both() {
         qemu_io(&theirs, &["write -P 5 4096 8192".to_owned()]);
         on_ring(move |cx| async move {
             let disk = open_with(&cx, host_file(&ours), None, secret()).await.expect("open");
-            let bytes = read(&cx, &disk, 99_840, 5632).await.expect("read");
-            assert!(bytes[..5120].iter().all(|b| *b == 11));
-            assert!(bytes[5120..].iter().all(|b| *b != 11));
+            let bytes = read(&cx, &disk, 99_840, 5120).await.expect("read");
+            assert!(bytes.iter().all(|b| *b == 11));
             close_all(Cx::clone(&cx), disk).await.expect("close");
             let disk = open_with(&cx, host_file(&theirs), None, secret()).await.expect("open");
             let bytes = read(&cx, &disk, 4096, 8192).await.expect("read");
