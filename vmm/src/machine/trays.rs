@@ -23,6 +23,9 @@ use crate::{
     },
 };
 
+/// How often a guest may close a tray in the middle of a change.
+const CLOSINGS_MAX: u32 = 16;
+
 fn failed(error: &(dyn std::error::Error + 'static)) -> QmpError {
     QmpError::generic(with_causes(error))
 }
@@ -137,15 +140,27 @@ impl Machine {
                     return reply.error(failed(&error));
                 }
                 mailbox.call(Box::new(move |machine| {
-                    machine.exchange(&unit, change, node, reply);
+                    machine.exchange(unit, change, node, reply, CLOSINGS_MAX);
                 }));
             });
         });
     }
 
-    /// The new medium is open as `node`: puts it in the place of the old one.
-    fn exchange(&mut self, unit: &LogicalUnit, change: MediumChange, node: String, reply: Reply) {
+    /// The new medium is open as `node`: puts it in the place of the old one. A guest that looks for a
+    /// medium may close the tray in between: it is opened again, up to `again` times.
+    fn exchange(
+        &mut self,
+        unit: Arc<LogicalUnit>,
+        change: MediumChange,
+        node: String,
+        reply: Reply,
+        again: u32,
+    ) {
+        let (drive, force) = (Arc::clone(&unit), change.force);
         let then = move |machine: &mut Self, opened: Result<(), TrayError>| {
+            if opened.is_ok() && !unit.tray_open() && again > 0 {
+                return machine.exchange(unit, change, node, reply, again - 1);
+            }
             let id = &change.id;
             let done = opened
                 .map_err(|error| locked(id, error))
@@ -164,7 +179,7 @@ impl Machine {
                 }
             }
         };
-        self.open(unit, change.force, Box::new(then));
+        self.open(&drive, force, Box::new(then));
     }
 
     /// Closes a node that was opened for a drive.
