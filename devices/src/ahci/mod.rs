@@ -1,10 +1,10 @@
 //! AHCI 1.3.1: an ICH9 host bus adapter with 1 to 32 ports, each with 32 slots and native command
 //! queuing.
 //!
-//! The register half is [`port`] (one small lock per port; PxCI and PxSACT outside it) and [`hba`];
-//! the queue half is one per port ([`queue`]), on an iothread of its own choice. A write to PxCI
+//! The register half is `port` (one small lock per port; PxCI and PxSACT outside it) and `hba`;
+//! the queue half is one per port (`queue`), on an iothread of its own choice. A write to PxCI
 //! traps, sets bits in a word, and wakes the iothread only if it sleeps. Reads and writes go from the
-//! PRD table ([`sg`]) straight to the block layer. The command set is in [`crate::ata`].
+//! PRD table (`sg`) straight to the block layer. The command set is in `crate::ata`.
 //!
 //! What the driver may see first: data, then the received FIS, then PxTFD, PxSACT and PxCI, then
 //! PxIS, then IS, then the interrupt.

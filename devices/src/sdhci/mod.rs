@@ -3,9 +3,9 @@
 //! Sources: SD Specifications Part A2, SD Host Controller Simplified Specification 3.00 (SDHC), and
 //! 1.00 and 2.00 for what these had.
 //!
-//! The register half ([`regs`]) keeps the registers and the buffer of the data port behind one small
-//! lock. The queue half ([`queue`]) owns the card, reads descriptors and moves data: a command is a
-//! copy of the registers that it depends on, left in the register half's [`regs::Inbox`].
+//! The register half (`regs`) keeps the registers and the buffer of the data port behind one small
+//! lock. The queue half (`queue`) owns the card, reads descriptors and moves data: a command is a
+//! copy of the registers that it depends on, left in the register half's `regs::Inbox`.
 
 mod config;
 mod device;

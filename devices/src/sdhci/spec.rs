@@ -62,9 +62,9 @@ pub mod present {
     pub const DETECT: u32 = 1 << 18;
     /// Write protect switch: writes are allowed.
     pub const WRITABLE: u32 = 1 << 19;
-    /// DAT[0] line level
+    /// Level of the line DAT 0
     pub const DATA_0: u32 = 1 << 20;
-    /// DAT[3:0] line levels
+    /// Levels of the lines DAT 3 to DAT 0
     pub const DATA_LINES: u32 = 0xf << 20;
     /// CMD line level
     pub const COMMAND_LINE: u32 = 1 << 24;

@@ -2,8 +2,10 @@
 
 use std::{
     fs,
+    num::NonZero,
     path::{Path, PathBuf},
     process::{Command, ExitCode, ExitStatus},
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -13,7 +15,8 @@ use spindle_fuzz::{
 };
 
 const HELP: &str = "\
-fuzz [--seconds N] [--seed N] [TARGET...]   runs all targets, or these (default: 10 s each)
+fuzz [--seconds N] [--seed N] [TARGET...]   runs all targets, or these (default: 10 s each),
+                                            as many at a time as there are CPUs
 fuzz --input FILE TARGET                    tries one input
 fuzz --list                                 lists the targets
 
@@ -100,12 +103,23 @@ fn run(args: &Args) -> Result<bool, String> {
     if args.here {
         return here(args.targets[0], seed, time);
     }
-    let mut failed = 0;
-    for target in &args.targets {
-        if !watched(target, seed, time)? {
-            failed += 1;
+    // One at a time on each CPU: a target is one thread, and starved of CPU it tries less.
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let work = || -> Result<(), String> {
+        while let Some(target) = args.targets.get(next.fetch_add(1, SeqCst)) {
+            if !watched(target, seed, time)? {
+                failed.fetch_add(1, SeqCst);
+            }
         }
-    }
+        Ok(())
+    };
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let panicked = |_| "a worker panicked".to_owned();
+        all.into_iter().try_for_each(|worker| worker.join().map_err(panicked)?)
+    })?;
+    let failed = failed.into_inner();
     println!("{} passed, {failed} failed", args.targets.len() - failed);
     Ok(failed == 0)
 }

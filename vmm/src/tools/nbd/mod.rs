@@ -1,6 +1,6 @@
 //! `spindle nbd`: exports one image to NBD clients, with the options and words of `qemu-nbd`.
 //!
-//! Requests of all clients go to a few iothreads; see [`connection`] for what a client may cost.
+//! Requests of all clients go to a few iothreads; see `connection` for what a client may cost.
 //! There is no TLS: an export is for local sockets and networks that are trusted.
 mod connection;
 mod credit;
