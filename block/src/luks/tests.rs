@@ -54,13 +54,12 @@ fn kinds() -> Vec<LuksOptions> {
     vec![
         options("aes-256", "xts", "plain64", None, "sha256"),
         options("aes-128", "xts", "plain", None, "sha1"),
-        options("aes-192", "cbc", "plain64", None, "sha512"),
+        // Not aes-192: QEMU fails an assertion of its own where a key's stripes end within a sector.
+        options("aes-128", "cbc", "plain64", None, "sha512"),
         options("aes-256", "cbc", "essiv", Some("sha256"), "sha256"),
         options("aes-256", "ecb", "plain64", None, "ripemd160"),
         options("serpent-256", "xts", "plain64", None, "sha256"),
-        options("serpent-128", "cbc", "plain64", None, "sha512"),
         options("twofish-256", "xts", "plain64", None, "sha256"),
-        options("twofish-128", "cbc", "plain64", None, "sha1"),
     ]
 }
 
