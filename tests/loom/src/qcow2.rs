@@ -2,6 +2,8 @@
 
 #[path = "../../../block/src/qcow2/cache.rs"]
 mod cache;
+#[path = "../../../block/src/qcow2/counts.rs"]
+mod counts;
 #[path = "../../../block/src/qcow2/layout.rs"]
 mod layout;
 #[path = "../../../block/src/qcow2/sync.rs"]
