@@ -1,18 +1,20 @@
 //! Iothreads on threads of their own: doorbells, stops and resets while they work. What the single
 //! thread of the other tests cannot show.
 
+#[path = "../shared/threads.rs"]
+mod shared;
+
 use std::{
     rc::Rc,
     sync::{Arc, mpsc},
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use shared::{Thread, until};
 use spindle_block::{
-    Iothread, Root,
-    iothread::{Clock, Handle},
+    Root,
     nodes::null::{NullNode, NullOptions},
-    ring::{self, Aio, sim::World},
+    ring::sim::World,
     root::Policy,
 };
 use spindle_devices::{
@@ -22,41 +24,6 @@ use spindle_devices::{
 };
 
 use super::driver::{CR, Driver, FRE, P_CI, P_CMD, P_SACT, P_SCTL, P_SSTS, P_TFD, ST, queued};
-
-struct Thread {
-    handle: Handle,
-    join: Option<JoinHandle<()>>,
-}
-
-impl Thread {
-    fn start() -> Self {
-        let (tell, told) = mpsc::channel();
-        let join = std::thread::spawn(move || {
-            let (engine, _) = ring::open(Aio::IoUring).unwrap();
-            let cx = Iothread::new("worker", engine, Clock::Real).unwrap();
-            tell.send(cx.handle()).unwrap();
-            cx.run();
-        });
-        Self { handle: told.recv().unwrap(), join: Some(join) }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.handle.post(|cx| cx.stop());
-        let joined = self.join.take().map(JoinHandle::join);
-        assert!(joined.is_none_or(|result| result.is_ok()) || std::thread::panicking());
-    }
-}
-
-/// Waits for another thread to make `ready` true.
-fn until(what: &str, mut ready: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !ready() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::yield_now();
-    }
-}
 
 #[test]
 fn commands_stops_and_resets_on_real_threads() {

@@ -1,18 +1,16 @@
 //! Iothreads on threads of their own: sleeping and waking through shadow doorbells, and resets while
 //! they work. What the single thread of the other tests cannot show.
 
-use std::{
-    rc::Rc,
-    sync::mpsc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+#[path = "../shared/threads.rs"]
+mod shared;
 
+use std::rc::Rc;
+
+use shared::{Thread, until};
 use spindle_block::{
-    Iothread, Root,
-    iothread::{Clock, Handle},
+    Root,
     nodes::null::{NullNode, NullOptions},
-    ring::{self, Aio, sim::World},
+    ring::sim::World,
     root::Policy,
 };
 use spindle_devices::testkit::{
@@ -20,54 +18,26 @@ use spindle_devices::testkit::{
     driver::nvme::{Cmd, Cqe, NvmeDriver},
 };
 
-struct Thread {
-    handle: Handle,
-    join: Option<JoinHandle<()>>,
-}
-
-impl Thread {
-    fn start() -> Self {
-        let (tell, told) = mpsc::channel();
-        let join = std::thread::spawn(move || {
-            let (engine, _) = ring::open(Aio::IoUring).unwrap();
-            let cx = Iothread::new("worker", engine, Clock::Real).unwrap();
-            tell.send(cx.handle()).unwrap();
-            cx.run();
-        });
-        Self { handle: told.recv().unwrap(), join: Some(join) }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.handle.post(|cx| cx.stop());
-        let joined = self.join.take().map(JoinHandle::join);
-        assert!(joined.is_none_or(|result| result.is_ok()) || std::thread::panicking());
-    }
-}
-
-/// Waits for another thread to make something true.
-fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::yield_now();
-    }
+/// Waits for another thread to make something come.
+fn wait<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let mut value = None;
+    until(what, || {
+        value = ready();
+        value.is_some()
+    });
+    value.expect("it was waited for")
 }
 
 fn run(driver: &mut NvmeDriver, id: u16, cmd: Cmd) -> Cqe {
     driver.submit(id, cmd);
     driver.ring(id);
-    until("a command never ended", || driver.take(id))
+    wait("a command never ended", || driver.take(id))
 }
 
 fn enable(driver: &mut NvmeDriver) {
     driver.place_admin(16);
     driver.set(0x14, 4, 0x0046_0001);
-    until("never ready", || (driver.status() & 1 == 1).then_some(()));
+    until("never ready", || driver.status() & 1 == 1);
 }
 
 fn create(driver: &mut NvmeDriver, id: u16) {
@@ -132,7 +102,7 @@ fn resets_and_commands_on_real_threads() {
             driver.ring(0);
         }
         driver.set(0x14, 4, 0x0046_0000);
-        until("a reset never ended", || (driver.status() & 1 == 0).then_some(()));
+        until("a reset never ended", || driver.status() & 1 == 0);
         // Nothing is answered any more.
         let before: Vec<_> = driver
             .cqs

@@ -1,57 +1,19 @@
 //! Iothreads on threads of their own, and a driver that resets while they work: what the single
 //! thread of the other tests cannot show.
 
-use std::{
-    rc::Rc,
-    sync::mpsc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+#[path = "../shared/threads.rs"]
+mod shared;
 
+use std::{rc::Rc, time::Duration};
+
+use shared::{Thread, until};
 use spindle_block::{
-    Iothread,
-    iothread::{Clock, Handle},
     nodes::null::{NullNode, NullOptions},
-    ring::{self, Aio, sim::World},
+    ring::sim::World,
 };
 use spindle_devices::testkit::{Machine, driver::BlkDriver};
 
 use super::ALL;
-
-struct Thread {
-    handle: Handle,
-    join: Option<JoinHandle<()>>,
-}
-
-impl Thread {
-    fn start() -> Self {
-        let (tell, told) = mpsc::channel();
-        let join = std::thread::spawn(move || {
-            let (engine, _) = ring::open(Aio::IoUring).unwrap();
-            let cx = Iothread::new("worker", engine, Clock::Real).unwrap();
-            tell.send(cx.handle()).unwrap();
-            cx.run();
-        });
-        Self { handle: told.recv().unwrap(), join: Some(join) }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.handle.post(|cx| cx.stop());
-        let joined = self.join.take().map(JoinHandle::join);
-        assert!(joined.is_none_or(|result| result.is_ok()) || std::thread::panicking());
-    }
-}
-
-/// Waits for another thread to make `ready` true.
-fn until(what: &str, mut ready: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !ready() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::yield_now();
-    }
-}
 
 #[test]
 fn resets_and_requests_on_real_threads() {
