@@ -124,6 +124,10 @@ impl Qtest {
         self.value(&format!("inb {port:#x}"))
     }
 
+    pub fn inw(&mut self, port: u16) -> u64 {
+        self.value(&format!("inw {port:#x}"))
+    }
+
     pub fn inl(&mut self, port: u16) -> u64 {
         self.value(&format!("inl {port:#x}"))
     }

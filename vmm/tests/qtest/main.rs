@@ -2,11 +2,14 @@
 //! needed.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod ahci;
 mod client;
 mod disk;
 mod faults;
 mod fw_cfg;
 mod hotplug;
+mod ide;
 mod platform;
 mod protocol;
 mod qmp;
+mod sdhci;

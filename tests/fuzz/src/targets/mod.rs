@@ -1,6 +1,7 @@
 //! The targets.
 
 mod ahci;
+mod ide;
 mod images;
 mod kernel;
 mod nvme;
@@ -8,6 +9,7 @@ mod options;
 mod qcow2;
 mod qmp;
 mod scsi;
+mod sdhci;
 mod virtio;
 
 /// Something that reads hostile bytes.
@@ -43,6 +45,8 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "nvme", run: nvme::run, seeds: nvme::seeds, words: &[], len_max: 1024 },
     Target { name: "ahci", run: ahci::run, seeds: ahci::seeds, words: &[], len_max: 1024 },
+    Target { name: "ide", run: ide::run, seeds: ide::seeds, words: &[], len_max: 1024 },
+    Target { name: "sdhci", run: sdhci::run, seeds: sdhci::seeds, words: &[], len_max: 1024 },
     Target { name: "scsi", run: scsi::run, seeds: scsi::seeds, words: &[], len_max: 1024 },
     Target {
         name: "qcow2-header",
