@@ -15,6 +15,7 @@ pub mod ata;
 pub mod device;
 pub mod dma;
 pub mod doorbell;
+pub mod firmware;
 pub mod ide;
 pub mod machine;
 pub mod nvme;

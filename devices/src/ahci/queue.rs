@@ -5,6 +5,7 @@
 //! after the other and end in any order. What ended in a pass is published at its end: FISes first,
 //! then registers, then one interrupt.
 
+mod background;
 mod ending;
 mod news;
 mod packet;
@@ -66,6 +67,8 @@ pub(super) struct PortQueue {
     soft_reset: Option<u8>,
     changes: Changes,
     frames: Frames,
+    /// The step of the drive's own that is in flight.
+    background: Option<background::Running>,
     /// There is something to publish.
     dirty: bool,
     /// The time, looked up once a pass.
@@ -96,6 +99,7 @@ impl PortQueue {
             soft_reset: None,
             changes: Changes::default(),
             frames: Frames::default(),
+            background: None,
             dirty: false,
             now: None,
         }
@@ -163,9 +167,10 @@ impl PortQueue {
             op::READ_FPDMA_QUEUED | op::WRITE_FPDMA_QUEUED | op::SEND_FPDMA_QUEUED
         );
         let free = self.slots[usize::from(index)].state == State::Free;
+        let now = *self.now.get_or_insert_with(|| ring.cx().now());
         let queued = self.queued;
         let Some(drive) = self.drive() else { return self.fatal(is::IFS, serr::PROTOCOL) };
-        let mut accepted = drive.accept(&tf);
+        let mut accepted = drive.accept(&tf, now);
         // SATA 13.6.3: another command while tags are taken, a tag that is in use, a tag that is not
         // the slot's (AHCI 5.5.1): all that is queued is aborted.
         let disorder = !free
@@ -338,7 +343,8 @@ impl PortQueue {
     fn check(&self) {
         debug_assert_eq!(
             self.in_flight as usize,
-            self.slots.iter().filter(|slot| slot.state == State::InFlight).count(),
+            self.slots.iter().filter(|slot| slot.state == State::InFlight).count()
+                + usize::from(self.background.is_some()),
             "commands in flight and slots in use"
         );
     }
@@ -364,6 +370,7 @@ impl PortQueue {
 impl Queue for PortQueue {
     fn service(&mut self, ring: &mut RingPort<'_>, budget: u32) -> Progress {
         self.read_news();
+        self.step_aside(ring);
         if !self.hba.interrupts.is_bus_master() {
             return Progress::Idle;
         }
@@ -380,6 +387,7 @@ impl Queue for PortQueue {
             };
             self.take(ring, index);
         }
+        self.step_aside(ring);
         self.check();
         progress
     }
@@ -391,6 +399,9 @@ impl Queue for PortQueue {
         buf: IoBuf,
         result: Result<(), BlockError>,
     ) {
+        if token == background::TOKEN {
+            return self.end_step(ring);
+        }
         let index = token as u8;
         let slot = &mut self.slots[usize::from(index)];
         debug_assert_eq!(slot.state, State::InFlight, "a completion nobody waits for");
@@ -425,6 +436,7 @@ impl Queue for PortQueue {
             self.end_disk(index, outcome);
         }
         self.look_for_quiet();
+        self.step_aside(ring);
         self.check();
     }
 
@@ -434,7 +446,7 @@ impl Queue for PortQueue {
     }
 
     fn pending(&mut self) -> bool {
-        if self.has_news() {
+        if self.has_news() || self.can_step_aside() {
             return true;
         }
         if !self.hba.interrupts.is_bus_master() {

@@ -216,11 +216,6 @@ impl Command {
                 Access::Dma | Access::Queued => 0,
             },
         };
-        let blocks_of = |count: u16, out| Transfer {
-            protocol: Access::Pio(1).protocol(out),
-            len: u64::from(count) * SECTOR,
-            block: SECTOR as u32,
-        };
         let blocks = |count: u16, access: Access, out| Transfer {
             protocol: access.protocol(out),
             len: u64::from(count) * SECTOR,
@@ -237,8 +232,8 @@ impl Command {
             Self::WriteBuffer { access } => blocks(1, access, true),
             Self::Packet { .. } => Transfer { protocol: Protocol::Packet, ..none },
             Self::Rare(rare) => match rare.blocks() {
-                (0, _) => none,
-                (count, out) => blocks_of(count, out),
+                (0, ..) => none,
+                (count, access, out) => blocks(count, access, out),
             },
             Self::Diagnostic => Transfer { protocol: Protocol::Diagnostic, ..none },
             Self::DeviceReset => Transfer { protocol: Protocol::Reset, ..none },

@@ -1,6 +1,6 @@
 //! One drive, as its controller's queue half owns it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use spindle_block::{IoBuf, Op, Range, Root, RootHandle};
 
@@ -12,8 +12,8 @@ use super::{
     identify::{self, Facts},
     job::Work,
     kept::{
-        Kept,
-        smart::{Counters, Smart},
+        Kept, host_logs,
+        smart::{Counters, STATISTICS_PAGES, Smart},
     },
     log::{self, QueuedError, Source},
     packet::PacketDrive,
@@ -242,12 +242,12 @@ impl Drive {
         }
     }
 
-    /// Takes a command.
+    /// Takes a command that comes `now`.
     ///
     /// # Errors
     /// The registers of one that is refused.
     #[inline]
-    pub fn accept(&mut self, tf: &Taskfile) -> Result<Command, Ending> {
+    pub fn accept(&mut self, tf: &Taskfile, now: Instant) -> Result<Command, Ending> {
         let command = match Command::parse(tf, &self.context()) {
             Ok(command) => command,
             Err(refused) => return Err(self.refused(tf, refused)),
@@ -256,7 +256,7 @@ impl Drive {
             // SATA 3.2, 13.6.4.1: nothing but that log and a reset ends it.
             return Err(Ending::failed(tf, error::ABRT));
         }
-        if let Err(refused) = self.kept.admit(&command) {
+        if let Err(refused) = self.kept.admit(&command, now) {
             return Err(Ending::failed(tf, refused.0));
         }
         let on_medium = match command {
@@ -362,7 +362,11 @@ impl Drive {
             Command::Diagnostic => Ok(Step::Done(self.signature())),
             Command::DeviceReset => Ok(Step::Done(self.reset(ResetKind::Device))),
             Command::Rare(rare) => self.begin_kept(tf, rare, data),
-            Command::WriteLog { .. } | Command::Packet { .. } => Err(ABORTED),
+            Command::WriteLog { address, page, .. } => {
+                self.write_host_log(address, page, data)?;
+                Ok(Step::Done(Ending::good(tf)))
+            }
+            Command::Packet { .. } => Err(ABORTED),
             Command::Read { .. }
             | Command::Write { .. }
             | Command::Verify { .. }
@@ -398,6 +402,9 @@ impl Drive {
                     return self.finish_kept(tf, rare, Err(failure));
                 }
                 let mut ending = Ending::failed(tf, error_of(failure.error, failure.op));
+                if ending.error & error::ICRC != 0 {
+                    self.kept.smart.crc_failed();
+                }
                 if failure.op != Op::Flush {
                     self.place(tf, &mut ending, failure.offset / u64::from(self.sector));
                 }
@@ -451,6 +458,9 @@ impl Drive {
     }
 
     fn read_log(&mut self, address: u8, page: u16, pages: u16) -> Result<Vec<u8>, Refused> {
+        if host_logs::is_one(address) {
+            return self.host_log(address, page, pages);
+        }
         let source = Logs {
             words: self.identify(),
             sector: self.sector,
@@ -485,11 +495,16 @@ struct Logs<'a> {
 impl Source for Logs<'_> {
     fn pages(&self, address: u8) -> u16 {
         match address {
-            spec::log::DIRECTORY => 1,
-            spec::log::NCQ_ERROR | spec::log::NCQ_SEND_RECEIVE if self.serial => 1,
-            spec::log::DEVICE_STATISTICS => {
-                Smart::STATISTICS_PAGES.iter().max().map_or(0, |last| u16::from(*last) + 1)
+            spec::log::DIRECTORY | spec::log::EXTENDED_ERRORS | spec::log::EXTENDED_TESTS => 1,
+            spec::log::NCQ_ERROR | spec::log::NCQ_SEND_RECEIVE | spec::log::LINK_COUNTERS
+                if self.serial =>
+            {
+                1
             }
+            spec::log::DEVICE_STATISTICS => {
+                STATISTICS_PAGES.iter().max().map_or(0, |last| u16::from(*last) + 1)
+            }
+            address if host_logs::is_one(address) => spec::HOST_LOG_PAGES,
             spec::log::IDENTIFY_DATA => log::IDENTIFY_PAGES.len() as u16,
             _ => 0,
         }
@@ -500,6 +515,9 @@ impl Source for Logs<'_> {
             spec::log::DIRECTORY => log::directory(self),
             spec::log::NCQ_ERROR => QueuedError::page(self.queued_error.as_ref()),
             spec::log::NCQ_SEND_RECEIVE => log::send_receive(),
+            spec::log::LINK_COUNTERS => self.smart.link_counters(),
+            spec::log::EXTENDED_ERRORS => self.smart.extended_error_log(),
+            spec::log::EXTENDED_TESTS => self.smart.extended_test_log(),
             spec::log::DEVICE_STATISTICS => self.smart.statistics(page, &self.counters),
             spec::log::IDENTIFY_DATA => log::identify_data(page, &self.words, self.sector),
             _ => [0; 512],

@@ -62,8 +62,8 @@ pub fn device(facts: &Facts<'_>) -> Words {
     put_u64(&mut w, 100, facts.sectors.min((1 << 48) - 1));
     if config.is_serial() {
         w[75] = u16::from(QUEUE_DEPTH) - 1;
-        // NCQ.
-        w[76] |= 1 << 8;
+        // NCQ, and the log of the link's counters.
+        w[76] |= 1 << 8 | 1 << 10;
         // SEND FPDMA QUEUED.
         if facts.trim {
             w[77] |= 1 << 6;

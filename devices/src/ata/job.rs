@@ -35,8 +35,14 @@ pub(super) enum Work {
     Trim(Vec<Range>),
     /// Reads parts of the medium, and forgets.
     Test(Vec<Range>),
-    /// Makes everything read as zeros, durably.
+    /// Makes a range read as zeros.
     Erase(Range),
+    /// Writes a pattern over a range.
+    Overwrite(Range, u32),
+    /// Makes everything durable.
+    Flush,
+    /// Makes everything read as zeros, durably.
+    EraseAll(Range),
 }
 
 /// See the module.
@@ -63,7 +69,9 @@ impl Job {
         match self.work {
             Work::Verify(_) | Work::Test(_) => Op::Read,
             Work::Trim(_) => Op::Discard,
-            Work::Erase(_) => Op::WriteZeroes { unmap: true, fua: false },
+            Work::Erase(_) | Work::EraseAll(_) => Op::WriteZeroes { unmap: true, fua: false },
+            Work::Overwrite(..) => Op::Write { fua: false },
+            Work::Flush => Op::Flush,
         }
     }
 
@@ -78,6 +86,17 @@ impl Job {
                 Ok(())
             }
             Work::Erase(range) => self.erase(&cx, range).await,
+            Work::EraseAll(range) => {
+                self.erase(&cx, range).await?;
+                self.io(&cx, Io::flush(), Op::Flush).await.map(drop)
+            }
+            Work::Overwrite(range, pattern) => {
+                let len = range.len as usize;
+                let bytes: Vec<u8> = pattern.to_le_bytes().into_iter().cycle().take(len).collect();
+                let io = Io::write(range.offset, IoBuf::from_slice(&bytes));
+                self.io(&cx, io, Op::Write { fua: false }).await.map(drop)
+            }
+            Work::Flush => self.io(&cx, Io::flush(), Op::Flush).await.map(drop),
             Work::Trim(ranges) => {
                 for range in ranges {
                     // WriteZeroes, because a discard would not promise what IDENTIFY does.
@@ -112,7 +131,7 @@ impl Job {
             self.io(cx, io, op).await?;
             at += len;
         }
-        self.io(cx, Io::flush(), Op::Flush).await.map(drop)
+        Ok(())
     }
 
     async fn io(&mut self, cx: &Cx, io: Io, op: Op) -> Result<IoBuf, Failure> {

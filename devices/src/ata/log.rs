@@ -4,7 +4,7 @@ use super::{
     Taskfile,
     drive::Ending,
     identify::{self, checksum},
-    spec::log,
+    spec::{log, microcode},
 };
 
 /// A page.
@@ -70,9 +70,10 @@ pub(super) fn send_receive() -> Page {
 }
 
 /// Pages of the IDENTIFY DEVICE data log (ACS-3, 9.11).
-pub(super) const IDENTIFY_PAGES: [u8; 3] = [0x00, 0x01, 0x02];
+pub(super) const IDENTIFY_PAGES: [u8; 4] = [0x00, 0x01, 0x02, 0x03];
 
-/// A page of the IDENTIFY DEVICE data log: the list of pages, a copy of the data, the capacity.
+/// A page of the IDENTIFY DEVICE data log: the list of pages, a copy of the data, the capacity, and
+/// what DOWNLOAD MICROCODE can.
 pub(super) fn identify_data(page: u16, words: &identify::Words, config_sector: u32) -> Page {
     let mut data = [0; 512];
     let mut qword = |at: usize, value: u64| {
@@ -95,6 +96,11 @@ pub(super) fn identify_data(page: u16, words: &identify::Words, config_sector: u
             let (relation, alignment) = (u64::from(words[106]), u64::from(words[209] & 0x3fff));
             qword(16, VALID | 1 << 62 | 1 << 61 | alignment << 16 | relation & 0x0f);
             qword(24, VALID | u64::from(config_sector / 2));
+        }
+        0x03 => {
+            qword(0, VALID | 0x03 << 16 | 1);
+            // In pieces for later and for now, and whole.
+            qword(16, VALID | 0b111 << 32 | u64::from(microcode::PIECE_MAX) << 16 | 1);
         }
         _ => {}
     }

@@ -15,6 +15,9 @@
 //! 4. What the block layer or a job ended with goes to [`Drive::finish`] (or, for a packet,
 //!    [`Drive::finish_packet`]), which has the [`Ending`].
 //!
+//! Beside commands the controller does what [`Drive::begin_background`] gives it, a step at a time,
+//! whenever [`Drive::has_background`] says so: self-tests and sanitize operations.
+//!
 //! Nothing here waits, and reads and writes allocate nothing. Error policies (`werror`, `rerror`)
 //! are the controller's to apply, between 3 and 4. [`cmd`] and [`identify`] are pure.
 
@@ -46,6 +49,7 @@ pub use geometry::Geometry;
 pub use job::{Failure, Job, JobEnd};
 pub use packet::{Cdb, PACKET_LEN, PacketStep};
 pub use rare::Rare;
+pub use rarely::BackgroundStep;
 pub use settings::{Settings, TransferMode};
 pub use spec::Taskfile;
 pub use status::error_of;

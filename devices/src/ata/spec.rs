@@ -176,6 +176,8 @@ pub mod rare {
     pub const SET_MAX_EXT: u8 = 0x37;
     pub const WRITE_UNCORRECTABLE: u8 = 0x45;
     pub const MAX_ADDRESS: u8 = 0x78;
+    pub const DOWNLOAD_MICROCODE: u8 = 0x92;
+    pub const DOWNLOAD_MICROCODE_DMA: u8 = 0x93;
     pub const SMART: u8 = 0xb0;
     pub const SANITIZE: u8 = 0xb4;
     pub const STANDBY_IMMEDIATE: u8 = 0xe0;
@@ -216,22 +218,51 @@ pub mod smart {
     /// EXECUTE OFF-LINE IMMEDIATE: tests (ACS-3, table 140).
     pub const SHORT_TEST: u8 = 0x01;
     pub const EXTENDED_TEST: u8 = 0x02;
+    pub const SELECTIVE_TEST: u8 = 0x04;
+    /// The same, as a collection of data that is no test.
+    pub const OFFLINE: u8 = 0x00;
     pub const ABORT_TEST: u8 = 0x7f;
     /// Added to a test that the command waits for.
     pub const CAPTIVE: u8 = 0x80;
     /// Logs of SMART READ LOG (ACS-3, 9.1).
     pub const SUMMARY_LOG: u8 = 0x01;
     pub const TEST_LOG: u8 = 0x06;
+    pub const SELECTIVE_LOG: u8 = 0x09;
+}
+
+/// Features of SET MAX (ATA-6, 8.47); 0 is SET MAX ADDRESS.
+#[expect(missing_docs, reason = "the specification's names")]
+pub mod set_max {
+    pub const SET_PASSWORD: u8 = 0x01;
+    pub const LOCK: u8 = 0x02;
+    pub const UNLOCK: u8 = 0x03;
+    pub const FREEZE_LOCK: u8 = 0x04;
+}
+
+/// Subcommands of DOWNLOAD MICROCODE (ACS-3, 7.7).
+#[expect(missing_docs, reason = "the specification's names")]
+pub mod microcode {
+    pub const PIECES: u16 = 0x03;
+    pub const WHOLE: u16 = 0x07;
+    pub const PIECES_LATER: u16 = 0x0e;
+    pub const ACTIVATE: u16 = 0x0f;
+    /// The most blocks of a piece: word 235 of IDENTIFY DEVICE data.
+    pub const PIECE_MAX: u16 = 0x0080;
 }
 
 /// Subcommands of SANITIZE DEVICE (ACS-3, 7.36), and the keys in their LBAs.
 #[expect(missing_docs, reason = "the specification's names")]
 pub mod sanitize {
     pub const STATUS: u16 = 0x0000;
+    pub const CRYPTO_SCRAMBLE: u16 = 0x0011;
     pub const BLOCK_ERASE: u16 = 0x0012;
+    pub const OVERWRITE: u16 = 0x0014;
     pub const FREEZE_LOCK: u16 = 0x0020;
     pub const ANTIFREEZE_LOCK: u16 = 0x0040;
+    pub const CRYPTO_SCRAMBLE_KEY: u64 = 0x4372_7970;
     pub const BLOCK_ERASE_KEY: u64 = 0x426b_4572;
+    /// In LBA 47:32; the others hold the pattern.
+    pub const OVERWRITE_KEY: u64 = 0x4f57;
     pub const FREEZE_LOCK_KEY: u64 = 0x4672_4c6b;
     pub const ANTIFREEZE_LOCK_KEY: u64 = 0x416e_7469;
 }
@@ -262,8 +293,11 @@ pub mod sata_feature {
 #[expect(missing_docs, reason = "the specification's names")]
 pub mod log {
     pub const DIRECTORY: u8 = 0x00;
+    pub const EXTENDED_ERRORS: u8 = 0x03;
     pub const DEVICE_STATISTICS: u8 = 0x04;
+    pub const EXTENDED_TESTS: u8 = 0x07;
     pub const NCQ_ERROR: u8 = 0x10;
+    pub const LINK_COUNTERS: u8 = 0x11;
     pub const NCQ_SEND_RECEIVE: u8 = 0x13;
     pub const IDENTIFY_DATA: u8 = 0x30;
     pub const HOST_FIRST: u8 = 0x80;
@@ -311,5 +345,10 @@ pub fn is_48_bit(command: u8) -> bool {
             | op::READ_FPDMA_QUEUED
             | op::WRITE_FPDMA_QUEUED
             | op::SEND_FPDMA_QUEUED
+            | rare::READ_NATIVE_MAX_EXT
+            | rare::SET_MAX_EXT
+            | rare::WRITE_UNCORRECTABLE
+            | rare::MAX_ADDRESS
+            | rare::SANITIZE
     )
 }

@@ -161,18 +161,20 @@ fn logs_and_their_directory() {
     let directory = s.driver.log(0, 0);
     let pages = |log: usize| directory[2 * log];
     assert_eq!(directory[..2], [1, 0]);
-    assert_eq!((pages(0x10), pages(0x13), pages(0x30)), (1, 1, 3));
+    assert_eq!((pages(0x10), pages(0x11), pages(0x13), pages(0x30)), (1, 1, 1, 4));
     assert_eq!(s.driver.log(0x13, 0)[..5], [1, 0, 0, 0, 1]);
     let list = s.driver.log(0x30, 0);
-    assert_eq!(list[8..12], [3, 0, 1, 2]);
+    assert_eq!(list[8..13], [4, 0, 1, 2, 3]);
     let at = s.machine.memory.alloc(512, 512);
     s.driver.ok(&ata(0xec, 0, 0, 0), at, 512);
     assert_eq!(s.driver.log(0x30, 1), s.machine.memory.read(at, 512));
     let capacity = s.driver.log(0x30, 2);
     assert_eq!(capacity[8..16], ((super::driver::SIZE / 512) | (1 << 63)).to_le_bytes());
+    // Microcode: whole, and in pieces of up to 64 KiB for now and for later.
+    assert_eq!(s.driver.log(0x30, 3)[16..24], [1, 0, 0x80, 0, 7, 0, 0, 0x80]);
     // By DMA as well; beyond the end not.
     s.driver.ok(&ata(0x47, 0, 0x30, 3), at, 1536);
-    for (address, page, pages) in [(0x30, 1, 3), (0x11, 0, 1), (0x30, 3, 1), (0, 0, 0)] {
+    for (address, page, pages) in [(0x30, 2, 3), (0x12, 0, 1), (0x30, 4, 1), (0, 0, 0)] {
         let fis = ata(0x2f, 0, address | page << 8, pages);
         s.driver.fails(&fis, at, 2048, 4);
     }

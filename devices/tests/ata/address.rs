@@ -72,3 +72,48 @@ fn an_accessible_max_address_is_kept() {
     assert_eq!(sectors(&again), SECTORS);
     assert!(is_aborted(configure(&again, 3, 0)));
 }
+
+#[test]
+fn a_password_keeps_the_largest_address() {
+    let host = host(&MemoryStore::new());
+    let security =
+        |feature: u16| IdeCommand { command: 0xf9, features: feature, ..Default::default() };
+    let secret = |byte: u8| {
+        let mut data = [0; 512];
+        data[2..34].fill(byte);
+        data
+    };
+    let send = |feature, data: &[u8]| host.driver.pio_out(&security(feature), data, 512);
+    let set = |lba| {
+        native(&host);
+        host.driver.plain(&IdeCommand::lba28(0xf9, lba, 0))
+    };
+    assert_eq!((host.identify(83) >> 8 & 1, host.identify(86) >> 8 & 1), (1, 0));
+    for feature in [2, 4] {
+        assert!(is_aborted(host.driver.plain(&security(feature))), "{feature}: no password");
+    }
+    assert!(send(1, &secret(7)).is_good());
+    assert_eq!(host.identify(86) >> 8 & 1, 1);
+    assert!(set(999).is_good());
+    assert!(host.driver.plain(&security(2)).is_good());
+    assert!(is_aborted(set(1999)));
+    assert!(is_aborted(send(1, &secret(8))), "locked");
+    assert!(is_aborted(send(3, &secret(8))));
+    assert!(send(3, &secret(7)).is_good());
+    assert!(set(1999).is_good());
+    // Five wrong ones.
+    assert!(host.driver.plain(&security(2)).is_good());
+    for _ in 0..5 {
+        assert!(is_aborted(send(3, &secret(8))));
+    }
+    assert!(is_aborted(send(3, &secret(7))));
+    assert!(host.driver.reset().is_good());
+    assert!(is_aborted(set(2999)), "a reset does not open it");
+    host.power_cycle();
+    assert_eq!(host.identify(86) >> 8 & 1, 0, "a power loss does");
+    assert!(set(2999).is_good());
+    assert!(send(1, &secret(7)).is_good());
+    assert!(host.driver.plain(&security(4)).is_good());
+    assert!(is_aborted(set(3999)), "frozen");
+    assert!(is_aborted(send(3, &secret(7))));
+}

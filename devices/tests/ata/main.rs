@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod address;
+mod logs;
 mod marks;
+mod microcode;
 mod power;
 mod sanitize;
 mod security;

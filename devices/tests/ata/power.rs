@@ -1,6 +1,6 @@
 //! Power management (ACS-3, 4.15).
 
-use spindle_devices::state_file::MemoryStore;
+use spindle_devices::{state_file::MemoryStore, testkit::driver::ide::IdeCommand};
 
 use crate::{host, is_aborted};
 
@@ -48,4 +48,40 @@ fn standby_writes_the_cache_first() {
     assert!(is_aborted(host.plain(0xe0)), "the flush failed");
     assert!(host.plain(0xe5).is_good());
     assert_eq!(host.driver.read(2), 0xff, "and it stays awake");
+}
+
+#[test]
+fn a_timer_ends_in_standby() {
+    let host = host(&MemoryStore::new());
+    let mode = || {
+        assert!(host.plain(0xe5).is_good());
+        host.driver.read(2)
+    };
+    let wait = |seconds| host.driver.machine.world.advance(std::time::Duration::from_secs(seconds));
+    let set = |command, count| {
+        let command = IdeCommand { command, count, ..IdeCommand::default() };
+        assert!(host.driver.plain(&command).is_good());
+    };
+    // 20 seconds.
+    set(0xe3, 4);
+    wait(19);
+    assert_eq!(mode(), 0x80, "idle");
+    wait(2);
+    assert_eq!(mode(), 0x00, "to ask does not start it again");
+    assert!(host.plain(0xe7).is_good());
+    wait(19);
+    assert_eq!(mode(), 0xff);
+    assert!(host.plain(0xe7).is_good());
+    wait(19);
+    assert_eq!(mode(), 0xff, "a command starts it again");
+    // An hour; and never.
+    set(0xe2, 242);
+    assert!(host.plain(0xe7).is_good());
+    wait(3599);
+    assert_eq!(mode(), 0xff);
+    wait(1);
+    assert_eq!(mode(), 0x00);
+    set(0xe3, 0);
+    wait(1_000_000);
+    assert_eq!(mode(), 0x80);
 }

@@ -13,7 +13,8 @@ pub const PAGE: Page = Page {
                     (BMIDE), the data sheets of PIIX3 and PIIX4, and ACS-3",
     tests: &["devices/tests/ide", "devices/tests/ata"],
     groups: &[
-        PORTS, CONTROL, BM_COMMAND, BM_STATUS, CONFIG, TABLES, PROTOCOLS, RARE, SMART, SANITIZE,
+        PORTS, CONTROL, BM_COMMAND, BM_STATUS, CONFIG, TABLES, PROTOCOLS, RARE, SET_MAX, MICROCODE,
+        SMART, LOGS, SANITIZE,
     ],
 };
 
@@ -265,6 +266,8 @@ const PROTOCOLS: Group = Group {
     ],
 };
 
+const TIMER: &[&str] =
+    &["power::a_drive_is_as_awake_as_it_was_told_to_be", "power::a_timer_ends_in_standby"];
 const POWER: &[&str] = &["power::a_drive_is_as_awake_as_it_was_told_to_be"];
 const PASSWORDS: &[&str] = &[
     "security::a_password_locks_the_drive_with_the_next_power_on",
@@ -296,6 +299,15 @@ const RARE: Group = Group {
         row("READ NATIVE MAX ADDRESS", "ATA-6 8.32", AREA),
         row("READ NATIVE MAX ADDRESS EXT", "ATA-6 8.33", AREA),
         row("SET MAX ADDRESS", "ATA-6 8.47", AREA),
+        row(
+            "DOWNLOAD MICROCODE",
+            "ACS-3 7.7",
+            &[
+                "microcode::a_whole_image_is_in_force_at_once",
+                "microcode::what_is_no_image_is_refused",
+            ],
+        ),
+        row("DOWNLOAD MICROCODE DMA", "ACS-3 7.8", &["microcode::images_come_by_dma_too"]),
         row("SET MAX ADDRESS EXT", "ATA-6 8.48", AREA),
         row(
             "ACCESSIBLE MAX ADDRESS CONFIGURATION",
@@ -335,8 +347,8 @@ const RARE: Group = Group {
             ],
         ),
         row("IDLE IMMEDIATE", "ACS-3 7.15", POWER),
-        row("STANDBY", "ACS-3 7.54", POWER),
-        row("IDLE", "ACS-3 7.14", POWER),
+        row("STANDBY", "ACS-3 7.54", TIMER),
+        row("IDLE", "ACS-3 7.14", TIMER),
         row("CHECK POWER MODE", "ACS-3 7.3", POWER),
         row("SLEEP", "ACS-3 7.49", &["power::only_a_reset_wakes_a_drive_that_sleeps"]),
         row("SECURITY SET PASSWORD", "ACS-3 7.41", PASSWORDS),
@@ -359,7 +371,68 @@ const RARE: Group = Group {
     ],
 };
 
+const LOCK: &[&str] = &["address::a_password_keeps_the_largest_address"];
+
+const SET_MAX: Group = Group {
+    title: "SET MAX",
+    prefix: "",
+    items: of(ATA, "mod set_max"),
+    rows: &[
+        row("SET PASSWORD", "ATA-6 8.47.2", LOCK),
+        row("LOCK", "ATA-6 8.47.3", LOCK),
+        row("UNLOCK", "ATA-6 8.47.4", LOCK),
+        row("FREEZE LOCK", "ATA-6 8.47.5", LOCK),
+    ],
+};
+
+const MICROCODE: Group = Group {
+    title: "DOWNLOAD MICROCODE",
+    prefix: "",
+    items: Some(Items {
+        file: ATA,
+        container: "mod microcode",
+        except: &["PIECE_MAX"],
+        short: &[],
+    }),
+    rows: &[
+        row("PIECES", "ACS-3 7.7.3", &["microcode::an_image_comes_in_pieces"]),
+        row("WHOLE", "ACS-3 7.7.3", &["microcode::a_whole_image_is_in_force_at_once"]),
+        row("PIECES LATER", "ACS-3 7.7.3", &["microcode::an_image_waits_for_its_activation"]),
+        row("ACTIVATE", "ACS-3 7.7.3", &["microcode::an_image_waits_for_its_activation"]),
+    ],
+};
+
+const LOGS: Group = Group {
+    title: "Logs of what is kept",
+    prefix: "",
+    items: None,
+    rows: &[
+        row(
+            "extended comprehensive SMART error",
+            "ACS-3 9.7",
+            &["smart::the_extended_logs_are_read_by_read_log_ext"],
+        ),
+        row(
+            "extended SMART self-test",
+            "ACS-3 9.8",
+            &["smart::the_extended_logs_are_read_by_read_log_ext"],
+        ),
+        row(
+            "WRITE LOG EXT",
+            "ACS-3 7.65",
+            &["logs::what_a_host_writes_is_there_after_a_power_loss"],
+        ),
+        row("device statistics", "ACS-3 9.5", &["smart::device_statistics_are_in_their_log"]),
+        row(
+            "host specific",
+            "ACS-3 9.1",
+            &["logs::what_a_host_writes_is_there_after_a_power_loss", "logs::there_are_no_others"],
+        ),
+    ],
+};
+
 const TESTS: &[&str] = &["smart::self_tests_read_the_medium_and_are_logged"];
+const SELECTIVE: &[&str] = &["smart::a_selective_test_reads_its_spans"];
 const ATTRIBUTES: &[&str] = &["smart::attributes_count_what_happened"];
 
 const SMART: Group = Group {
@@ -374,19 +447,30 @@ const SMART: Group = Group {
             "ACS-3 7.48.3",
             &["smart::commands_without_the_key_or_with_other_features_are_aborted"],
         ),
-        row("EXECUTE OFFLINE", "ACS-3 7.48.5", TESTS),
-        row("READ LOG", "ACS-3 7.48.7", TESTS),
         row(
-            "WRITE LOG",
-            "ACS-3 7.48.9",
-            &["smart::commands_without_the_key_or_with_other_features_are_aborted"],
+            "EXECUTE OFFLINE",
+            "ACS-3 7.48.5",
+            &[
+                "smart::self_tests_read_the_medium_and_are_logged",
+                "smart::a_test_goes_on_beside_commands_until_it_is_aborted",
+                "smart::a_reset_and_standby_end_a_test",
+                "smart::sectors_that_were_marked_fail_a_test",
+            ],
         ),
+        row("READ LOG", "ACS-3 7.48.7", TESTS),
+        row("WRITE LOG", "ACS-3 7.48.9", &["logs::smart_writes_and_reads_the_same_logs"]),
         row("ENABLE", "ACS-3 7.48.4", &["smart::smart_is_switched_off_and_on_over_a_power_loss"]),
         row("DISABLE", "ACS-3 7.48.2", &["smart::smart_is_switched_off_and_on_over_a_power_loss"]),
         row("RETURN STATUS", "ACS-3 7.48.8", ATTRIBUTES),
         row("SHORT TEST", "ACS-3 7.48.5", TESTS),
         row("EXTENDED TEST", "ACS-3 7.48.5", TESTS),
-        row("ABORT TEST", "ACS-3 7.48.5", TESTS),
+        row("SELECTIVE TEST", "ACS-3 7.48.5", SELECTIVE),
+        row("OFFLINE", "ACS-3 7.48.5", &["smart::data_are_collected_off_line"]),
+        row(
+            "ABORT TEST",
+            "ACS-3 7.48.5",
+            &["smart::a_test_goes_on_beside_commands_until_it_is_aborted"],
+        ),
         row("CAPTIVE", "ACS-3 7.48.5", TESTS),
         row("SUMMARY LOG", "ACS-3 9.22", TESTS),
         row(
@@ -397,6 +481,7 @@ const SMART: Group = Group {
                 "smart::the_log_of_self_tests_keeps_the_last_ones",
             ],
         ),
+        row("SELECTIVE LOG", "ACS-3 9.20", SELECTIVE),
     ],
 };
 
@@ -408,17 +493,43 @@ const SANITIZE: Group = Group {
     items: Some(Items {
         file: ATA,
         container: "mod sanitize",
-        except: &["BLOCK_ERASE_KEY", "FREEZE_LOCK_KEY", "ANTIFREEZE_LOCK_KEY"],
+        except: &[
+            "CRYPTO_SCRAMBLE_KEY",
+            "BLOCK_ERASE_KEY",
+            "OVERWRITE_KEY",
+            "FREEZE_LOCK_KEY",
+            "ANTIFREEZE_LOCK_KEY",
+        ],
         short: &[],
     }),
     rows: &[
-        row("STATUS", "ACS-3 7.36.6", &["sanitize::a_block_erase_leaves_nothing"]),
+        row(
+            "STATUS",
+            "ACS-3 7.36.6",
+            &[
+                "sanitize::a_block_erase_leaves_nothing",
+                "sanitize::a_failure_is_forgotten_only_where_that_was_agreed",
+            ],
+        ),
+        row(
+            "CRYPTO SCRAMBLE",
+            "ACS-3 7.36.3",
+            &["sanitize::a_crypto_scramble_leaves_nothing_to_be_read"],
+        ),
         row(
             "BLOCK ERASE",
             "ACS-3 7.36.2",
             &[
                 "sanitize::a_block_erase_leaves_nothing",
                 "sanitize::a_drive_whose_erase_failed_gives_out_nothing",
+            ],
+        ),
+        row(
+            "OVERWRITE",
+            "ACS-3 7.36.7",
+            &[
+                "sanitize::an_overwrite_writes_its_pattern_as_often_as_it_was_told",
+                "sanitize::an_operation_goes_on_after_a_power_loss",
             ],
         ),
         row("FREEZE LOCK", "ACS-3 7.36.4", FREEZING),

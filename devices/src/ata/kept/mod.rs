@@ -4,6 +4,10 @@
 //! what is hostile in them is forgotten.
 
 pub(super) mod address;
+pub(super) mod host_logs;
+pub(super) mod max_lock;
+pub(super) mod microcode;
+pub(super) mod power;
 pub(super) mod sanitize;
 pub(super) mod security;
 pub(super) mod smart;
@@ -11,9 +15,14 @@ pub(super) mod smart;
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use address::MaxAddress;
+use host_logs::HostLogs;
+use max_lock::MaxLock;
+use microcode::Microcode;
+use power::{Mode, Power};
 use sanitize::Sanitize;
 use security::Security;
 use smart::Smart;
@@ -21,8 +30,9 @@ use smart::Smart;
 use super::{
     Command, ResetKind,
     cmd::{ABORTED, Refused},
-    identify::Words,
+    identify::{Words, put_text},
     rare::Rare,
+    spec::microcode as codes,
 };
 use crate::{
     nvme::marks::{self, Marks},
@@ -32,23 +42,15 @@ use crate::{
 /// The section of [`Kept::flagged`].
 const FLAGGED: &str = "ata/flagged";
 
-/// What a drive does while nobody wants anything (ACS-3, 4.15).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Power {
-    #[default]
-    Active,
-    Idle,
-    Standby,
-    /// Only a reset wakes it.
-    Sleep,
-}
-
 /// See the module.
 pub(super) struct Kept {
     state: Option<Arc<DiskState>>,
     pub security: Security,
     pub smart: Smart,
     pub max: MaxAddress,
+    pub max_lock: MaxLock,
+    pub microcode: Microcode,
+    pub host_logs: HostLogs,
     pub sanitize: Sanitize,
     /// What cannot be read until it is written; errors are logged.
     pub marks: Marks,
@@ -91,6 +93,9 @@ impl Kept {
         let kept = Self {
             security: Security::load(get(security::SECTION).as_ref()),
             max: MaxAddress::load(get(address::SECTION).as_ref()),
+            max_lock: MaxLock::default(),
+            microcode: Microcode::load(get(microcode::SECTION).as_ref()),
+            host_logs: HostLogs::load(get(host_logs::SECTION).as_ref()),
             sanitize: Sanitize::load(get(sanitize::SECTION).as_ref()),
             marks: Marks::load(get(marks::SECTION).as_ref()),
             flagged: Marks::load(get(FLAGGED).as_ref()),
@@ -117,6 +122,14 @@ impl Kept {
         put(self.state.as_ref(), address::SECTION, self.max.section())
     }
 
+    pub fn save_microcode(&self) -> Result<(), Refused> {
+        put(self.state.as_ref(), microcode::SECTION, self.microcode.section())
+    }
+
+    pub fn save_host_logs(&self) -> Result<(), Refused> {
+        put(self.state.as_ref(), host_logs::SECTION, self.host_logs.section())
+    }
+
     pub fn save_sanitize(&self) -> Result<(), Refused> {
         put(self.state.as_ref(), sanitize::SECTION, self.sanitize.section())
     }
@@ -128,10 +141,15 @@ impl Kept {
 
     /// A reset; `keep`: the host has asked that settings survive it.
     pub fn reset(&mut self, kind: ResetKind, keep: bool) {
-        self.power = Power::Active;
-        self.smart.aborted_by_reset();
+        let power_on = kind == ResetKind::PowerOn;
+        self.power.reset(power_on);
+        self.smart.reset(matches!(kind, ResetKind::Hardware));
         self.max.forget_command();
-        if matches!(kind, ResetKind::PowerOn) || (kind == ResetKind::Hardware && !keep) {
+        if power_on {
+            self.max_lock = MaxLock::default();
+            self.microcode.power_on();
+        }
+        if power_on || (kind == ResetKind::Hardware && !keep) {
             self.security.power_on();
             self.max.power_on();
             self.sanitize.power_on();
@@ -139,9 +157,10 @@ impl Kept {
     }
 
     /// Whether a command may be done as the drive is.
-    pub fn admit(&mut self, command: &Command) -> Result<(), Refused> {
+    pub fn admit(&mut self, command: &Command, now: Instant) -> Result<(), Refused> {
         let rare = if let Command::Rare(rare) = command { Some(*rare) } else { None };
-        if self.power == Power::Sleep {
+        self.power.note(now, rare == Some(Rare::CheckPower));
+        if self.power.mode == Mode::Sleep {
             return Err(ABORTED);
         }
         let moves = matches!(
@@ -149,12 +168,13 @@ impl Kept {
             Command::Read { .. } | Command::Write { .. } | Command::Verify { .. } | Command::Flush
         ) || matches!(command, Command::Trim { .. } | Command::WriteBuffer { .. });
         if moves {
-            self.power = Power::Active;
+            self.power.mode = Mode::Active;
         }
         let changes = matches!(
             rare,
             Some(
                 Rare::SetMax { .. }
+                    | Rare::SetMaxLock { .. }
                     | Rare::MaxAddress { .. }
                     | Rare::Sanitize { .. }
                     | Rare::WriteUncorrectable { .. }
@@ -168,9 +188,9 @@ impl Kept {
             Command::Identify | Command::ReadLog { .. } | Command::SetFeatures { .. }
         ) || matches!(
             rare,
-            Some(Rare::Sanitize { .. } | Rare::Smart { .. } | Rare::CheckPower | Rare::Idle)
+            Some(Rare::Sanitize { .. } | Rare::Smart { .. } | Rare::CheckPower | Rare::Idle { .. })
         );
-        if self.sanitize.has_failed() && !harmless {
+        if self.sanitize.is_shut() && !harmless {
             return Err(ABORTED);
         }
         self.security.note(rare);
@@ -184,14 +204,22 @@ impl Kept {
         // SMART, security, power management, host protected area.
         w[82] |= 1 | 1 << 1 | 1 << 3 | 1 << 10;
         w[85] |= on(self.smart.enabled(), 0) | on(self.security.enabled(), 1) | 1 << 3 | 1 << 10;
+        // SET MAX security; DOWNLOAD MICROCODE, also in pieces.
+        w[83] |= 1 << 8 | 1;
+        w[86] |= on(self.max_lock.is_active(), 8) | 1;
+        w[69] |= 1 << 8;
+        (w[234], w[235]) = (1, codes::PIECE_MAX);
+        if let Some(revision) = self.microcode.revision() {
+            put_text(&mut w[23..27], &revision);
+        }
         // SMART error log and self-test.
         w[84] |= 0b11;
         w[87] |= 0b11;
-        // WRITE UNCORRECTABLE EXT, accessible max address.
-        w[119] |= 1 << 2 | 1 << 8;
-        w[120] |= 1 << 2 | 1 << 8;
-        // Sanitize, by block erase.
-        w[59] |= 1 << 12 | 1 << 15;
+        // WRITE UNCORRECTABLE EXT, DOWNLOAD MICROCODE in pieces, accessible max address.
+        w[119] |= 1 << 2 | 1 << 4 | 1 << 8;
+        w[120] |= 1 << 2 | 1 << 4 | 1 << 8;
+        // Sanitize, by block erase, overwrite and crypto scramble.
+        w[59] |= 0b1111 << 12;
         self.security.describe(w);
     }
 }

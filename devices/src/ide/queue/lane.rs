@@ -114,6 +114,8 @@ pub(in super::super) struct Lane {
     pub awaits: Option<Await>,
     /// What is in flight is of the time before a reset.
     pub abandoned: bool,
+    /// A step of the drive's own is in flight.
+    pub background: Option<super::background::Running>,
     pub op: Op,
     pub range: Range,
     pub started: Option<Instant>,
@@ -151,6 +153,7 @@ impl Lane {
             doing: Doing::Nothing,
             awaits: None,
             abandoned: false,
+            background: None,
             op: Op::Flush,
             range: Range::default(),
             started: None,

@@ -1,5 +1,6 @@
 //! The queue half of a channel: it owns the drives, and does what the ports ask for.
 
+mod background;
 mod dma;
 mod lane;
 mod packet;
@@ -116,7 +117,10 @@ impl ChannelQueue {
                 }
             }
         }
-        let in_flight = |index: usize| self.lanes[index].as_ref().is_some_and(|l| l.is_in_flight());
+        let in_flight = |index: usize| {
+            let lane = self.lanes[index].as_ref();
+            lane.is_some_and(|lane| lane.is_in_flight() || lane.background.is_some())
+        };
         if (0..2).any(|index| reset.reaches(index) && in_flight(index)) {
             return false;
         }
@@ -165,8 +169,9 @@ impl ChannelQueue {
     }
 
     fn command(&mut self, port: &mut Port<'_>, index: usize) {
+        let now = self.now(port.cx());
         let Some(lane) = &mut self.lanes[index] else { return };
-        let command = match lane.drive.accept(&lane.tf) {
+        let command = match lane.drive.accept(&lane.tf, now) {
             Ok(command) => command,
             Err(ending) => return self.end(index, &ending),
         };
@@ -353,6 +358,7 @@ impl Queue for ChannelQueue {
         }
         self.read_finely(port);
         self.start_dma(port);
+        self.step_aside(port);
         Progress::Idle
     }
 
@@ -364,8 +370,11 @@ impl Queue for ChannelQueue {
         result: Result<(), BlockError>,
     ) {
         let index = token as usize & 1;
-        let Some(lane) = &mut self.lanes[index] else { return };
         self.again = true;
+        if token >= background::TOKENS {
+            return self.end_step(index);
+        }
+        let Some(lane) = &mut self.lanes[index] else { return };
         lane.abort = None;
         let doing = std::mem::replace(&mut lane.doing, Doing::Nothing);
         let outcome = lane
@@ -432,7 +441,10 @@ impl Queue for ChannelQueue {
 
     fn drained(&mut self) {
         debug_assert!(
-            self.lanes.iter().flatten().all(|lane| !lane.is_in_flight()),
+            self.lanes
+                .iter()
+                .flatten()
+                .all(|lane| { !lane.is_in_flight() && lane.background.is_none() }),
             "drained with requests in flight"
         );
     }

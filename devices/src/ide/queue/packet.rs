@@ -23,8 +23,9 @@ use crate::{
 impl ChannelQueue {
     /// A packet has arrived.
     pub(super) fn packet(&mut self, port: &mut Port<'_>, index: usize) {
+        let now = self.now(port.cx());
         let Some(lane) = &mut self.lanes[index] else { return };
-        let command = match lane.drive.accept(&lane.tf) {
+        let command = match lane.drive.accept(&lane.tf, now) {
             Ok(command) => command,
             Err(ending) => return self.end(index, &ending),
         };

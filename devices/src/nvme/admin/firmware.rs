@@ -1,24 +1,20 @@
 //! Firmware Image Download and Firmware Commit (Base 5.12, 5.13).
 //!
-//! An image is [`MAGIC`] and eight characters of a revision, then anything. Slot 1 holds what the
-//! controller was built with and is read-only.
+//! Slot 1 holds what the controller was built with and is read-only.
 
-use crate::nvme::{spec::Sqe, status::Status};
-use crate::state_file::{Fields, Section};
+use crate::{
+    firmware::{self, IMAGE_MAX, Revision, text},
+    nvme::{spec::Sqe, status::Status},
+    state_file::{Fields, Section},
+};
 
 use super::identify::FIRMWARE;
 
 /// Slots, the read-only one included.
 pub const SLOTS: u8 = 3;
-/// What an image begins with.
-pub const MAGIC: &[u8; 8] = b"spndlFW1";
-/// Longest image, in bytes.
-const IMAGE_MAX: usize = 4 << 20;
 /// The section of the state that has the slots.
 pub const SECTION: &str = "nvme/firmware";
 const VERSION: u16 = 1;
-
-type Revision = [u8; 8];
 
 /// The slots, and the image that is being downloaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,10 +28,6 @@ pub struct Firmware {
     image: Vec<u8>,
     /// Pieces that were downloaded: offset and end.
     pieces: Vec<(usize, usize)>,
-}
-
-fn text(revision: &Revision) -> String {
-    String::from_utf8_lossy(revision).trim_end_matches([' ', '\0']).to_owned()
 }
 
 impl Firmware {
@@ -100,13 +92,7 @@ impl Firmware {
         if pieces.is_empty() || whole != image.len() {
             return Err(invalid);
         }
-        let mut fields = Fields::new(&image);
-        if fields.array() != Ok(*MAGIC) {
-            return Err(invalid);
-        }
-        let revision: Revision = fields.array().map_err(|_| invalid)?;
-        let printable = revision.iter().all(|b| b.is_ascii_graphic() || *b == b' ' || *b == 0);
-        if printable && revision[0] != 0 { Ok(revision) } else { Err(invalid) }
+        firmware::revision(&image).ok_or(invalid)
     }
 
     /// Firmware Commit.
