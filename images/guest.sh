@@ -9,7 +9,7 @@ inputs=(guest/init)
 needs=(kernel fio)
 
 # Packages whose programs go into the guest, with the libraries these need.
-tools=(nvme-cli sg3-utils libiscsi-bin mmc-utils)
+tools=(nvme-cli sg3-utils libiscsi-bin mmc-utils hdparm smartmontools)
 
 # The drivers of the six controllers, and what a test may mount.
 modules=(

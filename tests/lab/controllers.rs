@@ -417,18 +417,30 @@ fn scsi_medium(context: &Context) -> Outcome {
 pub fn medium(context: &Context, modules: &str, devices: &[&str; 2]) -> Outcome {
     let media = ["first", "second"].map(|name| context.work.join(format!("{name}.iso")));
     for (path, name) in media.iter().zip(["first", "second"]) {
-        let mut content = format!("{name}\n").into_bytes();
-        content.resize(1 << 20, 0);
+        let content = crate::iso::image(name, format!("{name}\n").as_bytes());
         std::fs::write(path, content).map_err(spindle_tests::lab::LabError::file("write", path))?;
     }
     let script = r#"
-        says() { dd if=/dev/sr0 bs=2048 count=1 iflag=direct 2>/dev/null | head -n 1; }
+        mkdir -p /mnt
+        says() {
+            mount -t iso9660 -o ro /dev/sr0 /mnt 2>/dev/null || return
+            cat /mnt/name.txt
+            umount /mnt
+        }
         [ "$(says)" = first ] || exit 1
         echo "<<read>>"
         tries=0
         until [ "$(says)" = second ]; do
             tries=$((tries + 1))
             [ $tries -lt 60 ] || exit 2
+            sleep 0.5
+        done
+        # The guest opens the tray; somebody closes it.
+        sg_start --eject /dev/sr0 || exit 3
+        echo "<<ejected>>"
+        until [ "$(says)" = second ]; do
+            tries=$((tries + 1))
+            [ $tries -lt 120 ] || exit 4
             sleep 0.5
         done
     "#;
@@ -450,6 +462,10 @@ pub fn medium(context: &Context, modules: &str, devices: &[&str; 2]) -> Outcome 
     require(opened["tray-open"] == true, || format!("the first event is {opened}"))?;
     let closed = qmp.wait_event("DEVICE_TRAY_MOVED")?;
     require(closed["tray-open"] == false, || format!("the second event is {closed}"))?;
+    running.wait_for("<<ejected>>")?;
+    let opened = qmp.wait_event("DEVICE_TRAY_MOVED")?;
+    require(opened["tray-open"] == true, || format!("the third event is {opened}"))?;
+    qmp.execute("blockdev-close-tray", json!({ "id": "cd" }))?;
     running.finish()?.success().map(drop)
 }
 

@@ -135,7 +135,12 @@ fn ide_settings(context: &Context) -> Outcome {
         plain d8 00 00 4f c2 b0 || exit 11
         plain da 00 00 4f c2 b0 || exit 12
         plain d4 00 01 4f c2 b0 || exit 13
-        get d0 01 00 4f c2 b0 || exit 14
+        tries=0
+        while get d0 01 00 4f c2 b0 || exit 14; [ "$(od -An -tx1 -j363 -N1 /tmp/page)" != ' 00' ]; do
+            tries=$((tries + 1))
+            [ $tries -lt 50 ] || exit 17
+            sleep 0.2
+        done
         get d5 01 06 4f c2 b0 || exit 15
         [ "$(od -An -tu1 -j508 -N1 /tmp/page | tr -d ' ')" = 1 ] || exit 16
         # A password, and an erase with it.

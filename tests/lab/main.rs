@@ -13,6 +13,8 @@ mod crash;
 mod disk;
 mod ide;
 mod inner;
+mod iso;
+mod kept;
 mod management;
 mod outer;
 mod sd;
@@ -31,6 +33,7 @@ const GROUPS: &[Group] = &[
     Group { name: "scsi", cases: controllers::SCSI },
     Group { name: "ahci", cases: ata::AHCI },
     Group { name: "ide", cases: ide::CASES },
+    Group { name: "ata-tools", cases: kept::CASES },
     Group { name: "sd", cases: sd::CASES },
     Group { name: "management", cases: management::CASES },
     Group { name: "hot-plug", cases: controllers::HOT_PLUG },
