@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spindle_block::{Root, iothread::Handle};
 
-use super::spec::PORTS_MAX;
+use super::spec::{PORTS_MAX, multiplier::CONTROL_PORT};
 use crate::{ata::DriveConfig, pci::EndpointError, scsi::LogicalUnit};
 
 /// A controller. The names are those of QEMU's `ich9-ahci` properties, where it has them.
@@ -18,13 +18,15 @@ pub struct AhciConfig {
     pub staggered: bool,
     /// Offer MSI.
     pub msi: bool,
+    /// Ports of the multiplier that each port has, 1 to 15; 0: there are none.
+    pub multiplier: u8,
 }
 
 impl AhciConfig {
     /// A controller with as many ports as iothreads are given.
     #[must_use]
     pub fn new(id: &str, iothreads: Vec<Handle>) -> Self {
-        Self { id: id.to_owned(), iothreads, staggered: false, msi: true }
+        Self { id: id.to_owned(), iothreads, staggered: false, msi: true, multiplier: 0 }
     }
 
     /// Whether it makes sense.
@@ -33,10 +35,12 @@ impl AhciConfig {
     /// When it does not.
     pub fn check(&self) -> Result<(), AhciError> {
         let ports = self.iothreads.len();
-        if (1..=usize::from(PORTS_MAX)).contains(&ports) {
-            Ok(())
-        } else {
+        if !(1..=usize::from(PORTS_MAX)).contains(&ports) {
             Err(AhciError::Ports { id: self.id.clone(), ports })
+        } else if self.multiplier > CONTROL_PORT {
+            Err(AhciError::Multiplier { id: self.id.clone(), ports: self.multiplier })
+        } else {
+            Ok(())
         }
     }
 }
@@ -60,6 +64,26 @@ pub enum AhciError {
         id: String,
         /// How many were asked for.
         ports: usize,
+    },
+    /// No multiplier has so many ports.
+    #[error(
+        "the port multipliers of AHCI controller '{id}' cannot have {ports} ports: 15 is the most"
+    )]
+    Multiplier {
+        /// The device's id.
+        id: String,
+        /// How many were asked for.
+        ports: u8,
+    },
+    /// There is no such place behind a port.
+    #[error("port {port} of AHCI controller '{id}' has no unit {unit}")]
+    NoUnit {
+        /// The device's id.
+        id: String,
+        /// The port.
+        port: u8,
+        /// The unit that was asked for.
+        unit: u8,
     },
     /// There is no such port.
     #[error("AHCI controller '{id}' has no port {port}: its ports are 0 to {last}")]

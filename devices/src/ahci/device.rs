@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use super::{
+    ccc::Coalescing,
     config::{AhciConfig, AhciError, Plug},
     hba::Hba,
     pci::AhciPci,
@@ -32,6 +33,8 @@ const REVISION: u8 = 0x02;
 pub struct Ahci {
     pci: Arc<AhciPci>,
     function: Arc<Endpoint>,
+    /// Ports of each port's multiplier; 0: there are none.
+    multiplier: u8,
 }
 
 impl Ahci {
@@ -62,13 +65,17 @@ impl Ahci {
             .enumerate()
             .map(|(number, iothread)| {
                 let place = Arc::new(QueueLink::new(iothread.clone()));
-                let port = Port::new(number as u8, Bell::new()?, place, config.staggered);
+                let kind = (config.staggered, config.multiplier > 0);
+                let port = Port::new(number as u8, Bell::new()?, place, kind);
                 Ok(Arc::new(port))
             })
             .collect::<io::Result<Vec<_>>>()
             .map_err(failed("an eventfd for each port"))?;
-        let staggered = config.staggered;
-        let hba = Hba::new(&id, dma, ports, Arc::clone(&interrupts), events, staggered);
+        let kind = (config.staggered, config.multiplier > 0);
+        // There is at least one: `check` has seen to it.
+        let coalescing = Coalescing::new(config.iothreads[0].clone());
+        let interrupts_of = Arc::clone(&interrupts);
+        let hba = Hba::new(&id, dma, ports, interrupts_of, events, coalescing, kind);
         let pci = AhciPci::new(hba);
         let mut capabilities = Vec::new();
         if config.msi {
@@ -103,10 +110,13 @@ impl Ahci {
         let function = Endpoint::new(parts, slot.device, slot.sink, slot.multifunction)
             .map_err(AhciError::from)?;
         for port in &pci.hba.ports {
-            let queue = PortQueue::new(&pci.hba, port);
+            let queue = PortQueue::new(&pci.hba, port, config.multiplier);
             port.place.attach(port.place.epoch(), Box::new(queue));
+            if config.multiplier > 0 {
+                port.power_up();
+            }
         }
-        Ok(Self { pci, function })
+        Ok(Self { pci, function, multiplier: config.multiplier })
     }
 
     /// The PCI function, for the bus and for the machine's pauses and resets.
@@ -121,10 +131,18 @@ impl Ahci {
         self.pci.hba.ports.len() as u8
     }
 
-    /// Whether a port has a drive.
+    /// Whether a port has a drive, or a multiplier.
     #[must_use]
     pub fn is_plugged(&self, port: u8) -> bool {
         self.pci.hba.ports.get(usize::from(port)).is_some_and(|port| port.is_present())
+    }
+
+    /// Whether there is a place for `unit` at a port.
+    fn check_unit(&self, port: u8, unit: u8) -> Result<(), AhciError> {
+        if unit < self.multiplier.max(1) {
+            return Ok(());
+        }
+        Err(AhciError::NoUnit { id: self.pci.hba.id.clone(), port, unit })
     }
 
     fn port(&self, port: u8) -> Result<&Arc<Port>, AhciError> {
@@ -136,13 +154,15 @@ impl Ahci {
         })
     }
 
-    /// Plugs a drive into a port; a running driver sees it come.
+    /// Plugs a drive into a port; a running driver sees it come. `place` is that behind the port's
+    /// multiplier, or 0 where there is none.
     ///
     /// # Errors
-    /// When there is no such port, or it is in use.
-    pub fn plug(&self, number: u8, plug: Plug) -> Result<(), AhciError> {
+    /// When there is no such place, or it is in use.
+    pub fn plug_unit(&self, number: u8, place: u8, plug: Plug) -> Result<(), AhciError> {
         let port = self.port(number)?;
-        if port.is_present() {
+        self.check_unit(number, place)?;
+        if if self.multiplier > 0 { port.has_unit(place) } else { port.is_present() } {
             return Err(AhciError::InUse { id: self.pci.hba.id.clone(), port: number });
         }
         let plugged = match plug {
@@ -152,7 +172,11 @@ impl Ahci {
             Plug::Packet(config, unit) => {
                 let packet = PacketPort::new(port.bell.event());
                 let initiator = Arc::downgrade(&packet) as std::sync::Weak<dyn Initiator>;
-                let nexus = unit.attach(&format!("{}.{number}", self.pci.hba.id), initiator);
+                let name = match self.multiplier {
+                    0 => format!("{}.{number}", self.pci.hba.id),
+                    _ => format!("{}.{number}.{place}", self.pci.hba.id),
+                };
+                let nexus = unit.attach(&name, initiator);
                 let drive = Drive::packet_drive(config, &unit, nexus);
                 Plugged {
                     drive,
@@ -161,19 +185,48 @@ impl Ahci {
                 }
             }
         };
+        if self.multiplier > 0 {
+            let nobody = Countdown::new(Box::new(|| ()));
+            port.exchange_behind(place, Some(Box::new(plugged)), nobody);
+            return Ok(());
+        }
         let change = port.exchange(Some(Box::new(plugged)), Countdown::new(Box::new(|| ())));
         self.pci.hba.interrupt(port, change);
         Ok(())
     }
 
-    /// Takes the drive out of a port; a running driver sees it go. `done` is called, from any
-    /// thread, once nothing of it is in flight and nothing holds its medium.
+    /// Plugs a drive into a port without a multiplier.
     ///
     /// # Errors
-    /// When there is no such port, or it is empty; `done` is called all the same.
+    /// As [`Ahci::plug_unit`].
+    pub fn plug(&self, number: u8, plug: Plug) -> Result<(), AhciError> {
+        self.plug_unit(number, 0, plug)
+    }
+
+    /// Takes the drive out of a port without a multiplier.
+    ///
+    /// # Errors
+    /// As [`Ahci::unplug_unit`].
     pub fn unplug(&self, number: u8, done: Done) -> Result<(), AhciError> {
+        self.unplug_unit(number, 0, done)
+    }
+
+    /// Takes the drive out of a port, or from behind its multiplier; a running driver sees it go.
+    /// `done` is called, from any thread, once nothing of it is in flight and nothing holds its
+    /// medium.
+    ///
+    /// # Errors
+    /// When there is no such place, or it is empty; `done` is called all the same.
+    pub fn unplug_unit(&self, number: u8, place: u8, done: Done) -> Result<(), AhciError> {
         let countdown = Countdown::new(done);
         let port = self.port(number)?;
+        self.check_unit(number, place)?;
+        if self.multiplier > 0 {
+            if port.exchange_behind(place, None, countdown) {
+                return Ok(());
+            }
+            return Err(AhciError::Empty { id: self.pci.hba.id.clone(), port: number });
+        }
         if !port.is_present() {
             return Err(AhciError::Empty { id: self.pci.hba.id.clone(), port: number });
         }

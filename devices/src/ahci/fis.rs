@@ -1,8 +1,8 @@
 //! Frame information structures: what a port receives into memory, and what it sends (SATA 10.5).
 
 use super::spec::fis::{
-    COMMAND, DEVICE_BITS, DEVICE_REGISTER, DMA_SETUP, HOST_REGISTER, INTERRUPT, PIO_SETUP, SRST,
-    TO_HOST,
+    COMMAND, DEVICE_BITS, DEVICE_REGISTER, DMA_SETUP, HOST_REGISTER, INTERRUPT, NOTIFICATION,
+    PIO_SETUP, SRST, TO_HOST,
 };
 use crate::ata::{Ending, Taskfile, spec::status};
 
@@ -87,6 +87,13 @@ pub fn dma_setup(tag: u8, to_host: bool, len: u32) -> DmaSetup {
     fis[1] = if to_host { TO_HOST } else { 0 };
     fis[4] = tag;
     fis[20..24].copy_from_slice(&len.to_le_bytes());
+    fis
+}
+
+/// SATA 10.5.7: something has changed that the host wants to know (SATA 13.8).
+pub fn notification() -> DeviceBits {
+    let mut fis = device_bits(status::DRDY | status::DSC, 0, 0);
+    fis[1] |= NOTIFICATION;
     fis
 }
 

@@ -9,9 +9,10 @@ use std::sync::{
 };
 
 use super::{
+    ccc::Coalescing,
     port::{Interrupt, Port},
     regs::{self, GLOBAL, Global, PORT},
-    spec::{PORT_BASE, PORT_CI, PORT_LEN, PORT_SACT, ghc},
+    spec::{PORT_BASE, PORT_CI, PORT_LEN, PORT_SACT, PORTS_MAX, ccc, ghc},
 };
 use crate::{
     Access, Dma,
@@ -27,7 +28,9 @@ pub(super) struct Hba {
     pub ports: Vec<Arc<Port>>,
     pub interrupts: Arc<Interrupts>,
     pub events: Arc<dyn BlockEvents>,
+    pub coalescing: Coalescing,
     staggered: bool,
+    multiplier: bool,
     /// GHC.IE
     enabled: AtomicBool,
     /// GHC.HR: a reset is under way.
@@ -51,7 +54,8 @@ impl Hba {
         ports: Vec<Arc<Port>>,
         interrupts: Arc<Interrupts>,
         events: Arc<dyn BlockEvents>,
-        staggered: bool,
+        coalescing: Coalescing,
+        (staggered, multiplier): (bool, bool),
     ) -> Self {
         Self {
             id: id.to_owned(),
@@ -59,10 +63,31 @@ impl Hba {
             ports,
             interrupts,
             events,
+            coalescing,
             staggered,
+            multiplier,
             enabled: AtomicBool::new(false),
             resetting: AtomicBool::new(false),
             is: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether it coalesces: a controller with all ports has no bit of IS left.
+    fn coalesces(&self) -> bool {
+        self.ports.len() < usize::from(PORTS_MAX)
+    }
+
+    /// The coalesced interrupt: its bit in IS is the first that is no port's.
+    pub fn interrupt_coalesced(&self) {
+        let number = self.ports.len() as u32;
+        self.is.fetch_or(1 << number, SeqCst);
+        if !self.enabled.load(SeqCst) {
+            return;
+        }
+        if self.interrupts.msi_vectors() > 0 {
+            self.interrupts.raise_msi(number as u16);
+        } else {
+            self.update_wire();
         }
     }
 
@@ -92,7 +117,7 @@ impl Hba {
 
     fn global(&self, name: Global) -> u32 {
         match name {
-            Global::Cap => regs::capabilities(self.ports.len(), self.staggered),
+            Global::Cap => regs::capabilities(self.ports.len(), self.staggered, self.multiplier),
             Global::Ghc => {
                 let bit = |set: bool, bit: u32| if set { bit } else { 0 };
                 ghc::AE
@@ -100,6 +125,11 @@ impl Hba {
                     | bit(self.resetting.load(SeqCst), ghc::HR)
             }
             Global::Is => self.is.load(SeqCst),
+            Global::CccCtl if self.coalesces() => {
+                self.coalescing.control() | (self.ports.len() as u32) << ccc::INT_SHIFT
+            }
+            Global::CccPorts if self.coalesces() => self.coalescing.ports(),
+            Global::CccCtl | Global::CccPorts => 0,
             Global::Pi => u32::MAX >> (32 - self.ports.len() as u32),
             _ => GLOBAL.iter().find(|r| r.name == name).map_or(0, |r| r.reset as u32),
         }
@@ -133,6 +163,16 @@ impl Hba {
                 }
                 Action::None
             }
+            Global::CccCtl | Global::CccPorts if self.coalesces() => {
+                let old = u64::from(self.global(name));
+                let new = part.register.merge(old, raw.into(), part.mask) as u32;
+                if name == Global::CccCtl {
+                    self.coalescing.set_control(new);
+                } else {
+                    self.coalescing.set_ports(new & self.global(Global::Pi));
+                }
+                Action::None
+            }
             _ => Action::None,
         }
     }
@@ -141,6 +181,10 @@ impl Hba {
     fn raise_all(&self) {
         for port in self.ports.iter().filter(|port| port.is_pending()) {
             self.interrupts.raise_msi(port.number.into());
+        }
+        let number = self.ports.len() as u32;
+        if self.coalesces() && self.is.load(SeqCst) >> number & 1 != 0 {
+            self.interrupts.raise_msi(number as u16);
         }
     }
 
@@ -205,6 +249,7 @@ impl Hba {
 
     /// As after a reset.
     pub fn clear(&self) {
+        self.coalescing.clear();
         self.enabled.store(false, SeqCst);
         self.is.store(0, SeqCst);
         self.resetting.store(false, Relaxed);

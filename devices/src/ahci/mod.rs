@@ -9,10 +9,12 @@
 //! What the driver may see first: data, then the received FIS, then PxTFD, PxSACT and PxCI, then
 //! PxIS, then IS, then the interrupt.
 
+mod ccc;
 mod config;
 mod device;
 mod fis;
 mod hba;
+mod multiplier;
 mod pci;
 mod port;
 mod queue;

@@ -14,7 +14,7 @@ use std::sync::{
 
 use super::{
     regs::PortName,
-    spec::{NO_SIGNATURE, NO_STATUS, cmd, is, link, serr},
+    spec::{NO_SIGNATURE, NO_STATUS, cmd, fbs, is, link, serr},
 };
 use crate::{
     ata::{Drive, Ending, ResetKind, initiator::PacketPort, spec::status},
@@ -26,7 +26,12 @@ use crate::{
 /// Bits of PxCMD that a write leaves as written; ST, FRE, CLO and ICC act.
 pub const CMD_WRITABLE: u32 = cmd::ATAPI | cmd::DLAE;
 /// Bits of PxCMD that act, and keep the value written.
-pub const CMD_ACTS: u32 = cmd::ST | cmd::FRE | cmd::SUD;
+pub const CMD_ACTS: u32 = cmd::ST | cmd::FRE | cmd::SUD | cmd::PMA;
+
+/// Devices behind a multiplier, and itself.
+pub const TARGETS: usize = 16;
+/// PxFBS: as many devices can be active as there can be (AHCI 3.3.16).
+const ADO: u32 = 15 << fbs::ADO_SHIFT;
 
 /// A drive for the queue half, and how it is reached.
 pub(super) struct Plugged {
@@ -42,6 +47,10 @@ pub(super) struct Plugged {
 pub(super) struct Asks {
     /// The drive is replaced: what is plugged in, if anything is.
     pub exchange: Option<Option<Box<Plugged>>>,
+    /// The same, of those behind a multiplier: which, and what.
+    pub behind: Vec<(u8, Option<Box<Plugged>>, Countdown)>,
+    /// The error of the device is forgotten (PxFBS.DEC).
+    pub clear_error: Option<u8>,
     /// The drive is reset.
     pub reset: Option<ResetKind>,
     /// Who waits until what was in flight is over.
@@ -57,13 +66,20 @@ pub(super) struct PortState {
     is: u32,
     ie: u32,
     cmd: u32,
-    tfd: u32,
+    /// Of each device behind a multiplier, with FIS-based switching; else the first.
+    tfd: [u32; TARGETS],
+    sntf: u32,
+    fbs: u32,
     sig: u32,
     ssts: u32,
     sctl: u32,
     serr: u32,
     /// Something is plugged in.
     present: bool,
+    /// It is a multiplier.
+    multiplier: bool,
+    /// Behind which there are drives, a bit for each.
+    units: u16,
     /// Drives spin up only when PxCMD.SUD says so.
     staggered: bool,
     /// PxCMD.ST was cleared, or the port is reset, and something is in flight.
@@ -86,6 +102,8 @@ pub(super) struct Port {
     list: AtomicU64,
     /// There is something beside commands for the queue half.
     news: AtomicBool,
+    /// PxFBS.EN; it changes only while the list is stopped.
+    switching: AtomicBool,
     /// The iothread sleeps: the bell has to be rung.
     asleep: AtomicBool,
     /// The drive's first FIS after a reset has not been received. Changed under the lock.
@@ -109,8 +127,14 @@ pub(super) struct Changes {
     pub is: u32,
     /// PxSERR bits.
     pub serr: u32,
-    /// PxTFD.
+    /// PxTFD of the device that FISes came from.
     pub tfd: Option<u32>,
+    /// Which that is.
+    pub target: u8,
+    /// It has reported an error, and the others go on.
+    pub device_error: bool,
+    /// PxSNTF bits.
+    pub sntf: u32,
     /// PxCI bits that are done.
     pub ci: u32,
     /// PxSACT bits that are done.
@@ -120,19 +144,28 @@ pub(super) struct Changes {
 }
 
 impl Port {
-    pub fn new(number: u8, bell: Bell, place: Arc<QueueLink>, staggered: bool) -> Self {
+    pub fn new(
+        number: u8,
+        bell: Bell,
+        place: Arc<QueueLink>,
+        (staggered, multiplier): (bool, bool),
+    ) -> Self {
         let mut state = PortState {
             clb: 0,
             fb: 0,
             is: 0,
             ie: 0,
             cmd: 0,
-            tfd: 0,
+            tfd: [0; TARGETS],
+            sntf: 0,
+            fbs: 0,
             sig: 0,
             ssts: 0,
             sctl: 0,
             serr: 0,
-            present: false,
+            present: multiplier,
+            multiplier,
+            units: 0,
             staggered,
             stopping: false,
             resetting: false,
@@ -148,6 +181,7 @@ impl Port {
             running: AtomicBool::new(false),
             list: AtomicU64::new(0),
             news: AtomicBool::new(false),
+            switching: AtomicBool::new(false),
             asleep: AtomicBool::new(true),
             unsigned: AtomicBool::new(false),
             state: Mutex::new(state),
@@ -216,12 +250,15 @@ impl Port {
             PortName::Is => state.is(),
             PortName::Ie => state.ie,
             PortName::Cmd => state.cmd,
-            PortName::Tfd => state.tfd,
+            PortName::Tfd => state.tfd[state.shown()],
+            PortName::Sntf => state.sntf,
+            PortName::Fbs if state.multiplier => state.fbs | ADO,
+            PortName::Fbs => 0,
             PortName::Sig => state.sig,
             PortName::Ssts => state.ssts,
             PortName::Sctl => state.sctl,
             PortName::Serr => state.serr,
-            PortName::Sact | PortName::Ci | PortName::Sntf | PortName::Fbs | PortName::Devslp => 0,
+            PortName::Sact | PortName::Ci | PortName::Devslp => 0,
         }
     }
 
@@ -259,14 +296,34 @@ impl Port {
                 state.serr &= !raw;
                 rose_again = raw != 0;
             }
+            PortName::Sntf => state.sntf &= !raw,
+            PortName::Fbs if state.multiplier => self.write_fbs(&mut state, new, raw),
             _ => {}
         }
         let pending = state.is() & state.ie != 0;
         Interrupt { pending, rose: pending && (!before || rose_again) }
     }
 
+    /// PxFBS (AHCI 3.3.16, 9.3).
+    fn write_fbs(&self, state: &mut PortState, new: u32, raw: u32) {
+        state.fbs = state.fbs & !fbs::DEV | new & fbs::DEV;
+        if state.cmd & (cmd::ST | cmd::CR) == 0 {
+            state.fbs = state.fbs & !fbs::EN | new & fbs::EN;
+            self.switching.store(new & fbs::EN != 0, SeqCst);
+        }
+        let error = state.fbs & fbs::SDE != 0;
+        if raw & fbs::DEC != 0 && error && state.fbs & fbs::DEC == 0 {
+            state.fbs |= fbs::DEC;
+            state.asks.clear_error = Some(((state.fbs & fbs::DWE) >> fbs::DWE_SHIFT) as u8);
+            self.tell();
+        }
+    }
+
     fn write_cmd(&self, state: &mut PortState, new: u32, raw: u32) {
         state.cmd = state.cmd & !CMD_WRITABLE | new & CMD_WRITABLE;
+        if state.multiplier {
+            state.cmd = state.cmd & !cmd::PMA | raw & cmd::PMA;
+        }
         if state.staggered {
             let spun_up = raw & cmd::SUD != 0 && state.cmd & cmd::SUD == 0;
             state.cmd = state.cmd & !cmd::SUD | raw & cmd::SUD;
@@ -276,7 +333,9 @@ impl Port {
         }
         if raw & cmd::CLO != 0 && state.cmd & cmd::ST == 0 {
             // AHCI 3.3.7: BSY and DRQ go, and the bit reads as zero once they have.
-            state.tfd &= !u32::from(status::BSY | status::DRQ);
+            for tfd in &mut state.tfd {
+                *tfd &= !u32::from(status::BSY | status::DRQ);
+            }
         }
         let changed = (state.cmd ^ raw) & (cmd::FRE | cmd::ST);
         if changed & cmd::FRE != 0 {
@@ -305,6 +364,7 @@ impl Port {
         self.ci.store(0, SeqCst);
         self.sact.store(0, SeqCst);
         state.cmd &= !cmd::CCS;
+        state.fbs &= !(fbs::DEC | fbs::SDE | fbs::DWE);
         if state.cmd & cmd::CR != 0 {
             state.stopping = true;
             self.tell();
@@ -313,7 +373,7 @@ impl Port {
 
     /// AHCI 5.3.2.3, P:NotRunning: the list runs once the device is there and ready.
     fn try_start(&self, state: &mut PortState) {
-        let ready = state.tfd & u32::from(status::BSY | status::DRQ) == 0;
+        let ready = state.tfd[0] & u32::from(status::BSY | status::DRQ) == 0;
         let up = state.ssts & link::DET == link::DET_UP;
         if state.cmd & (cmd::ST | cmd::CR) == cmd::ST
             && ready
@@ -336,7 +396,7 @@ impl Port {
         match now {
             link::CONTROL_RESET if old != now => {
                 state.ssts = 0;
-                state.tfd = NO_STATUS | u32::from(status::BSY);
+                state.tfd[0] = NO_STATUS | u32::from(status::BSY);
                 self.reset_drive(state, ResetKind::Hardware);
             }
             link::CONTROL_OFFLINE => {
@@ -369,13 +429,13 @@ impl Port {
         }
         if !state.present {
             state.ssts = 0;
-            state.tfd = NO_STATUS;
+            state.tfd[0] = NO_STATUS;
             return;
         }
         state.ssts =
             link::DET_UP | link::SPD_GEN3 << link::SPD_SHIFT | link::ACTIVE << link::IPM_SHIFT;
         state.serr |= serr::EXCHANGED | serr::PHY;
-        state.tfd = NO_STATUS | u32::from(status::BSY);
+        state.tfd[0] = NO_STATUS | u32::from(status::BSY);
         self.unsigned.store(true, SeqCst);
         self.tell();
     }
@@ -393,7 +453,7 @@ impl Port {
             state.serr |= serr::PHY;
         }
         state.ssts = 0;
-        state.tfd = NO_STATUS;
+        state.tfd[0] = NO_STATUS;
         self.reset_drive(&mut state, ResetKind::PowerOn);
         let pending = state.is() & state.ie != 0;
         drop(state);
@@ -406,12 +466,41 @@ impl Port {
         Interrupt { pending, rose: pending && !before }
     }
 
+    /// Power comes to a port with a multiplier.
+    pub fn power_up(&self) {
+        self.reset_drive(&mut self.lock(), ResetKind::PowerOn);
+    }
+
+    /// Plugs a drive in behind the multiplier, or takes it out. `false`: it is as it was.
+    pub fn exchange_behind(
+        &self,
+        unit: u8,
+        plugged: Option<Box<Plugged>>,
+        countdown: Countdown,
+    ) -> bool {
+        let mut state = self.lock();
+        let bit = 1 << unit;
+        if (state.units & bit != 0) == plugged.is_some() {
+            return false;
+        }
+        state.units ^= bit;
+        state.asks.behind.push((unit, plugged, countdown));
+        self.tell();
+        true
+    }
+
+    /// Whether a place behind the multiplier has a drive.
+    pub fn has_unit(&self, unit: u8) -> bool {
+        self.lock().units >> unit & 1 != 0
+    }
+
     /// Resets the port as a reset of the HBA does (AHCI 10.4.3), or of the function: `all`.
     pub fn reset(&self, all: bool, countdown: Countdown) {
         let mut state = self.lock();
         self.reset_drive(&mut state, if all { ResetKind::PowerOn } else { ResetKind::Hardware });
         let running = state.cmd & cmd::CR;
         state.clear(!all);
+        self.switching.store(false, SeqCst);
         state.cmd |= running;
         state.asks.receive = true;
         state.asks.waiting.push(countdown);
@@ -419,6 +508,22 @@ impl Port {
 }
 
 impl Port {
+    /// Whether devices behind a multiplier have commands at the same time (PxFBS.EN).
+    #[inline]
+    pub fn is_switching(&self) -> bool {
+        self.switching.load(Acquire)
+    }
+
+    /// The error of a device is forgotten, and what it had not done of these slots.
+    pub fn forget_error(&self, slots: u32) {
+        let mut state = self.lock();
+        if !state.stopping && !state.resetting {
+            self.sact.fetch_and(!slots, SeqCst);
+            self.ci.fetch_and(!slots, SeqCst);
+        }
+        state.fbs &= !(fbs::DEC | fbs::SDE | fbs::DWE);
+    }
+
     /// Whether commands are to be taken.
     #[inline]
     pub fn is_running(&self) -> bool {
@@ -489,16 +594,17 @@ impl Port {
     pub fn sign(&self, ending: &Ending) {
         let mut state = self.lock();
         if self.unsigned.swap(false, SeqCst) {
-            state.sign(ending);
+            state.sign(ending, 0);
             self.try_start(&mut state);
         }
     }
 
     /// The same, after a software reset.
-    pub fn sign_again(&self, ending: &Ending) {
+    pub fn sign_again(&self, ending: &Ending, target: u8) {
         let mut state = self.lock();
         if !state.resetting && !state.stopping {
-            state.sign(ending);
+            let target = if state.fbs & fbs::EN != 0 { target & 0x0f } else { 0 };
+            state.sign(ending, target);
         }
     }
 
@@ -511,8 +617,13 @@ impl Port {
         }
         let before = state.is() & state.ie != 0;
         if let Some(tfd) = changes.tfd {
-            state.tfd = tfd;
+            let target = if state.fbs & fbs::EN != 0 { changes.target & 0x0f } else { 0 };
+            state.tfd[usize::from(target)] = tfd;
         }
+        if changes.device_error && state.fbs & fbs::SDE == 0 {
+            state.fbs |= fbs::SDE | u32::from(changes.target) << fbs::DWE_SHIFT;
+        }
+        state.sntf |= changes.sntf;
         if let Some(slot) = changes.slot {
             state.cmd = state.cmd & !cmd::CCS | u32::from(slot) << cmd::CCS_SHIFT;
             state.wake_link();
@@ -526,10 +637,11 @@ impl Port {
     }
 
     /// A command was sent to the device, which is busy with it.
-    pub fn set_busy(&self) {
+    pub fn set_busy(&self, target: u8) {
         let mut state = self.lock();
         if !state.stopping && !state.resetting {
-            state.tfd |= u32::from(status::BSY);
+            let target = if state.fbs & fbs::EN != 0 { target & 0x0f } else { 0 };
+            state.tfd[usize::from(target)] |= u32::from(status::BSY);
             state.wake_link();
         }
     }
@@ -559,13 +671,20 @@ impl PortState {
             (self.clb, self.fb) = (0, 0);
         }
         (self.is, self.ie, self.sctl, self.serr, self.ssts) = (0, 0, 0, 0, 0);
-        self.tfd = NO_STATUS;
+        self.tfd = [NO_STATUS; TARGETS];
+        (self.fbs, self.sntf) = (0, 0);
         self.sig = NO_SIGNATURE;
-        self.cmd = cmd::HPCP | cmd::POD | if self.staggered { 0 } else { cmd::SUD };
+        let switching = if self.multiplier { cmd::FBSCP } else { 0 };
+        self.cmd = switching | cmd::HPCP | cmd::POD | if self.staggered { 0 } else { cmd::SUD };
     }
 
-    fn sign(&mut self, ending: &Ending) {
-        self.tfd = tfd(ending);
+    /// Which PxTFD is shown.
+    fn shown(&self) -> usize {
+        if self.fbs & fbs::EN == 0 { 0 } else { ((self.fbs & fbs::DEV) >> fbs::DEV_SHIFT) as usize }
+    }
+
+    fn sign(&mut self, ending: &Ending, target: u8) {
+        self.tfd[usize::from(target)] = tfd(ending);
         self.sig = (ending.lba as u32) << 8 | u32::from(ending.count as u8);
     }
 

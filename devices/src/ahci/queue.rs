@@ -9,6 +9,7 @@ mod background;
 mod ending;
 mod news;
 mod packet;
+mod target;
 
 use std::{os::fd::RawFd, sync::Arc, time::Instant};
 
@@ -21,39 +22,46 @@ use spindle_block::{
 use super::{
     fis::{self, Sent},
     hba::Hba,
-    port::{Changes, Plugged, Port, tfd},
+    multiplier::Multiplier,
+    port::{Changes, Interrupt, Plugged, Port, tfd},
     sg::{Fetched, Gap},
     slot::{Abort, JobOutcome, Running, Slot, State},
-    spec::{SLOTS, header, is, serr},
+    spec::{SLOTS, header, is, multiplier::CONTROL_PORT, serr},
 };
 use crate::{
     ata::{
-        Command, Drive, Ending, Failure, Job, Protocol, ResetKind, Step, Taskfile,
+        Command, Ending, Failure, Job, Protocol, ResetKind, Step, Taskfile,
         spec::{error, op},
     },
     device::Countdown,
-    policy::{ErrorAction, Failures},
+    policy::ErrorAction,
 };
 use ending::Frames;
+use target::Target;
 
 /// The queue half of one port.
 pub(super) struct PortQueue {
     hba: Arc<Hba>,
     port: Arc<Port>,
-    plugged: Option<Box<Plugged>>,
-    failures: Option<Failures>,
+    /// The device; or those behind the multiplier, and itself.
+    targets: Vec<Target>,
+    multiplier: Option<Multiplier>,
     slots: Box<[Slot]>,
     in_flight: u32,
     /// Where received FISes go.
     area: Option<u64>,
-    /// The slot of the command that keeps the drive busy.
-    busy: Option<u8>,
+    /// The slots of commands that keep their devices busy.
+    busy: u32,
     /// Tags that the drive has taken and not ended.
     queued: u32,
     /// The slot that was taken last.
     last: u8,
     /// An error: nothing is taken until the port is stopped (AHCI 6.2.2).
     halted: bool,
+    /// The same of single devices, while others go on (AHCI 9.3.6).
+    broken: u16,
+    /// Issued slots whose devices cannot take them yet.
+    deferred: u32,
     /// Slots of parked commands, in the order they failed.
     parked: Vec<u8>,
     /// The port stops, or is reset, once nothing is in flight.
@@ -67,29 +75,34 @@ pub(super) struct PortQueue {
     soft_reset: Option<u8>,
     changes: Changes,
     frames: Frames,
-    /// The step of the drive's own that is in flight.
-    background: Option<background::Running>,
     /// There is something to publish.
     dirty: bool,
+    /// What the interrupt is about that is to come, and commands that have completed since the last.
+    owed: Interrupt,
+    completed: u32,
     /// The time, looked up once a pass.
     now: Option<Instant>,
 }
 
 impl PortQueue {
-    pub fn new(hba: &Arc<Hba>, port: &Arc<Port>) -> Self {
+    /// With a multiplier that has so many ports, if any.
+    pub fn new(hba: &Arc<Hba>, port: &Arc<Port>, multiplier: u8) -> Self {
         let keep = hba.dma.keep();
+        let multiplier = (multiplier > 0).then(|| Multiplier::new(multiplier));
         Self {
             hba: Arc::clone(hba),
             port: Arc::clone(port),
-            plugged: None,
-            failures: None,
+            targets: target::targets(multiplier.as_ref()),
+            multiplier,
             slots: (0..SLOTS).map(|_| Slot::new(&keep)).collect(),
             in_flight: 0,
             area: None,
-            busy: None,
+            busy: 0,
             queued: 0,
             last: SLOTS as u8 - 1,
             halted: false,
+            broken: 0,
+            deferred: 0,
             parked: Vec::with_capacity(SLOTS),
             stopping: false,
             reset: None,
@@ -99,21 +112,17 @@ impl PortQueue {
             soft_reset: None,
             changes: Changes::default(),
             frames: Frames::default(),
-            background: None,
             dirty: false,
+            owed: Interrupt::default(),
+            completed: 0,
             now: None,
         }
-    }
-
-    #[inline]
-    fn drive(&mut self) -> Option<&mut Drive> {
-        self.plugged.as_mut().map(|plugged| &mut plugged.drive)
     }
 
     /// Whether a command can be taken.
     #[inline]
     fn is_ready(&self) -> bool {
-        self.busy.is_none()
+        (self.busy == 0 || self.port.is_switching())
             && !self.halted
             && !self.stopping
             && self.soft_reset.is_none()
@@ -124,7 +133,7 @@ impl PortQueue {
     /// Issued slots that were not taken.
     #[inline]
     fn issued(&self) -> u32 {
-        self.port.ci.load(std::sync::atomic::Ordering::SeqCst) & !self.changes.ci
+        self.port.ci.load(std::sync::atomic::Ordering::SeqCst) & !self.changes.ci & !self.deferred
     }
 
     /// The next slot, round robin (AHCI 5.3.2.7, P:SelectCmd).
@@ -147,9 +156,16 @@ impl PortQueue {
         let Ok(fetched) = Fetched::read(&self.hba.dma, self.port.list(), index) else {
             return self.fatal(is::HBFS, 0);
         };
+        let target = self.target_of(fetched.flags);
+        if self.waits(index, target) {
+            return;
+        }
         match fis::parse(&fetched.fis) {
-            Sent::Command(tf) => self.take_command(ring, index, &fetched, tf),
-            Sent::Control(srst) => self.take_control(index, srst, fetched.flags),
+            Sent::Command(tf) if self.multiplier.is_some() && target == CONTROL_PORT => {
+                self.take_control_command(index, &tf);
+            }
+            Sent::Command(tf) => self.take_command(ring, index, &fetched, tf, target),
+            Sent::Control(srst) => self.take_control(index, srst, fetched.flags, target),
             Sent::Other => self.fatal(is::IFS, serr::PROTOCOL),
         }
     }
@@ -161,15 +177,20 @@ impl PortQueue {
         index: u8,
         fetched: &Fetched,
         tf: Taskfile,
+        target: u8,
     ) {
+        self.face(target);
         let sends_queued = matches!(
             tf.command,
             op::READ_FPDMA_QUEUED | op::WRITE_FPDMA_QUEUED | op::SEND_FPDMA_QUEUED
         );
         let free = self.slots[usize::from(index)].state == State::Free;
         let now = *self.now.get_or_insert_with(|| ring.cx().now());
-        let queued = self.queued;
-        let Some(drive) = self.drive() else { return self.fatal(is::IFS, serr::PROTOCOL) };
+        let queued = self.queued & self.slots_of(target);
+        let reachable = self.multiplier.as_ref().is_none_or(|pm| pm.is_up(target));
+        let Some(drive) = self.drive_of(target).filter(|_| reachable) else {
+            return self.fatal(is::IFS, serr::PROTOCOL);
+        };
         let mut accepted = drive.accept(&tf, now);
         // SATA 13.6.3: another command while tags are taken, a tag that is in use, a tag that is not
         // the slot's (AHCI 5.5.1): all that is queued is aborted.
@@ -190,14 +211,15 @@ impl PortQueue {
             }
         };
         let transfer = command.transfer(drive.sector());
+        self.slots[usize::from(index)].target = target;
         let slot = &mut self.slots[usize::from(index)];
         (slot.tf, slot.command) = (tf, command);
         (slot.queued, slot.dropped, slot.interrupt) = (sends_queued, false, false);
         slot.phase = None;
         if !sends_queued {
-            self.publish();
-            self.port.set_busy();
-            self.busy = Some(index);
+            self.show();
+            self.port.set_busy(target);
+            self.busy |= 1 << index;
         }
         if transfer.protocol == Protocol::Packet {
             return self.take_packet(ring, index, fetched);
@@ -225,7 +247,8 @@ impl PortQueue {
     /// Begins the command in a slot, or begins it again.
     #[inline]
     fn begin(&mut self, ring: &mut RingPort<'_>, index: u8) {
-        let Some(plugged) = &mut self.plugged else { return };
+        let seat = self.seat(index);
+        let Some(plugged) = &mut self.targets[seat].plugged else { return };
         let slot = &mut self.slots[usize::from(index)];
         match plugged.drive.begin(&slot.tf, &slot.command, &slot.buf) {
             Step::Io { op, range } => self.submit(ring, index, op, range),
@@ -255,7 +278,8 @@ impl PortQueue {
             false => IoBuf::empty(),
         };
         self.in_flight += 1;
-        match self.plugged.as_mut().and_then(|plugged| plugged.drive.root()) {
+        let seat = usize::from(slot.target);
+        match self.targets[seat].plugged.as_mut().and_then(|plugged| plugged.drive.root()) {
             Some(root) => ring.submit(root, Io { op, range, buf }, index.into()),
             None => ring.complete_later(index.into(), buf, Err(BlockError::Gone)),
         }
@@ -294,9 +318,11 @@ impl PortQueue {
     /// A request has failed: how it ends. `None`: it waits for the machine to go on.
     #[cold]
     fn failed(&mut self, index: u8, op: Op, error: BlockError) -> Option<Result<(), BlockError>> {
-        let plugged = self.plugged.as_mut()?;
+        let seat = self.seat(index);
+        let target = &mut self.targets[seat];
+        let plugged = target.plugged.as_mut()?;
         let name = plugged.drive.root().map(|root| root.root().name().to_owned());
-        let action = self.failures.as_ref().map_or(ErrorAction::Report, |failures| {
+        let action = target.failures.as_ref().map_or(ErrorAction::Report, |failures| {
             failures.decide(op, name.as_deref().unwrap_or_default(), error)
         });
         match action {
@@ -326,6 +352,7 @@ impl PortQueue {
 
     fn account(&mut self, ring: &RingPort<'_>, index: u8, result: Result<(), BlockError>) {
         let now = *self.now.get_or_insert_with(|| ring.cx().now());
+        let seat = self.seat(index);
         let slot = &self.slots[usize::from(index)];
         let kind = match slot.op {
             Op::Read => Account::Read,
@@ -335,7 +362,8 @@ impl PortQueue {
         };
         let took = slot.started.map_or_else(Default::default, |s| now.saturating_duration_since(s));
         let len = slot.range.len;
-        if let Some(root) = self.plugged.as_mut().and_then(|plugged| plugged.drive.root()) {
+        let plugged = self.targets[seat].plugged.as_mut();
+        if let Some(root) = plugged.and_then(|plugged| plugged.drive.root()) {
             root.account(ring.cx().lane(), kind, len, took, result);
         }
     }
@@ -344,7 +372,7 @@ impl PortQueue {
         debug_assert_eq!(
             self.in_flight as usize,
             self.slots.iter().filter(|slot| slot.state == State::InFlight).count()
-                + usize::from(self.background.is_some()),
+                + self.targets.iter().filter(|target| target.background.is_some()).count(),
             "commands in flight and slots in use"
         );
     }
@@ -359,7 +387,8 @@ impl PortQueue {
                 None => return,
             },
         };
-        let Some(plugged) = &mut self.plugged else { return };
+        let seat = self.seat(index);
+        let Some(plugged) = &mut self.targets[seat].plugged else { return };
         let slot = &mut self.slots[usize::from(index)];
         let ending = plugged.drive.finish(&slot.tf, &slot.command, result);
         let moved = slot.buf.len();
@@ -399,8 +428,8 @@ impl Queue for PortQueue {
         buf: IoBuf,
         result: Result<(), BlockError>,
     ) {
-        if token == background::TOKEN {
-            return self.end_step(ring);
+        if token >= background::TOKENS {
+            return self.end_step(ring, (token - background::TOKENS) as u8);
         }
         let index = token as u8;
         let slot = &mut self.slots[usize::from(index)];
@@ -436,17 +465,25 @@ impl Queue for PortQueue {
             self.end_disk(index, outcome);
         }
         self.look_for_quiet();
+        self.look_for_device(self.slots[usize::from(index)].target);
         self.step_aside(ring);
         self.check();
     }
 
+    fn publish(&mut self) -> bool {
+        self.now = None;
+        self.show();
+        self.owes()
+    }
+
     fn flush_irq(&mut self) {
         self.now = None;
-        self.publish();
+        self.show();
+        self.interrupt();
     }
 
     fn pending(&mut self) -> bool {
-        if self.has_news() || self.can_step_aside() {
+        if self.has_news() || self.can_step_aside().is_some() {
             return true;
         }
         if !self.hba.interrupts.is_bus_master() {

@@ -1,7 +1,7 @@
 //! The registers as data (AHCI 3.1, 3.3); what they do is in [`hba`](super::hba) and
 //! [`port`](super::port).
 
-use super::spec::{VERSION, cap, ghc, is, link, serr};
+use super::spec::{PORTS_MAX, VERSION, cap, ccc, fbs, ghc, is, link, serr};
 use crate::register::Register;
 
 /// The generic host control registers (AHCI 3.1).
@@ -34,8 +34,14 @@ pub const GLOBAL: &[Register<Global>] = &[
     w1c(Global::Is, 0x08, W1C as u32),
     Register::read_only(Global::Pi, 0x0c, 4, 0),
     Register::read_only(Global::Vs, 0x10, 4, VERSION as u64),
-    Register::read_only(Global::CccCtl, 0x14, 4, 0),
-    Register::read_only(Global::CccPorts, 0x18, 4, 0),
+    Register::read_write(
+        Global::CccCtl,
+        0x14,
+        4,
+        ccc::RESET as u64,
+        (ccc::ENABLE | ccc::COUNT | ccc::TIME) as u64,
+    ),
+    Register::read_write(Global::CccPorts, 0x18, 4, 0, 0xffff_ffff),
     Register::read_only(Global::EmLoc, 0x1c, 4, 0),
     Register::read_only(Global::EmCtl, 0x20, 4, 0),
     Register::read_only(Global::Cap2, 0x24, 4, 0),
@@ -83,14 +89,14 @@ pub const PORT: &[Register<PortName>] = &[
     // Written bits are set, never cleared.
     Register::read_only(PortName::Sact, 0x34, 4, 0),
     Register::read_only(PortName::Ci, 0x38, 4, 0),
-    Register::read_only(PortName::Sntf, 0x3c, 4, 0),
-    Register::read_only(PortName::Fbs, 0x40, 4, 0),
+    w1c(PortName::Sntf, 0x3c, 0xffff),
+    Register::read_write(PortName::Fbs, 0x40, 4, 0, (fbs::EN | fbs::DEC | fbs::DEV) as u64),
     Register::read_only(PortName::Devslp, 0x44, 4, 0),
 ];
 
 /// CAP of a controller (AHCI 3.1.1).
 #[must_use]
-pub fn capabilities(ports: usize, staggered: bool) -> u32 {
+pub fn capabilities(ports: usize, staggered: bool, multiplier: bool) -> u32 {
     let fixed = cap::S64A
         | cap::SNCQ
         | cap::SCLO
@@ -99,5 +105,8 @@ pub fn capabilities(ports: usize, staggered: bool) -> u32 {
         | cap::PMD
         | cap::PSC_SSC
         | 31 << cap::NCS_SHIFT;
-    fixed | (ports as u32 - 1) | if staggered { cap::SSS } else { 0 }
+    // Coalescing needs a bit of IS for itself.
+    let coalescing = if ports < usize::from(PORTS_MAX) { cap::CCCS } else { 0 };
+    let switching = if multiplier { cap::SPM | cap::FBSS | cap::SSNTF } else { 0 };
+    fixed | coalescing | switching | (ports as u32 - 1) | if staggered { cap::SSS } else { 0 }
 }

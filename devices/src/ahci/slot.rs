@@ -59,6 +59,8 @@ impl Running {
 /// See the module.
 pub(super) struct Slot {
     pub state: State,
+    /// The device behind a multiplier; 0 where there is none.
+    pub target: u8,
     pub tf: Taskfile,
     pub command: Command,
     /// Of a packet.
@@ -86,6 +88,7 @@ impl Slot {
         buf.set_keep(Arc::clone(keep));
         Self {
             state: State::Free,
+            target: 0,
             tf: Taskfile::default(),
             command: Command::Flush,
             cdb: [0; 32],

@@ -30,10 +30,16 @@ pub const PORT_CI: u64 = 0x38;
 
 /// CAP: HBA Capabilities (AHCI 3.1.1).
 pub mod cap {
+    /// Command completion coalescing.
+    pub const CCCS: u32 = 1 << 7;
     /// Partial and slumber state capable.
     pub const PSC_SSC: u32 = 1 << 13 | 1 << 14;
     /// Several DRQ blocks of PIO.
     pub const PMD: u32 = 1 << 15;
+    /// FIS-based switching.
+    pub const FBSS: u32 = 1 << 16;
+    /// Port multipliers.
+    pub const SPM: u32 = 1 << 17;
     /// AHCI mode only.
     pub const SAM: u32 = 1 << 18;
     /// Interface speed: 6 Gb/s.
@@ -42,12 +48,32 @@ pub mod cap {
     pub const SCLO: u32 = 1 << 24;
     /// Staggered spin-up.
     pub const SSS: u32 = 1 << 27;
+    /// SNotification.
+    pub const SSNTF: u32 = 1 << 29;
     /// Native command queuing.
     pub const SNCQ: u32 = 1 << 30;
     /// 64-bit addresses.
     pub const S64A: u32 = 1 << 31;
     /// Where the number of command slots, less one, lies.
     pub const NCS_SHIFT: u32 = 8;
+}
+
+/// CCC_CTL (AHCI 3.1.6).
+pub mod ccc {
+    /// Enable.
+    pub const ENABLE: u32 = 1 << 0;
+    /// Where the number of the interrupt lies.
+    pub const INT_SHIFT: u32 = 3;
+    /// Command completions.
+    pub const COUNT_SHIFT: u32 = 8;
+    /// See [`COUNT_SHIFT`].
+    pub const COUNT: u32 = 0xff << COUNT_SHIFT;
+    /// Timeout value, in milliseconds.
+    pub const TIME_SHIFT: u32 = 16;
+    /// See [`TIME_SHIFT`].
+    pub const TIME: u32 = 0xffff << TIME_SHIFT;
+    /// As after a reset: one completion, one millisecond.
+    pub const RESET: u32 = 1 << TIME_SHIFT | 1 << COUNT_SHIFT;
 }
 
 /// GHC: Global HBA Control (AHCI 3.1.2).
@@ -58,6 +84,66 @@ pub mod ghc {
     pub const IE: u32 = 1 << 1;
     /// AHCI enable.
     pub const AE: u32 = 1 << 31;
+}
+
+/// PxFBS (AHCI 3.3.16).
+pub mod fbs {
+    /// Enable.
+    pub const EN: u32 = 1 << 0;
+    /// Device error clear.
+    pub const DEC: u32 = 1 << 1;
+    /// Single device error.
+    pub const SDE: u32 = 1 << 2;
+    /// Where the device to issue lies.
+    pub const DEV_SHIFT: u32 = 8;
+    /// See [`DEV_SHIFT`].
+    pub const DEV: u32 = 0x0f << DEV_SHIFT;
+    /// Where the number of devices that are best active lies.
+    pub const ADO_SHIFT: u32 = 12;
+    /// Where the device with an error lies.
+    pub const DWE_SHIFT: u32 = 16;
+    /// See [`DWE_SHIFT`].
+    pub const DWE: u32 = 0x0f << DWE_SHIFT;
+}
+
+/// Port multipliers (SATA 16.4): registers, and what is in them.
+pub mod multiplier {
+    /// READ PORT MULTIPLIER (SATA 16.4.3.2).
+    pub const READ: u8 = 0xe4;
+    /// WRITE PORT MULTIPLIER (SATA 16.4.3.3).
+    pub const WRITE: u8 = 0xe8;
+    /// The port that is the multiplier itself.
+    pub const CONTROL_PORT: u8 = 15;
+    /// GSCR: product.
+    pub const PRODUCT: u16 = 0;
+    /// Vendor and device, of nobody's hardware.
+    pub const PRODUCT_ID: u32 = 0x0001_1af4;
+    /// GSCR: revision.
+    pub const REVISION: u16 = 1;
+    /// Port Multiplier 1.0 to 1.2.
+    pub const REVISIONS: u32 = 0x010e;
+    /// GSCR: ports.
+    pub const PORTS: u16 = 2;
+    /// GSCR: ports with errors.
+    pub const ERROR: u16 = 32;
+    /// GSCR: which errors these are.
+    pub const ERROR_ENABLES: u16 = 33;
+    /// As after a reset.
+    pub const ERROR_ENABLE: u32 = 0x0400_ffff;
+    /// GSCR: features.
+    pub const FEATURES: u16 = 64;
+    /// GSCR: those that are on.
+    pub const FEATURES_ON: u16 = 96;
+    /// Asynchronous notification.
+    pub const NOTIFICATION: u32 = 1 << 3;
+    /// PSCR: SStatus.
+    pub const STATUS: u16 = 0;
+    /// PSCR: SError.
+    pub const LINK_ERROR: u16 = 1;
+    /// PSCR: SControl.
+    pub const CONTROL: u16 = 2;
+    /// LBA in its signature; COUNT holds 1 (SATA 16.4.5).
+    pub const SIGNATURE: u64 = 0x96_6901;
 }
 
 /// VS (AHCI 3.1.5).
@@ -117,6 +203,10 @@ pub mod cmd {
     pub const FR: u32 = 1 << 14;
     /// Command list running.
     pub const CR: u32 = 1 << 15;
+    /// A port multiplier is attached.
+    pub const PMA: u32 = 1 << 17;
+    /// FIS-based switching capable port.
+    pub const FBSCP: u32 = 1 << 22;
     /// Hot plug capable port.
     pub const HPCP: u32 = 1 << 18;
     /// The device is ATAPI: the LED follows DLAE.
@@ -188,6 +278,8 @@ pub mod header {
     pub const CLEAR_BUSY: u32 = 1 << 10;
     /// Where the port multiplier port lies.
     pub const PMP_SHIFT: u32 = 12;
+    /// See [`PMP_SHIFT`].
+    pub const PMP: u32 = 0x0f;
     /// Where the number of PRDs lies.
     pub const PRDTL_SHIFT: u32 = 16;
     /// Bytes of a header.
@@ -220,6 +312,8 @@ pub mod area {
     pub const REGISTER: u64 = 0x40;
     /// Set Device Bits.
     pub const DEVICE_BITS: u64 = 0x58;
+    /// Bytes of an area: those of the devices behind a multiplier follow each other.
+    pub const LEN: u64 = 0x100;
 }
 
 /// FIS types (SATA 10.5.2).
@@ -238,6 +332,8 @@ pub mod fis {
     pub const COMMAND: u8 = 1 << 7;
     /// The second byte: the data go to the host.
     pub const TO_HOST: u8 = 1 << 5;
+    /// The second byte of Set Device Bits: notification.
+    pub const NOTIFICATION: u8 = 1 << 7;
     /// The second byte: interrupt.
     pub const INTERRUPT: u8 = 1 << 6;
     /// SRST, in the control field (SATA 10.5.5).

@@ -2,12 +2,14 @@
 //! over simulated files.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod coalescing;
 mod commands;
 mod driver;
 mod errors;
 mod hotplug;
 mod identify;
 mod interrupts;
+mod multiplier;
 mod packets;
 mod queued;
 mod registers;

@@ -35,7 +35,7 @@ pub const PAGE: Page = Page {
     title: "AHCI",
     specification: "AHCI 1.3.1",
     tests: &["devices/tests/ahci"],
-    groups: &[GLOBAL, PORT, STATUS, COMMAND, STRUCTURES, FISES, LIFE],
+    groups: &[GLOBAL, PORT, STATUS, COMMAND, STRUCTURES, FISES, LIFE, COALESCING, SWITCHING],
 };
 
 const GLOBAL: Group = Group {
@@ -48,8 +48,8 @@ const GLOBAL: Group = Group {
         row("IS", "3.1.3", &[WIRE, MESSAGES]),
         row("PI", "3.1.4", &[GLOBALS]),
         row("VS", "3.1.5", &[GLOBALS]),
-        row("CCC_CTL", "3.1.6", &[GLOBALS]),
-        row("CCC_PORTS", "3.1.7", &[GLOBALS]),
+        row("CCC_CTL", "3.1.6", &["coalescing::registers_are_fixed_while_it_is_enabled"]),
+        row("CCC_PORTS", "3.1.7", &["coalescing::registers_are_fixed_while_it_is_enabled"]),
         row("EM_LOC", "3.1.8", &[GLOBALS]),
         row("EM_CTL", "3.1.9", &[GLOBALS]),
         row("CAP2", "3.1.10", &[GLOBALS]),
@@ -82,8 +82,8 @@ const PORT: Group = Group {
         row("PxSERR", "3.3.12", &[COMRESET, ERRORS]),
         row("PxSACT", "3.3.13", &[DEPTH, "registers::without_a_start_nothing_is_issued"]),
         row("PxCI", "3.3.14", &[DEPTH, "registers::without_a_start_nothing_is_issued"]),
-        row("PxSNTF", "3.3.15", &[RESET]),
-        row("PxFBS", "3.3.16", &[RESET]),
+        row("PxSNTF", "3.3.15", &["multiplier::disks_come_and_go_behind_it"]),
+        row("PxFBS", "3.3.16", &["multiplier::an_error_of_one_disk_leaves_the_others_alone"]),
         row("PxDEVSLP", "3.3.17", &[RESET]),
     ],
 };
@@ -186,5 +186,56 @@ const LIFE: Group = Group {
                 "interrupts::something_that_comes_between_the_acknowledgements_is_not_lost",
             ],
         ),
+    ],
+};
+
+const COALESCING: Group = Group {
+    title: "Command completion coalescing",
+    prefix: "",
+    items: None,
+    rows: &[
+        row("completions", "11.4", &["coalescing::an_interrupt_comes_after_so_many_completions"]),
+        row("timeout", "11.4", &["coalescing::and_never_later_than_the_time_after_the_first"]),
+        row("queued commands", "11.4", &["coalescing::queued_commands_count_when_they_are_done"]),
+        row(
+            "ports",
+            "11.3",
+            &["coalescing::other_ports_and_a_controller_without_it_interrupt_as_ever"],
+        ),
+        row("messages", "11.3", &["coalescing::it_has_messages_too"]),
+    ],
+};
+
+const SWITCHING: Group = Group {
+    title: "Port multipliers",
+    prefix: "",
+    items: None,
+    rows: &[
+        row(
+            "registers of the multiplier",
+            "SATA 16.4",
+            &["multiplier::it_says_what_it_is_and_what_is_behind_it"],
+        ),
+        row(
+            "command-based switching",
+            "9.2",
+            &["multiplier::commands_reach_the_disk_that_they_are_for"],
+        ),
+        row(
+            "FIS-based switching",
+            "9.3",
+            &["multiplier::with_fis_based_switching_all_are_busy_at_once"],
+        ),
+        row(
+            "error of a single device",
+            "9.3.6, 9.3.7",
+            &["multiplier::an_error_of_one_disk_leaves_the_others_alone"],
+        ),
+        row(
+            "reset of the HBA",
+            "10.4.3",
+            &["multiplier::a_reset_of_the_controller_brings_only_the_first_one_back"],
+        ),
+        row("hot plug, notification", "SATA 13.8", &["multiplier::disks_come_and_go_behind_it"]),
     ],
 };

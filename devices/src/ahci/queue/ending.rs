@@ -20,10 +20,24 @@ pub(super) struct Frames {
     pub bits: Option<DeviceBits>,
 }
 
+impl Frames {
+    /// They come from a device behind a multiplier (SATA 16.3).
+    fn mark(&mut self, target: u8) {
+        let setup = self.setup.as_mut().map(|frame| &mut frame[1]);
+        let pio = self.pio.as_mut().map(|frame| &mut frame[1]);
+        let register = self.register.as_mut().map(|frame| &mut frame[1]);
+        let bits = self.bits.as_mut().map(|frame| &mut frame[1]);
+        for byte in [setup, pio, register, bits].into_iter().flatten() {
+            *byte |= target;
+        }
+    }
+}
+
 impl PortQueue {
     /// A command is over; `moved` bytes went over the link.
     #[inline]
     pub(super) fn end(&mut self, index: u8, ending: Ending, moved: u64) {
+        self.face(self.slots[usize::from(index)].target);
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Free;
         slot.buf.clear();
@@ -32,6 +46,9 @@ impl PortQueue {
             self.changes.is |= is::DPS;
         }
         self.dirty = true;
+        if !ending.is_error() {
+            self.completed += 1;
+        }
         if !queued {
             return self.end_alone(index, ending, moved);
         }
@@ -47,9 +64,10 @@ impl PortQueue {
     /// A command that is not queued is over.
     fn end_alone(&mut self, index: u8, ending: Ending, moved: u64) {
         let slot = &self.slots[usize::from(index)];
-        let sector = self.plugged.as_ref().map_or(512, |plugged| plugged.drive.sector());
+        let plugged = self.targets[usize::from(slot.target)].plugged.as_ref();
+        let sector = plugged.map_or(512, |plugged| plugged.drive.sector());
         let transfer = slot.command.transfer(sector);
-        self.busy = None;
+        self.not_busy(index);
         if ending.is_error() {
             return self.end_in_error(&ending);
         }
@@ -76,6 +94,13 @@ impl PortQueue {
         self.changes.ci |= 1 << index;
     }
 
+    /// The device is not busy with a command any more.
+    #[inline]
+    pub(super) fn not_busy(&mut self, index: u8) {
+        self.busy &= !(1 << index);
+        self.deferred = 0;
+    }
+
     /// PRDBC (AHCI 4.2.2).
     pub(super) fn count_bytes(&mut self, index: u8, moved: u64) {
         let at = u64::from(index) * header::LEN + header::PRDBC;
@@ -92,7 +117,7 @@ impl PortQueue {
         self.changes.tfd = Some(tfd(ending));
         self.changes.is |= is::DHRS | is::TFES;
         self.note_interface(ending);
-        self.halt();
+        self.break_off();
     }
 
     /// An interface CRC error is the port's as well (AHCI 6.1.2).
@@ -106,42 +131,62 @@ impl PortQueue {
     /// A queued command has failed: the drive tells of it in Set Device Bits, and aborts the others
     /// (SATA 13.6.4.1).
     fn end_queue(&mut self, index: u8, ending: Ending) {
-        if let Some(plugged) = &mut self.plugged {
+        let seat = self.seat(index);
+        if let Some(plugged) = &mut self.targets[seat].plugged {
             plugged.drive.queue_failed(Some(index), ending);
         }
         // Those that went well before are told of before.
-        self.publish();
+        self.show();
         let bits = fis::device_bits(ending.status, ending.error, 0);
         self.frames.bits = Some(bits);
         self.changes.tfd = Some(u32::from(bits[2]) | u32::from(bits[3]) << 8);
         self.changes.is |= is::SDBS | is::TFES;
         self.note_interface(&ending);
-        self.halt();
+        self.break_off();
     }
 
     /// A command was refused before it began.
     #[cold]
     pub(super) fn refuse(&mut self, ending: Ending, tag: Option<u8>, others: bool) {
+        let seat = usize::from(self.changes.target);
         if (tag.is_some() || others)
-            && let Some(plugged) = &mut self.plugged
+            && let Some(plugged) = &mut self.targets[seat].plugged
         {
             plugged.drive.queue_failed(tag, ending);
         }
-        self.publish();
+        self.show();
         self.end_in_error(&ending);
+    }
+
+    /// A device has reported an error: nothing of it is taken any more (AHCI 6.2.2.1); with FIS-based
+    /// switching the others go on (AHCI 9.3.6).
+    fn break_off(&mut self) {
+        if !self.port.is_switching() {
+            return self.halt();
+        }
+        let target = self.changes.target;
+        self.broken |= 1 << target;
+        self.changes.device_error = true;
+        self.dirty = true;
+        self.drop_of(Some(target));
+        self.show();
     }
 
     /// Nothing is taken any more, and what is in flight is dropped when it ends.
     fn halt(&mut self) {
         self.halted = true;
-        self.busy = None;
+        self.busy = 0;
         self.dirty = true;
-        self.drop_all();
+        self.drop_of(None);
     }
 
-    /// Nobody hears how what is in flight ends.
-    pub(super) fn drop_all(&mut self) {
-        for slot in &mut self.slots {
+    /// Nobody hears how what is in flight ends, of one device or of all.
+    pub(super) fn drop_of(&mut self, target: Option<u8>) {
+        let slots = target.map_or(u32::MAX, |target| self.slots_of(target));
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if slots >> index & 1 == 0 {
+                continue;
+            }
             match slot.state {
                 State::Free => {}
                 State::InFlight => {
@@ -156,22 +201,23 @@ impl PortQueue {
                 }
             }
         }
-        self.parked.clear();
-        self.queued = 0;
+        self.parked.retain(|index| slots >> index & 1 == 0);
+        self.queued &= !slots;
+        self.busy &= !slots;
     }
 
     /// The port cannot go on (AHCI 6.1): the drive is left in the middle of its command.
     #[cold]
     pub(super) fn fatal(&mut self, bits: u32, errors: u32) {
-        self.publish();
+        self.show();
         self.changes.is |= bits;
         self.changes.serr |= errors;
         self.halt();
     }
 
-    /// Makes visible what ended: FISes, registers, interrupt.
+    /// Makes visible what ended: FISes, then registers. The interrupt is owed.
     #[inline]
-    pub(super) fn publish(&mut self) {
+    pub(super) fn show(&mut self) {
         if !std::mem::take(&mut self.dirty) {
             return;
         }
@@ -179,17 +225,41 @@ impl PortQueue {
             let ready = crate::ata::spec::status::DRDY | crate::ata::spec::status::DSC;
             self.frames.bits = Some(fis::device_bits(ready, 0, self.changes.sact));
         }
-        let frames = std::mem::take(&mut self.frames);
+        let mut frames = std::mem::take(&mut self.frames);
+        let target = self.changes.target;
+        if target != 0 {
+            frames.mark(target);
+        }
+        let at = if self.port.is_switching() { u64::from(target) * area::LEN } else { 0 };
         if let Some(base) = self.area
-            && !self.receive(base, &frames)
+            && !self.receive(base.wrapping_add(at), &frames)
         {
             self.changes.is |= is::HBFS;
             self.halt();
             self.dirty = false;
         }
         let changes = std::mem::take(&mut self.changes);
+        self.changes.target = target;
         let change = self.port.publish(&changes);
-        self.hba.interrupt(&self.port, change);
+        self.owed.pending |= change.pending;
+        self.owed.rose |= change.rose;
+    }
+
+    /// Whether an interrupt is owed.
+    #[inline]
+    pub(super) fn owes(&self) -> bool {
+        self.owed.pending || self.completed > 0
+    }
+
+    /// Interrupts, if that is still owed.
+    #[inline]
+    pub(super) fn interrupt(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        // The driver may have found it out by itself.
+        if owed.pending && self.port.is_pending() {
+            self.hba.interrupt(&self.port, owed);
+        }
+        self.hba.completed(self.port.number, std::mem::take(&mut self.completed));
     }
 
     /// Writes FISes to the area at `base`; whether it is RAM.

@@ -1,10 +1,14 @@
 //! What the register half asks for beside commands: stops, resets, exchanges; and the FISes that
 //! follow from them.
 
-use super::{Ending, PortQueue, ResetKind, clears_busy};
+use super::{PortQueue, clears_busy};
 use crate::{
-    ahci::{fis, port::tfd, slot::State},
-    ata::spec::status,
+    ahci::{
+        fis,
+        port::tfd,
+        slot::State,
+        spec::{is, serr},
+    },
     policy::Failures,
 };
 
@@ -15,10 +19,10 @@ impl PortQueue {
     }
 
     fn packet_news(&self) -> bool {
-        self.plugged
-            .as_ref()
-            .and_then(|plugged| plugged.packet.as_ref())
-            .is_some_and(|packet| packet.has_news())
+        self.targets.iter().any(|target| {
+            let packet = target.plugged.as_ref().and_then(|plugged| plugged.packet.as_ref());
+            packet.is_some_and(|packet| packet.has_news())
+        })
     }
 
     /// Reads and follows what was asked. It touches no guest memory: it may be called while paused.
@@ -44,12 +48,18 @@ impl PortQueue {
         if let Some(exchange) = asks.exchange {
             self.exchange = Some(exchange);
         }
+        for (unit, new, countdown) in asks.behind {
+            self.exchange_behind(unit, new, countdown);
+        }
+        if let Some(target) = asks.clear_error {
+            self.clear_error(target);
+        }
         if let Some(kind) = asks.reset {
             self.reset = Some(kind);
         }
         if stopping {
             self.stopping = true;
-            self.drop_all();
+            self.drop_of(None);
         }
     }
 
@@ -57,18 +67,18 @@ impl PortQueue {
         if !self.packet_news() {
             return;
         }
-        let Some(packet) = self.plugged.as_ref().and_then(|plugged| plugged.packet.clone()) else {
-            return;
-        };
-        let asked = packet.take();
-        if asked.end {
-            for slot in &self.slots {
-                if let Some(job) = &slot.job {
-                    job.abort();
+        for (number, target) in self.targets.iter().enumerate() {
+            let packet = target.plugged.as_ref().and_then(|plugged| plugged.packet.as_ref());
+            let Some(asked) = packet.filter(|p| p.has_news()).map(|p| p.take()) else { continue };
+            if asked.end {
+                for slot in self.slots.iter().filter(|s| usize::from(s.target) == number) {
+                    if let Some(job) = &slot.job {
+                        job.abort();
+                    }
                 }
             }
+            self.medium_waiting.extend(asked.waiting);
         }
-        self.medium_waiting.extend(asked.waiting);
     }
 
     /// Goes on with what waits until nothing is in flight.
@@ -81,7 +91,7 @@ impl PortQueue {
 
     fn quiet(&mut self) {
         if !self.medium_waiting.is_empty() {
-            if let Some(plugged) = &mut self.plugged {
+            for plugged in self.targets.iter_mut().filter_map(|t| t.plugged.as_mut()) {
                 plugged.drive.look_again();
             }
             self.medium_waiting.clear();
@@ -99,7 +109,9 @@ impl PortQueue {
         self.frames = Default::default();
         self.dirty = false;
         self.halted = false;
-        self.busy = None;
+        self.busy = 0;
+        self.owed = Default::default();
+        self.completed = 0;
         self.soft_reset = None;
         self.queued = 0;
         for slot in &mut self.slots {
@@ -107,10 +119,16 @@ impl PortQueue {
         }
         let reset = self.reset.take();
         if let Some(new) = self.exchange.take() {
-            self.exchange_drive(new);
-        } else if let (Some(kind), Some(plugged)) = (reset, &mut self.plugged) {
-            plugged.drive.reset(kind);
+            self.exchange_drive(0, new);
+        } else if let Some(kind) = reset {
+            for plugged in self.targets.iter_mut().filter_map(|t| t.plugged.as_mut()) {
+                plugged.drive.reset(kind);
+            }
+            if let Some(multiplier) = &mut self.multiplier {
+                multiplier.reset();
+            }
         }
+        self.settle_devices();
         let (again, change) = self.port.settle();
         if again {
             // More was asked for meanwhile; it is news.
@@ -121,9 +139,10 @@ impl PortQueue {
         self.waiting.clear();
     }
 
-    fn exchange_drive(&mut self, new: Option<Box<super::Plugged>>) {
-        let old = std::mem::replace(&mut self.plugged, new);
-        self.failures = self.plugged.as_ref().map(|plugged| {
+    pub(super) fn exchange_drive(&mut self, at: usize, new: Option<Box<super::Plugged>>) {
+        let target = &mut self.targets[at];
+        let old = std::mem::replace(&mut target.plugged, new);
+        target.failures = target.plugged.as_ref().map(|plugged| {
             let config = plugged.drive.config();
             Failures {
                 device: config.id.clone(),
@@ -143,7 +162,8 @@ impl PortQueue {
     /// Whether the drive's first FIS can be received.
     #[inline]
     pub(super) fn signature_can_go(&self) -> bool {
-        self.area.is_some() && !self.stopping && self.plugged.is_some() && self.port.is_unsigned()
+        let there = self.multiplier.is_some() || self.targets[0].plugged.is_some();
+        self.area.is_some() && !self.stopping && there && self.port.is_unsigned()
     }
 
     /// Receives the drive's first FIS after a reset.
@@ -152,37 +172,34 @@ impl PortQueue {
         if !self.signature_can_go() {
             return;
         }
-        let Some(plugged) = &self.plugged else { return };
-        let signature = plugged.drive.signature();
+        let Some(signature) = self.first_signature() else { return };
+        self.face(0);
         self.frames.register = Some(fis::device_register(&signature, false));
         self.changes.tfd = Some(tfd(&signature));
         self.dirty = true;
-        self.publish();
+        self.show();
         self.port.sign(&signature);
     }
 
     /// The control field was written: SRST goes on, then off (SATA 11.4; AHCI 10.4.1).
-    pub(super) fn take_control(&mut self, index: u8, srst: bool, flags: u32) {
-        self.publish();
-        self.drop_all();
+    pub(super) fn take_control(&mut self, index: u8, srst: bool, flags: u32, target: u8) {
+        self.show();
+        if self.multiplier.is_some() {
+            let free = self.slots[usize::from(index)].state == State::Free;
+            if !free || self.signature_of(target).is_none() {
+                return self.fatal(is::IFS, serr::PROTOCOL);
+            }
+        }
+        self.face(target);
+        self.slots[usize::from(index)].target = target;
+        self.drop_of(self.multiplier.is_some().then_some(target));
         self.dirty = true;
         if srst || clears_busy(flags) {
             self.changes.ci |= 1 << index;
             return;
         }
-        self.port.set_busy();
+        self.port.set_busy(target);
         self.soft_reset = Some(index);
         self.look_for_quiet();
-    }
-
-    fn end_soft_reset(&mut self, index: u8) {
-        let Some(plugged) = &mut self.plugged else { return };
-        let signature: Ending = plugged.drive.reset(ResetKind::Software);
-        self.frames.register = Some(fis::device_register(&signature, false));
-        self.changes.tfd = Some(tfd(&signature) & !u32::from(status::BSY));
-        self.changes.ci |= 1 << index;
-        self.dirty = true;
-        self.publish();
-        self.port.sign_again(&signature);
     }
 }

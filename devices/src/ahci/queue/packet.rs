@@ -27,7 +27,7 @@ impl PortQueue {
             // There is no packet to send (AHCI 4.2.2).
             return self.end(index, Ending::failed(&tf, error::ABRT), 0);
         }
-        let Some(plugged) = &self.plugged else { return };
+        let Some(plugged) = &self.targets[self.seat(index)].plugged else { return };
         let (len, out) = match plugged.drive.packet(&cdb) {
             Transfer::None => (0, false),
             Transfer::In(len) => (len, false),
@@ -49,7 +49,8 @@ impl PortQueue {
     }
 
     pub(super) fn begin_packet(&mut self, ring: &mut RingPort<'_>, index: u8) {
-        let Some(plugged) = &mut self.plugged else { return };
+        let seat = self.seat(index);
+        let Some(plugged) = &mut self.targets[seat].plugged else { return };
         let slot = &mut self.slots[usize::from(index)];
         match plugged.drive.begin_packet(&slot.cdb, &slot.buf, slot.phase) {
             PacketStep::Io { op, range } if op.has_data() && range.len > slot.buf.len() => {
@@ -88,7 +89,7 @@ impl PortQueue {
             None => result.map(|()| JobEnd::Answer(Answer::good())).map_err(|error| Failure {
                 error,
                 read: op == Op::Read,
-                lba: Some(range.offset / self.packet_block()),
+                lba: Some(range.offset / self.packet_block(index)),
                 phase: 0,
             }),
         };
@@ -107,7 +108,7 @@ impl PortQueue {
                 }
             }
         };
-        let Some(plugged) = &self.plugged else { return };
+        let Some(plugged) = &self.targets[self.seat(index)].plugged else { return };
         let answer = plugged.drive.packet_answer(outcome);
         let moved = if answer.sense.is_none() && op.has_data() { range.len } else { 0 };
         if moved > 0 {
@@ -118,8 +119,12 @@ impl PortQueue {
     }
 
     /// Logical block size of the unit.
-    fn packet_block(&self) -> u64 {
-        self.plugged.as_ref().map_or(1, |plugged| plugged.drive.packet_block()).into()
+    fn packet_block(&self, index: u8) -> u64 {
+        self.targets[self.seat(index)]
+            .plugged
+            .as_ref()
+            .map_or(1, |plugged| plugged.drive.packet_block())
+            .into()
     }
 
     /// Moves an answer's data, and ends the packet.
@@ -137,7 +142,8 @@ impl PortQueue {
     }
 
     fn finish_packet(&mut self, index: u8, answer: &Answer, moved: u64) {
-        let Some(plugged) = &mut self.plugged else { return };
+        let seat = self.seat(index);
+        let Some(plugged) = &mut self.targets[seat].plugged else { return };
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::Free;
         slot.buf.clear();
@@ -146,7 +152,7 @@ impl PortQueue {
         if slot.interrupt && moved > 0 {
             self.changes.is |= is::DPS;
         }
-        self.busy = None;
+        self.not_busy(index);
         self.dirty = true;
         if ending.is_error() {
             return self.end_in_error(&ending);
