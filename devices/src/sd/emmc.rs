@@ -5,6 +5,7 @@ use super::{
     card::{Own, Taking},
     ext_csd::{ExtCsd, Refused},
     protect::Kind,
+    queue::TaskQueue,
     rpmb::Rpmb,
     size::STANDARD_MAX,
     spec::{BLOCK, State, TUNING_4, ext_csd as at, ocr, status, tuning_8},
@@ -16,6 +17,7 @@ use crate::state_file::{Fields, Section};
 pub(super) struct Emmc {
     csd: ExtCsd,
     pub rpmb: Rpmb,
+    pub tasks: TaskQueue,
     /// Bytes of a boot partition.
     boot: u64,
     user: (u64, u64),
@@ -28,6 +30,11 @@ pub(super) struct Emmc {
 /// Sections of the state.
 const SECTION: &str = "emmc";
 const SECTION_VERSION: u16 = 1;
+
+/// BUS_WIDTH: eight lines with double data rate and enhanced strobe.
+const STROBE_8: u8 = 0x86;
+/// HS_TIMING.
+const HS400: u8 = 3;
 
 /// PARTITION_ACCESS of PARTITION_CONFIG.
 mod access {
@@ -53,7 +60,15 @@ impl Emmc {
         }
         csd.set_partition_max(user.1 - user.0);
         let rpmb = Rpmb::new(boot * 2, rpmb, &config.state);
-        Self { csd, rpmb, boot, user, general: [(0, 0); 4], bus_test: Vec::new() }
+        Self {
+            csd,
+            rpmb,
+            boot,
+            user,
+            general: [(0, 0); 4],
+            bus_test: Vec::new(),
+            tasks: TaskQueue::default(),
+        }
     }
 
     /// Power is on: partitions are as they were asked for.
@@ -77,6 +92,7 @@ impl Emmc {
     pub fn go_idle(&mut self) {
         self.csd.reset();
         self.bus_test.clear();
+        self.tasks.clear();
         self.rpmb.reset();
     }
 
@@ -119,6 +135,10 @@ impl Emmc {
         self.csd.get(at::CACHE_CTRL) & 1 != 0
     }
 
+    pub fn has_queue_on(&self) -> bool {
+        self.csd.get(at::CMDQ_MODE_EN) & 1 != 0
+    }
+
     pub fn has_hpi_on(&self) -> bool {
         self.csd.get(at::HPI_MGMT) & 1 != 0
     }
@@ -155,13 +175,23 @@ impl Emmc {
         let old = self.csd.get(index);
         match index {
             at::PARTITION_CONFIG => {
+                // Tasks are of the partition that they were named in.
+                if !self.tasks.is_empty() && (old ^ value) & 7 != 0 {
+                    return false;
+                }
                 let fixed = self.csd.get(at::BOOT_CONFIG_PROT) != 0 && (old ^ value) & 0x78 != 0;
                 self.place(value & 7).1 > 0 && !fixed
             }
             at::POWER_OFF_NOTIFICATION => value <= 4,
             // 1, 4 and 8 lines, the latter two with double data rate too.
-            at::BUS_WIDTH => matches!(value, 0 | 1 | 2 | 5 | 6),
-            at::HS_TIMING => value <= 2,
+            at::BUS_WIDTH => matches!(value, 0 | 1 | 2 | 5 | 6 | STROBE_8),
+            // HS400 has eight lines with double data rate (eMMC 6.6.2.3).
+            at::HS_TIMING => {
+                let wide = matches!(self.csd.get(at::BUS_WIDTH), 6 | STROBE_8);
+                value < HS400 || value == HS400 && wide
+            }
+            // It is switched while the queue is empty, and not in the RPMB (eMMC 6.6.39.1).
+            at::CMDQ_MODE_EN => self.tasks.is_empty() && !self.in_rpmb(),
             at::BOOT_WP => {
                 // What was disabled cannot be enabled.
                 let set = value & !old;
@@ -296,7 +326,7 @@ impl Card {
             at::BUS_WIDTH => {
                 self.width = match value {
                     1 | 5 => 4,
-                    2 | 6 => 8,
+                    2 | 6 | STROBE_8 => 8,
                     _ => 1,
                 };
             }

@@ -4,7 +4,7 @@ use super::{
     CardConfig, CardKind,
     config::PARTITION_UNIT,
     registers::MMC_GROUP,
-    spec::{BLOCK, ext_csd as at},
+    spec::{BLOCK, QUEUE_DEPTH, ext_csd as at},
 };
 use crate::state_file::{Fields, Truncated};
 
@@ -34,6 +34,7 @@ const fn field(index: u8, mask: u8, keep: Keep) -> Field {
 
 /// Fields whose bits behave alike; a byte may have several.
 const FIELDS: &[Field] = &[
+    field(at::CMDQ_MODE_EN, 0x01, Keep::Volatile),
     field(at::CACHE_CTRL, 0x01, Keep::Volatile),
     field(at::POWER_OFF_NOTIFICATION, 0xff, Keep::Volatile),
     field(at::PARTITION_SETTING_COMPLETED, 0x01, Keep::Once),
@@ -53,7 +54,7 @@ const FIELDS: &[Field] = &[
     field(at::BOOT_CONFIG_PROT, 0x10, Keep::Once),
     field(at::PARTITION_CONFIG, 0x07, Keep::Volatile),
     field(at::PARTITION_CONFIG, 0x78, Keep::Lasting),
-    field(at::BUS_WIDTH, 0x0f, Keep::Volatile),
+    field(at::BUS_WIDTH, 0x8f, Keep::Volatile),
     field(at::HS_TIMING, 0x0f, Keep::Volatile),
     field(at::POWER_CLASS, 0x0f, Keep::Volatile),
 ];
@@ -79,8 +80,9 @@ impl ExtCsd {
         put(at::RPMB_SIZE_MULT, (rpmb / PARTITION_UNIT) as u8);
         put(at::EXT_CSD_REV, 8);
         put(at::CSD_STRUCTURE, 2);
-        // 26 and 52 MHz, DDR at 52 MHz, HS200 at 1.8 V.
-        put(at::DEVICE_TYPE, 0x17);
+        put(at::STROBE_SUPPORT, 1);
+        // 26 and 52 MHz, DDR at 52 MHz, HS200 and HS400 at 1.8 V.
+        put(at::DEVICE_TYPE, 0x57);
         put(at::DRIVER_STRENGTH, 0x01);
         put(at::OUT_OF_INTERRUPT_TIME, 10);
         put(at::PARTITION_SWITCH_TIME, 3);
@@ -103,6 +105,8 @@ impl ExtCsd {
         put16(at::PRE_EOL_INFO, 1);
         put16(at::DEVICE_LIFE_TIME_A, 1);
         put16(at::DEVICE_LIFE_TIME_B, 1);
+        put16(at::CMDQ_DEPTH, QUEUE_DEPTH as u8 - 1);
+        put16(at::CMDQ_SUPPORT, 1);
         put16(at::BKOPS_SUPPORT, 1);
         // HPI by CMD13.
         put16(at::HPI_FEATURES, 1);

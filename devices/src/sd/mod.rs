@@ -10,7 +10,9 @@
 //! Blocks of the medium are a [`Stream`]: where the next block lies, and how many are left.
 
 mod bits;
+mod blocks;
 mod card;
+mod command;
 mod config;
 mod emmc;
 mod erase;
@@ -18,9 +20,11 @@ mod ext_csd;
 mod job;
 mod lock;
 mod protect;
+mod queue;
 mod registers;
 mod rpmb;
 mod sdcard;
+mod settings;
 mod size;
 pub mod spec;
 mod status;

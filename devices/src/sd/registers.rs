@@ -117,7 +117,8 @@ pub(super) fn mmc_csd(size: u64, changed: u8) -> Register {
         .put(111, 104, 1)
         .put(103, 96, 0x32)
         // Classes 0, 2, 4, 5, 6, 7.
-        .put(95, 84, 0x0f5)
+        // Classes 0, 2, 4 to 7, and command queuing.
+        .put(95, 84, 0x8f5)
         .put(83, 80, block)
         .put(73, 62, c_size)
         .put(61, 50, 0xfff)

@@ -90,6 +90,8 @@ pub mod ocr {
 
 /// A block of the medium, in bytes.
 pub const BLOCK: u32 = 512;
+/// Tasks of the command queue (eMMC 6.6.39).
+pub const QUEUE_DEPTH: usize = 32;
 
 /// Bytes of a tuning block on 4 lines (SD 4.2.4.5).
 pub const TUNING_4: [u8; 64] = [
@@ -101,6 +103,8 @@ pub const TUNING_4: [u8; 64] = [
 
 /// Bytes of EXT_CSD (eMMC 7.4): those that a switch command can name are `u8`.
 pub mod ext_csd {
+    /// CMDQ_MODE_EN
+    pub const CMDQ_MODE_EN: u8 = 15;
     /// FLUSH_CACHE
     pub const FLUSH_CACHE: u8 = 32;
     /// CACHE_CTRL
@@ -151,6 +155,8 @@ pub mod ext_csd {
     pub const PARTITION_CONFIG: u8 = 179;
     /// BUS_WIDTH
     pub const BUS_WIDTH: u8 = 183;
+    /// STROBE_SUPPORT
+    pub const STROBE_SUPPORT: u8 = 184;
     /// HS_TIMING
     pub const HS_TIMING: u8 = 185;
     /// POWER_CLASS
@@ -201,6 +207,10 @@ pub mod ext_csd {
     pub const DEVICE_LIFE_TIME_A: usize = 268;
     /// DEVICE_LIFE_TIME_EST_TYP_B
     pub const DEVICE_LIFE_TIME_B: usize = 269;
+    /// CMDQ_DEPTH
+    pub const CMDQ_DEPTH: usize = 307;
+    /// CMDQ_SUPPORT
+    pub const CMDQ_SUPPORT: usize = 308;
     /// BKOPS_SUPPORT
     pub const BKOPS_SUPPORT: usize = 502;
     /// HPI_FEATURES

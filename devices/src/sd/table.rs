@@ -43,6 +43,11 @@ pub(super) enum Name {
     LockUnlock,
     AppCommand,
     GeneralCommand,
+    QueuedTaskParams,
+    QueuedTaskAddress,
+    ExecuteReadTask,
+    ExecuteWriteTask,
+    ManageTasks,
     AppBusWidth,
     AppStatus,
     AppWrittenBlocks,
@@ -66,6 +71,29 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Whether it moves or erases data by itself: not legal while commands are queued (eMMC 6.6.39).
+    pub fn is_unqueued(&self) -> bool {
+        matches!(
+            self.name,
+            Name::SetBlockCount
+                | Name::ReadSingle
+                | Name::ReadMultiple
+                | Name::WriteSingle
+                | Name::WriteMultiple
+                | Name::ProgramCid
+                | Name::ProgramCsd
+                | Name::SetWriteProtect
+                | Name::ClearWriteProtect
+                | Name::SendWriteProtect
+                | Name::SendWriteProtectType
+                | Name::EraseStart
+                | Name::EraseEnd
+                | Name::Erase
+                | Name::LockUnlock
+                | Name::GeneralCommand
+        )
+    }
+
     pub fn is_legal(&self, state: State) -> bool {
         self.states >> state as u8 & 1 != 0
     }
@@ -161,6 +189,11 @@ const EMMC: &[Row] = &[
     row(31, Name::SendWriteProtectType, TRAN),
     row(35, Name::EraseStart, TRAN),
     row(36, Name::EraseEnd, TRAN),
+    row(44, Name::QueuedTaskParams, TRAN | DATA | RCV | PRG),
+    row(45, Name::QueuedTaskAddress, TRAN | DATA | RCV | PRG),
+    row(46, Name::ExecuteReadTask, TRAN),
+    row(47, Name::ExecuteWriteTask, TRAN),
+    row(48, Name::ManageTasks, TRAN | PRG),
 ];
 
 /// The command that a card takes this number for.

@@ -130,7 +130,7 @@ fn registers_are_byte_for_byte_what_they_were() {
     assert_eq!(hex(&mmc_cid(0x1234_5678).0[..15]), "73015353504e444c4510123456781c");
     assert_eq!(hex(&sd_csd(64 << 20, false, 0).0[..15]), "002600325f5983fffffdcfff8a4000");
     assert_eq!(hex(&sd_csd(4 << 30, true, 0).0[..15]), "400e005a5b5900001fff7f800a4000");
-    assert_eq!(hex(&mmc_csd(4 << 30, 0).0[..15]), "d02701320f5903ffffffffe08a4000");
+    assert_eq!(hex(&mmc_csd(4 << 30, 0).0[..15]), "d02701328f5903ffffffffe08a4000");
     assert_eq!(hex(&scr(SdVersion::V6)), "0205848300000000");
     assert_eq!(hex(&scr(SdVersion::V2)), "0205000000000000");
     let status = sd_status(SdVersion::V6, 4);
@@ -354,7 +354,7 @@ fn ext_csd_says_what_there_is() {
     let csd = ext_csd(&mut card);
     let sectors = u32::from_le_bytes(csd[212..216].try_into().unwrap());
     assert_eq!(u64::from(sectors) * 512, user);
-    assert_eq!((csd[192], csd[226], csd[168], csd[196]), (8, 8, 1, 0x17));
+    assert_eq!((csd[192], csd[226], csd[168], csd[196]), (8, 8, 1, 0x57));
     assert_eq!((csd[231], csd[502], csd[503] & 1), (0x50, 1, 1));
     let refused =
         CardConfig { kind: CardKind::Emmc { boot: 1000, rpmb: 0 }, ..CardConfig::emmc(size) };

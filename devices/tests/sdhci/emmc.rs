@@ -197,3 +197,113 @@ fn plain_reads_and_writes_of_the_rpmb_are_refused() {
     assert_eq!(driver.try_cmd(25, 0, Kind::Short), Err(1), "without a count");
     assert_eq!(driver.card_status() >> 22 & 1, 1);
 }
+
+/// CMD44 and CMD45: names a transfer of `blocks`.
+fn name_task(driver: &Driver, number: u32, read: bool, blocks: u32, block: u64) -> u32 {
+    driver.cmd(44, u32::from(read) << 30 | number << 16 | blocks, Kind::Short);
+    driver.cmd(45, driver.address(block), Kind::Short)
+}
+
+/// The queue status register.
+fn queue_status(driver: &Driver) -> u32 {
+    driver.cmd(13, driver.rca | 1 << 15, Kind::Short)
+}
+
+/// CMD46 or CMD47.
+fn execute(driver: &Driver, number: u32, write: bool, bytes: &[u8]) -> Result<Vec<u8>, u64> {
+    let blocks = bytes.len() as u64 / 512;
+    let data = Data { way: Way::Adma2, write, block: 512, blocks, auto: 0 };
+    driver.try_data(if write { 47 } else { 46 }, number << 16, data, bytes)
+}
+
+#[test]
+fn queued_transfers_are_executed_by_number() {
+    let driver = emmc(DiskState::volatile());
+    let ext = driver.register(8, 0, 512);
+    assert_eq!((ext[308] & 1, ext[307]), (1, 31), "a queue of 32 tasks");
+    assert!(driver.try_cmd(44, 1, Kind::Short).is_err(), "it is off");
+    assert_eq!(driver.switch(15, 1) & 0x80, 0);
+    let tasks = [(31_u32, 8_u32, 100_u64), (0, 1, 5), (7, 64, 1000)];
+    for (number, blocks, block) in tasks {
+        name_task(&driver, number, false, blocks, block);
+    }
+    assert_eq!(queue_status(&driver), 1 << 31 | 1 << 7 | 1);
+    for (number, blocks, block) in tasks.into_iter().rev() {
+        let bytes = pattern(number as u8, blocks as usize * 512);
+        execute(&driver, number, true, &bytes).unwrap();
+        let at = 2 * BOOT + RPMB + block * 512;
+        assert_eq!(driver.contents(at, bytes.len()), bytes);
+        assert!(execute(&driver, number, true, &bytes).is_err(), "once");
+    }
+    assert_eq!(queue_status(&driver), 0);
+    for (number, blocks, block) in tasks {
+        name_task(&driver, number, true, blocks, block);
+        let len = blocks as usize * 512;
+        let bytes = execute(&driver, number, false, &vec![0; len]).unwrap();
+        assert_eq!(bytes, pattern(number as u8, len));
+    }
+}
+
+#[test]
+fn a_queue_refuses_what_is_not_queued() {
+    let driver = emmc(DiskState::volatile());
+    driver.switch(15, 1);
+    for index in [17, 18, 23, 24, 25, 35, 36, 38, 42, 56] {
+        assert!(driver.try_cmd(index, 0, Kind::Short).is_err(), "CMD{index}");
+    }
+    driver.cmd(16, 512, Kind::Short);
+    // No blocks, no first half, taken, beyond the end, of the other direction.
+    assert!(driver.try_cmd(44, 0, Kind::Short).is_err());
+    assert!(driver.try_cmd(45, 0, Kind::Short).is_err());
+    name_task(&driver, 1, true, 1, 0);
+    assert!(driver.try_cmd(44, 1 << 16 | 1, Kind::Short).is_err());
+    assert_eq!(name_task(&driver, 2, true, 2, USER / 512 - 1) >> 31, 1);
+    assert_eq!(queue_status(&driver), 2);
+    assert!(execute(&driver, 1, true, &[0; 512]).is_err());
+    assert!(execute(&driver, 3, false, &[0; 512]).is_err());
+    // It stays on while there are tasks, and the partition is the same.
+    assert_ne!(driver.switch(15, 0) & 0x80, 0);
+    assert_ne!(driver.switch(179, 1) & 0x80, 0);
+    // CMD48: one task, and all.
+    name_task(&driver, 4, true, 1, 0);
+    driver.cmd(48, 1 << 16 | 2, Kind::Busy);
+    assert_eq!(queue_status(&driver), 1 << 4);
+    driver.cmd(48, 1, Kind::Busy);
+    assert_eq!(queue_status(&driver), 0);
+    assert!(driver.try_cmd(48, 3, Kind::Busy).is_err());
+    assert_eq!(driver.switch(15, 0) & 0x80, 0);
+    driver.read(Way::Adma2, 0, 1);
+}
+
+#[test]
+fn a_reset_ends_the_queue() {
+    let mut driver = emmc(DiskState::volatile());
+    driver.switch(15, 1);
+    name_task(&driver, 1, true, 1, 0);
+    driver.identify_emmc();
+    driver.read(Way::Adma2, 0, 1);
+    driver.switch(15, 1);
+    assert_eq!(queue_status(&driver), 0);
+    // Not in the RPMB.
+    driver.switch(15, 0);
+    driver.switch(179, 3);
+    assert_ne!(driver.switch(15, 1) & 0x80, 0);
+}
+
+#[test]
+fn hs400_has_eight_lines_at_double_data_rate() {
+    let mut driver = emmc(DiskState::volatile());
+    let ext = driver.register(8, 0, 512);
+    assert_eq!((ext[196] & 0x40, ext[184]), (0x40, 1), "HS400, enhanced strobe");
+    driver.switch(185, 1);
+    assert_ne!(driver.switch(185, 3) & 0x80, 0, "not with one line");
+    for width in [6, 0x86] {
+        assert_eq!(driver.switch(183, width) & 0x80, 0, "{width:#x}");
+        driver.width = 8;
+        assert_eq!(driver.switch(185, 3) & 0x80, 0, "{width:#x}");
+        driver.write(Way::Adma2, 9, &pattern(width as u8, 1024));
+        assert_eq!(driver.read(Way::Adma2, 9, 2), pattern(width as u8, 1024));
+        driver.switch(185, 1);
+    }
+    assert_ne!(driver.switch(183, 0x85) & 0x80, 0, "four lines have no strobe");
+}

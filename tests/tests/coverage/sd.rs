@@ -343,6 +343,20 @@ const CARDS: Group = Group {
             "eMMC 6.2",
             &["tests::general_purpose_partitions_come_with_the_next_power_on"],
         ),
+        row(
+            "command queuing",
+            "eMMC 6.6.39",
+            &[
+                "emmc::queued_transfers_are_executed_by_number",
+                "emmc::a_queue_refuses_what_is_not_queued",
+                "emmc::a_reset_ends_the_queue",
+            ],
+        ),
+        row(
+            "HS400, enhanced strobe",
+            "eMMC 6.6.2.3",
+            &["emmc::hs400_has_eight_lines_at_double_data_rate"],
+        ),
         row("RPMB", "eMMC 6.6.22", &["emmc::the_rpmb_takes_what_is_authentic_and_counts_it"]),
         row(
             "cache, flush, sanitize, power off notification",
