@@ -483,7 +483,7 @@ impl Queue for PortQueue {
     }
 
     fn pending(&mut self) -> bool {
-        if self.has_news() || self.can_step_aside().is_some() {
+        if self.has_news() || self.can_step_aside() {
             return true;
         }
         if !self.hba.interrupts.is_bus_master() {

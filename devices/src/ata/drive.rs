@@ -1,28 +1,25 @@
 //! One drive, as its controller's queue half owns it.
 
+mod execute;
+mod packets;
+
 use std::{sync::Arc, time::Instant};
 
-use spindle_block::{IoBuf, Op, Range, Root, RootHandle};
+use spindle_block::{Op, Range, Root, RootHandle};
 
 use super::{
-    Cdb, Command, DriveConfig, Failure, Geometry, Job, PacketStep, Rare, Refused, Settings,
-    Taskfile,
+    Command, DriveConfig, Geometry, Job, Rare, Refused, Settings, Taskfile,
     cmd::{ABORTED, Context},
-    error_of, features,
-    identify::{self, Facts},
-    job::Work,
+    identify,
     kept::{
         Kept, host_logs,
         smart::{Counters, STATISTICS_PAGES, Smart},
     },
     log::{self, QueuedError, Source},
     packet::PacketDrive,
-    spec::{
-        self, MULTIPLE_MAX, SIGNATURE_DISK, SIGNATURE_PACKET, device, error, feature, op, status,
-    },
-    trim,
+    spec::{self, SIGNATURE_DISK, SIGNATURE_PACKET, error, op, status},
 };
-use crate::scsi::{self, LogicalUnit, Nexus, cmd::Transfer as PacketTransfer};
+use crate::scsi::{LogicalUnit, Nexus};
 
 /// What the registers hold once a command is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,181 +279,6 @@ impl Drive {
         ending
     }
 
-    /// Begins a command that was accepted. `data` is its memory; what the host sends is in it.
-    #[inline]
-    pub fn begin(&mut self, tf: &Taskfile, command: &Command, data: &IoBuf) -> Step {
-        let sector = u64::from(self.sector);
-        let range = |lba: u64, sectors: u32| Range::new(lba * sector, u64::from(sectors) * sector);
-        if let Some(ending) = self.unreadable(tf, command) {
-            return Step::Done(ending);
-        }
-        match *command {
-            Command::Read { lba, sectors, .. } => {
-                Step::Io { op: Op::Read, range: range(lba, sectors) }
-            }
-            Command::Write { lba, sectors, fua, .. } => {
-                let fua = fua || !self.settings.write_cache;
-                Step::Io { op: Op::Write { fua }, range: range(lba, sectors) }
-            }
-            Command::Flush => Step::Io { op: Op::Flush, range: Range::default() },
-            Command::Verify { lba, sectors } => self.job(tf, Work::Verify(range(lba, sectors))),
-            _ => match self.begin_rare(tf, command, data) {
-                Ok(step) => step,
-                Err(refused) => Step::Done(Ending::failed(tf, refused.0)),
-            },
-        }
-    }
-
-    pub(super) fn job(&mut self, tf: &Taskfile, work: Work) -> Step {
-        match self.root() {
-            Some(root) => Step::Job(Box::new(Job::new(root.root().handle(), work))),
-            None => Step::Done(Ending::failed(tf, error::ABRT)),
-        }
-    }
-
-    fn begin_rare(
-        &mut self,
-        tf: &Taskfile,
-        command: &Command,
-        data: &IoBuf,
-    ) -> Result<Step, Refused> {
-        match *command {
-            Command::Identify => Ok(Step::Reply(identify::bytes(&self.identify()).to_vec())),
-            Command::IdentifyPacket => {
-                Ok(Step::Reply(identify::bytes(&identify::packet(&self.facts())).to_vec()))
-            }
-            Command::Trim { .. } => self.trim(tf, &data.to_vec()),
-            Command::ReadLog { address, page, pages, .. } => {
-                self.read_log(address, page, pages).map(Step::Reply)
-            }
-            Command::SetFeatures { feature, count, .. } => {
-                let kind = (self.config.transport, self.is_packet());
-                let cached = self.settings.write_cache;
-                features::set(&mut self.settings, kind, feature, count)?;
-                if feature == feature::DISABLE_WRITE_CACHE && cached {
-                    // What is in the cache is written first (ACS-3, 7.45.4).
-                    return Ok(Step::Io { op: Op::Flush, range: Range::default() });
-                }
-                Ok(Step::Done(Ending::good(tf)))
-            }
-            Command::SetMultiple { sectors } => {
-                let valid = sectors == 0 || sectors.is_power_of_two() && sectors <= MULTIPLE_MAX;
-                if !valid {
-                    return Err(ABORTED);
-                }
-                self.settings.multiple = sectors;
-                Ok(Step::Done(Ending::good(tf)))
-            }
-            Command::ReadBuffer { .. } => Ok(Step::Reply(self.buffer.to_vec())),
-            Command::WriteBuffer { .. } => {
-                data.read_at(0, &mut self.buffer[..]);
-                Ok(Step::Done(Ending::good(tf)))
-            }
-            Command::InitializeParameters { heads, sectors } => {
-                let all = self.sectors();
-                self.settings.geometry =
-                    Geometry::initialized(all, heads, sectors).ok_or(ABORTED)?;
-                Ok(Step::Done(Ending::good(tf)))
-            }
-            Command::Recalibrate | Command::Seek { .. } => Ok(Step::Done(Ending::good(tf))),
-            Command::Diagnostic => Ok(Step::Done(self.signature())),
-            Command::DeviceReset => Ok(Step::Done(self.reset(ResetKind::Device))),
-            Command::Rare(rare) => self.begin_kept(tf, rare, data),
-            Command::WriteLog { address, page, .. } => {
-                self.write_host_log(address, page, data)?;
-                Ok(Step::Done(Ending::good(tf)))
-            }
-            Command::Packet { .. } => Err(ABORTED),
-            Command::Read { .. }
-            | Command::Write { .. }
-            | Command::Verify { .. }
-            | Command::Flush => Err(ABORTED),
-        }
-    }
-
-    /// Ends a command: what came of it in the block layer, in a job, or in moving its data.
-    #[inline]
-    pub fn finish(
-        &mut self,
-        tf: &Taskfile,
-        command: &Command,
-        result: Result<(), Failure>,
-    ) -> Ending {
-        match result {
-            Ok(()) => {
-                if let Command::ReadLog { .. } = command
-                    && is_recovery(command, tf)
-                {
-                    self.queued_error = None;
-                }
-                match *command {
-                    Command::Write { lba, sectors, .. } => self.written(lba, sectors),
-                    Command::Rare(rare) => return self.finish_kept(tf, rare, Ok(())),
-                    _ => {}
-                }
-                Ending::good(tf)
-            }
-            Err(failure) => {
-                self.note_failure(failure);
-                if let Command::Rare(rare) = *command {
-                    return self.finish_kept(tf, rare, Err(failure));
-                }
-                let mut ending = Ending::failed(tf, error_of(failure.error, failure.op));
-                if ending.error & error::ICRC != 0 {
-                    self.kept.smart.crc_failed();
-                }
-                if failure.op != Op::Flush {
-                    self.place(tf, &mut ending, failure.offset / u64::from(self.sector));
-                }
-                ending
-            }
-        }
-    }
-
-    /// Puts the address of a sector that failed where the command had its own.
-    pub(super) fn place(&self, tf: &Taskfile, ending: &mut Ending, lba: u64) {
-        if spec::is_48_bit(tf.command) {
-            ending.lba = lba & 0xffff_ffff_ffff;
-        } else if tf.device & device::LBA != 0 {
-            ending.lba = lba & 0xff_ffff;
-            ending.device = tf.device & 0xf0 | (lba >> 24) as u8 & 0x0f;
-        } else if let Some((cylinder, head, sector)) = self.settings.geometry.address(lba) {
-            ending.lba = u64::from(cylinder) << 8 | u64::from(sector);
-            ending.device = tf.device & 0xf0 | head;
-        }
-    }
-
-    /// A queued command has failed: all others are aborted, and commands are refused until the log
-    /// was read (SATA 3.2, 13.6.4). `tag` is `None` where a command that is not queued came between.
-    pub fn queue_failed(&mut self, tag: Option<u8>, ending: Ending) {
-        self.queued_error.get_or_insert(QueuedError { tag, ending });
-    }
-
-    /// Whether what is trimmed reads as zeros, and its space is given back.
-    fn trims(&mut self) -> bool {
-        self.root().is_some_and(|root| !root.policy().ignore_discard && !root.info().read_only)
-    }
-
-    fn facts(&mut self) -> Facts<'_> {
-        let (sectors, trim) = (self.sectors(), !self.is_packet() && self.trims());
-        Facts { config: &self.config, settings: &self.settings, sectors, trim }
-    }
-
-    /// Its IDENTIFY DEVICE data.
-    fn identify(&mut self) -> identify::Words {
-        let mut words = identify::device(&self.facts());
-        self.kept.describe(&mut words);
-        words
-    }
-
-    fn trim(&mut self, tf: &Taskfile, list: &[u8]) -> Result<Step, Refused> {
-        if !self.trims() {
-            return Err(ABORTED);
-        }
-        let ranges = trim::ranges(list, self.sectors(), self.sector.into())?;
-        Ok(self.job(tf, Work::Trim(ranges)))
-    }
-
     fn read_log(&mut self, address: u8, page: u16, pages: u16) -> Result<Vec<u8>, Refused> {
         if host_logs::is_one(address) {
             return self.host_log(address, page, pages);
@@ -522,52 +344,5 @@ impl Source for Logs<'_> {
             spec::log::IDENTIFY_DATA => log::identify_data(page, &self.words, self.sector),
             _ => [0; 512],
         }
-    }
-}
-
-impl Drive {
-    /// Bytes of a logical block, behind a packet interface; else of a sector.
-    #[must_use]
-    pub fn packet_block(&self) -> u32 {
-        match &self.kind {
-            Kind::Packet(packet) => packet.block_size(),
-            Kind::Disk(_) => self.sector,
-        }
-    }
-
-    /// What a packet moves, at most; nothing, where it is not understood.
-    #[must_use]
-    pub fn packet(&self, cdb: &Cdb) -> PacketTransfer {
-        match &self.kind {
-            Kind::Packet(packet) => packet.transfer(cdb),
-            Kind::Disk(_) => PacketTransfer::None,
-        }
-    }
-
-    /// Begins a packet. `data` is its memory, filled where the host sends data; `phase` is that of a
-    /// command that failed and is tried again.
-    pub fn begin_packet(&mut self, cdb: &Cdb, data: &IoBuf, phase: Option<u8>) -> PacketStep {
-        match &mut self.kind {
-            Kind::Packet(packet) => packet.begin(cdb, data, phase),
-            Kind::Disk(_) => PacketStep::Answer(scsi::Sense::invalid_opcode().into()),
-        }
-    }
-
-    /// The answer to a packet that went to the block layer or was a job.
-    #[must_use]
-    pub fn packet_answer(&self, result: scsi::JobResult) -> scsi::Answer {
-        match (&self.kind, result) {
-            (Kind::Packet(packet), result) => packet.answer(result),
-            (Kind::Disk(_), _) => scsi::Sense::invalid_opcode().into(),
-        }
-    }
-
-    /// Ends a packet, its data having been moved: the registers as the host sees them.
-    pub fn finish_packet(&mut self, tf: &Taskfile, answer: &scsi::Answer) -> Ending {
-        let Kind::Packet(packet) = &mut self.kind else {
-            return Ending::failed(tf, error::ABRT);
-        };
-        let (status, error, reason) = packet.registers(answer);
-        Ending { status, error, count: reason.into(), ..Ending::good(tf) }
     }
 }

@@ -1,17 +1,21 @@
 //! The registers, and what the two halves leave for each other.
 
+mod act;
+mod buffer;
+mod outcome;
 mod table;
+
+use table::{COUNT, ERROR_BITS, TABLE};
 
 use super::{
     config::{SdhciConfig, SdhciVersion},
-    spec::{clock, command, control, control2, error, gap, mode, normal, present, reset},
-    status::Words,
+    spec::{clock, command, control, control2, error, mode, normal, present},
 };
 use crate::{
     Access,
     register::{Part, Register, parts, width_mask},
 };
-use table::{COUNT, ERROR_BITS, TABLE};
+
 pub(super) use table::{LEN, Name};
 
 /// The vendor's number in the version register.
@@ -197,41 +201,6 @@ impl Regs {
         self.resetting = 0;
         self.inbox.power_cycle = true;
         self.inbox.reset = 0;
-    }
-
-    /// The resets that the queue half was asked for are over.
-    pub fn reset_done(&mut self) {
-        let which = std::mem::take(&mut self.resetting);
-        if which & reset::ALL != 0 {
-            return self.reset_all();
-        }
-        self.reset_lines(which);
-    }
-
-    fn reset_lines(&mut self, which: u8) {
-        if which & reset::COMMAND != 0 {
-            self.command_busy = false;
-            self.inbox.command = None;
-            self.clear_normal(normal::COMMAND);
-        }
-        if which & reset::DATA != 0 {
-            self.data_busy = false;
-            self.moving = None;
-            self.buffer = Buffer::default();
-            self.waiting = false;
-            self.inbox.buffer = false;
-            self.inbox.resume = false;
-            if self.inbox.command.is_some_and(|request| request.has_data()) {
-                self.inbox.command = None;
-                self.command_busy = false;
-            }
-            self.set(
-                Name::BlockGap,
-                self.get(Name::BlockGap) & !u64::from(gap::STOP | gap::CONTINUE),
-            );
-            let data = normal::TRANSFER | normal::GAP | normal::DMA;
-            self.clear_normal(data | normal::WRITE_READY | normal::READ_READY);
-        }
     }
 
     fn clear_normal(&mut self, bits: u16) {
@@ -467,247 +436,6 @@ impl Regs {
                 effects.interrupt = true;
             }
             _ => self.set(name, new),
-        }
-    }
-
-    fn inbox_resume(&mut self) -> bool {
-        self.waiting = false;
-        self.inbox.resume = true;
-        true
-    }
-
-    fn write_gap(&mut self, new: u8, effects: &mut Effects) {
-        // The continue request clears itself.
-        self.set(Name::BlockGap, u64::from(new & !gap::CONTINUE));
-        if new & gap::CONTINUE != 0 && new & gap::STOP == 0 && self.waiting {
-            effects.bell = self.inbox_resume();
-        }
-    }
-
-    /// Whether the guest wants a transfer to stop after the next block.
-    pub fn stops_at_gap(&self) -> bool {
-        self.get(Name::BlockGap) & u64::from(gap::STOP) != 0
-    }
-
-    fn write_clock(&mut self, old: u64, new: u64, effects: &mut Effects) {
-        self.set(Name::Clock, new);
-        let card = u64::from(clock::CARD);
-        let low = self.get16(Name::HostControl2) & control2::LOW_VOLTAGE != 0;
-        // The clock comes back at 1.8 V: the card lets go of its lines (SD 4.2.4.2).
-        if self.lines_low && low && new & !old & card != 0 {
-            self.lines_low = false;
-            self.inbox.voltage = true;
-            effects.bell = true;
-        }
-    }
-
-    fn write_reset(&mut self, bits: u8, effects: &mut Effects) {
-        let bits = bits & (reset::ALL | reset::COMMAND | reset::DATA);
-        if bits == 0 {
-            return;
-        }
-        effects.interrupt = true;
-        effects.windows = bits & reset::ALL != 0;
-        if self.engaged {
-            self.resetting |= bits;
-            self.inbox.reset |= bits;
-            self.inbox.command = None;
-            effects.bell = true;
-            return;
-        }
-        if bits & reset::ALL != 0 {
-            self.reset_all();
-            effects.bell = true;
-        } else {
-            self.reset_lines(bits);
-        }
-    }
-
-    /// The command register was written.
-    fn issue(&mut self, effects: &mut Effects) {
-        let flags = self.get16(Name::Command);
-        let abort = flags & command::ABORT == command::ABORT;
-        let uses_data = flags & command::DATA != 0 || flags & command::RESPONSE == command::BUSY;
-        if !self.is_clocked() || self.resetting != 0 || uses_data && self.data_busy && !abort {
-            return;
-        }
-        let control = self.get(Name::HostControl) as u8;
-        let tuning = self.get16(Name::HostControl2) & control2::TUNE != 0;
-        let request = Request {
-            index: (flags >> 8 & 0x3f) as u8,
-            flags,
-            argument: self.get(Name::Argument) as u32,
-            mode: self.get16(Name::TransferMode),
-            block_size: self.get16(Name::BlockSize),
-            block_count: self.get16(Name::BlockCount),
-            sdma: self.get(Name::SdmaAddress) as u32,
-            adma: self.get(Name::AdmaAddress),
-            select: if self.version == SdhciVersion::V3 && control & control::DMA == control::ADMA1
-            {
-                0
-            } else {
-                control & control::DMA
-            },
-            width: self.width(),
-            tuning: tuning && matches!(flags >> 8 & 0x3f, 19 | 21),
-        };
-        self.command_busy = true;
-        self.data_busy |= uses_data;
-        if request.has_data() {
-            self.set(Name::AutoError, 0);
-            self.set(Name::AdmaError, 0);
-            self.engaged = true;
-        }
-        self.inbox.command = Some(request);
-        effects.bell = true;
-    }
-
-    /// Takes bytes out of the buffer of the data port.
-    fn read_port(&mut self, mask: u64, effects: &mut Effects) -> u64 {
-        let mut value = 0;
-        if !self.buffer.open || self.buffer.write {
-            return 0;
-        }
-        for i in 0..mask.count_ones() / 8 {
-            let Some(byte) = self.buffer.bytes.get(self.buffer.at) else { break };
-            value |= u64::from(*byte) << (i * 8);
-            self.buffer.at += 1;
-            self.after_byte(effects);
-            if !self.buffer.open {
-                break;
-            }
-        }
-        value << mask.trailing_zeros()
-    }
-
-    /// Puts bytes into the buffer of the data port.
-    fn write_port(&mut self, value: u64, mask: u64, effects: &mut Effects) {
-        let value = value >> mask.trailing_zeros();
-        for i in 0..mask.count_ones() / 8 {
-            if !self.buffer.open || !self.buffer.write {
-                return;
-            }
-            let Some(byte) = self.buffer.bytes.get_mut(self.buffer.at) else { return };
-            *byte = (value >> (i * 8)) as u8;
-            self.buffer.at += 1;
-            self.after_byte(effects);
-        }
-    }
-
-    /// At the end of a block the guest is told of the next, at the end of the last the queue half.
-    fn after_byte(&mut self, effects: &mut Effects) {
-        let buffer = &mut self.buffer;
-        if buffer.block == 0 || !buffer.at.is_multiple_of(buffer.block) {
-            return;
-        }
-        if buffer.at < buffer.bytes.len() {
-            let ready = if buffer.write { normal::WRITE_READY } else { normal::READ_READY };
-            self.raise(ready);
-            (effects.interrupt, effects.message) = (true, true);
-        } else {
-            buffer.open = false;
-            self.inbox.buffer = true;
-            effects.bell = true;
-        }
-        self.count_blocks(1);
-    }
-
-    /// Opens the buffer of the data port: to be read, or to be written.
-    pub fn open_buffer(&mut self, bytes: Vec<u8>, block: usize, write: bool) {
-        self.buffer = Buffer { bytes, at: 0, block, write, open: true };
-        self.raise(if write { normal::WRITE_READY } else { normal::READ_READY });
-    }
-
-    /// The bytes of a buffer that is full, or empty.
-    pub fn take_buffer(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.buffer).bytes
-    }
-
-    /// Blocks have been moved: the block count goes down, if it counts.
-    pub fn count_blocks(&mut self, blocks: u32) {
-        if self.get16(Name::TransferMode) & mode::COUNT != 0 {
-            let left = self.get(Name::BlockCount).saturating_sub(blocks.into());
-            self.set(Name::BlockCount, left);
-        }
-    }
-
-    /// Data begin to move.
-    pub fn begin_data(&mut self, write: bool) {
-        self.moving = Some(write);
-    }
-
-    /// A response has come, or failed with these error bits.
-    pub fn command_done(&mut self, words: Words, errors: u16) {
-        match words {
-            Words::None => {}
-            Words::Short(bits) => self.set(Name::Response0, bits.into()),
-            Words::Long(all) => {
-                let names = [Name::Response0, Name::Response1, Name::Response2, Name::Response3];
-                names.iter().zip(all).for_each(|(name, bits)| self.set(*name, bits.into()));
-            }
-        }
-        self.command_busy = false;
-        if errors == 0 {
-            self.raise(normal::COMMAND);
-        } else {
-            self.raise_error(errors);
-        }
-    }
-
-    /// The response of an automatic command.
-    pub fn auto_done(&mut self, bits: Option<u32>, errors: u16) {
-        if let Some(bits) = bits {
-            self.set(Name::Response3, bits.into());
-        }
-        if errors != 0 {
-            self.set(Name::AutoError, u64::from(errors));
-            self.raise_error(error::AUTO);
-        }
-    }
-
-    /// The data lines are free again; with `complete` the guest is told so.
-    pub fn data_done(&mut self, complete: bool, errors: u16) {
-        (self.data_busy, self.moving, self.waiting) = (false, None, false);
-        self.buffer = Buffer::default();
-        if complete {
-            self.raise(normal::TRANSFER);
-        }
-        self.raise_error(errors);
-    }
-
-    /// The card is busy after a response.
-    pub fn hold_data(&mut self) {
-        self.data_busy = true;
-        self.engaged = true;
-    }
-
-    /// A tuning block has come. Command and data are over without being told (SDHC 2.2.24).
-    pub fn tuning_block(&mut self, received: bool) {
-        (self.command_busy, self.data_busy) = (false, false);
-        if !received {
-            return;
-        }
-        self.raise(normal::READ_READY);
-        self.tuned += 1;
-        if self.tuned >= TUNING_BLOCKS {
-            let control = self.get(Name::HostControl2) & !u64::from(control2::TUNE);
-            self.set(Name::HostControl2, control | u64::from(control2::TUNED));
-        }
-    }
-
-    /// A card has come or gone.
-    pub fn set_inserted(&mut self, inserted: bool) {
-        if self.inserted == inserted {
-            return;
-        }
-        self.inserted = inserted;
-        if inserted {
-            self.raise(normal::INSERTION);
-        } else {
-            // Power is switched off (SDHC 2.2.11).
-            self.set(Name::PowerControl, self.get(Name::PowerControl) & !1);
-            self.lines_low = false;
-            self.raise(normal::REMOVAL);
         }
     }
 }

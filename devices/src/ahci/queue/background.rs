@@ -28,24 +28,29 @@ impl Target {
 }
 
 impl PortQueue {
-    /// The device that can begin a step.
+    /// Whether a device can begin a step.
     #[inline]
-    pub(super) fn can_step_aside(&self) -> Option<usize> {
-        if self.stopping || self.soft_reset.is_some() {
-            return None;
-        }
-        self.targets.iter().position(Target::can_step)
+    pub(super) fn can_step_aside(&self) -> bool {
+        !self.stopping && self.soft_reset.is_none() && self.targets.iter().any(Target::can_step)
     }
 
     /// Begins the next step of each drive that has one.
     #[inline]
     pub(super) fn step_aside(&mut self, ring: &mut RingPort<'_>) {
-        while let Some(at) = self.can_step_aside() {
-            self.begin_step(ring, at);
+        if self.can_step_aside() {
+            self.begin_steps(ring);
         }
     }
 
     #[cold]
+    fn begin_steps(&mut self, ring: &mut RingPort<'_>) {
+        for at in 0..self.targets.len() {
+            if self.targets[at].can_step() {
+                self.begin_step(ring, at);
+            }
+        }
+    }
+
     fn begin_step(&mut self, ring: &mut RingPort<'_>, at: usize) {
         let Some(plugged) = &mut self.targets[at].plugged else { return };
         let Some((step, job)) = plugged.drive.begin_background() else { return };
