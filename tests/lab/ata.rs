@@ -12,6 +12,7 @@ pub const AHCI: &[Case] = &[
     Case { name: "root-on-ahci", run: ahci_root },
     Case { name: "ahci-verify-at-depth-32", run: ahci_verify },
     Case { name: "ahci-two-ports-on-two-iothreads", run: ahci_ports },
+    Case { name: "ahci-disks-behind-a-port-multiplier", run: ahci_multiplier },
     Case { name: "ahci-discard-shrinks-the-file", run: ahci_discard },
     Case { name: "ahci-resets-under-load", run: ahci_reset },
     Case { name: "ahci-unbound-under-load", run: ahci_unbind },
@@ -77,6 +78,44 @@ fn ahci_ports(context: &Context) -> Outcome {
     ]);
     context.succeed(&guest)?;
     images.iter().try_for_each(|image| check_qcow2(image))
+}
+
+/// Three disks behind a port multiplier, all busy at once.
+fn ahci_multiplier(context: &Context) -> Outcome {
+    let images = [
+        context.qcow2("a.qcow2", 64)?,
+        context.qcow2("b.qcow2", 64)?,
+        context.qcow2("c.qcow2", 64)?,
+    ];
+    let script = format!(
+        "set -x
+        dmesg | grep -E 'ata[0-9]+\\.15: Port Multiplier 1.2, 0x1af4:0x0001' || {{ dmesg | grep ata; exit 2; }}
+        dmesg | grep 'FBS is enabled' || exit 3
+        [ \"$(ls -d /sys/block/sd? | wc -l)\" = 3 ] || exit 4
+        for d in a b; do ({}; echo $? >/tmp/$d) & done
+        d=c; {} || exit 1
+        wait
+        [ \"$(cat /tmp/a)$(cat /tmp/b)\" = 00 ] || exit 5
+        dmesg | grep -iE 'ata[0-9]+.*(exception|failed|error)' && exit 6
+        exit 0\n",
+        behind("$d"),
+        behind("$d"),
+    );
+    let mut arguments = vec!["-device".to_owned()];
+    arguments.push("ich9-ahci,id=sata,ports=2,x-port-multiplier=5".to_owned());
+    for (image, (name, unit)) in images.iter().zip([("a", 0), ("b", 1), ("c", 4)]) {
+        arguments.extend(["-blockdev".to_owned(), node(name, image).to_string()]);
+        arguments.push("-device".to_owned());
+        arguments.push(format!("ide-hd,drive={name},bus=sata.1,unit={unit}"));
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    context.succeed(&guest(context, AHCI_MODULES, script)?.cpus(2).with(&arguments))?;
+    images.iter().try_for_each(|image| check_qcow2(image))
+}
+
+fn behind(letter: &str) -> String {
+    let fio = fio_verify(letter, &format!("/dev/sd{letter}")).replace("--size=32m", "--size=8m");
+    format!("{fio} --ioengine=io_uring")
 }
 
 fn ahci_discard(context: &Context) -> Outcome {

@@ -1,5 +1,6 @@
 //! An AHCI controller with a disk, a CD/DVD drive and an empty port, under a driver that goes wrong:
-//! registers in any order, and command lists that are right but for a bit now and then.
+//! registers in any order, and command lists that are right but for a bit now and then. The same with
+//! a port multiplier at each port.
 
 use std::rc::Rc;
 
@@ -34,6 +35,8 @@ struct Host {
     at: Address,
     abar: u64,
     data: u64,
+    /// Ports of the multipliers, if there are any.
+    multiplier: u8,
     /// Command list, received FISes and a command table for each slot of each port.
     ports: Vec<(u64, u64, u64)>,
 }
@@ -42,9 +45,9 @@ struct Host {
 const TABLE: u64 = 0x100;
 
 impl Host {
-    fn new() -> Self {
+    fn new(multiplier: u8) -> Self {
         let machine = Machine::new(1);
-        let controller = machine.add_ahci("ahci0", 3, |_| ());
+        let controller = machine.add_ahci("ahci0", 3, |config| config.multiplier = multiplier);
         let options = NullOptions { size: DISK, read_zeroes: true, ..NullOptions::default() };
         let root = |name: &str| Root::new(name, NullNode::new(options), Policy::default());
         let disk = Plug::Disk(DriveConfig::new("disk", Transport::Serial), root("disk"));
@@ -52,16 +55,20 @@ impl Host {
         let drive = Plug::Packet(DriveConfig::new("cd", Transport::Serial), unit);
         controller.device.plug(0, disk).expect("an empty port");
         controller.device.plug(1, drive).expect("an empty port");
+        if multiplier > 1 {
+            let disk = Plug::Disk(DriveConfig::new("behind", Transport::Serial), root("behind"));
+            controller.device.plug_unit(0, 1, disk).expect("an empty place");
+        }
         machine.assign();
         let memory = &machine.memory;
         let mut port = |_| {
             let list = memory.alloc(1024, 1024);
-            (list, memory.alloc(256, 256), memory.alloc(32 * TABLE, 128))
+            (list, memory.alloc(4096, 4096), memory.alloc(32 * TABLE, 128))
         };
         let ports = (0..3).map(&mut port).collect();
         let data = memory.alloc(DATA, 4096);
         let at = controller.at;
-        let mut host = Self { machine: Rc::new(machine), at, abar: 0, data, ports };
+        let mut host = Self { machine: Rc::new(machine), at, abar: 0, data, multiplier, ports };
         host.start();
         host
     }
@@ -103,13 +110,21 @@ impl Host {
             0x20, 0x24, 0x25, 0x29, 0x2f, 0x30, 0x34, 0x35, 0x42, 0x47, 0x60, 0x61, 0x64, 0x06,
             0x90, 0xa0, 0xa1, 0xc6, 0xe4, 0xe8, 0xea, 0xec, 0xef,
         ];
-        let command = if u.ratio(1, 8u8)? { u.arbitrary()? } else { *u.choose(&common)? };
+        let mut command = if u.ratio(1, 8u8)? { u.arbitrary()? } else { *u.choose(&common)? };
+        let target = match self.multiplier {
+            0 => 0,
+            ports if u.ratio(3, 4u8)? => u.int_in_range(0..=ports)?,
+            _ => 15,
+        };
+        if target == 15 && u.ratio(7, 8u8)? {
+            command = *u.choose(&[0xe4, 0xe8])?;
+        }
         let mut fis = [0u8; 20];
         let lba = u.int_in_range(0..=DISK / 512)?.to_le_bytes();
-        fis[..3].copy_from_slice(&[0x27, 0x80, command]);
+        fis[..3].copy_from_slice(&[0x27, 0x80 | target, command]);
         fis[3] = u.int_in_range(0..=16u8)?;
         fis[4..7].copy_from_slice(&lba[..3]);
-        fis[7] = 0x40;
+        fis[7] = if target == 15 { u.int_in_range(0..=15u8)? } else { 0x40 };
         let queued = matches!(command, 0x60 | 0x61 | 0x64);
         fis[12] = if queued { (slot as u8) << 3 } else { u.int_in_range(0..=16u8)? };
         fis[16] = u8::from(command == 0x64);
@@ -134,7 +149,8 @@ impl Host {
         }
         let flags = if u.ratio(1, 8u8)? { u.arbitrary::<u16>()?.into() } else { 5 };
         let packet = if command == 0xa0 { 1 << 5 } else { 0 };
-        memory.set_number(list + slot * 32, 4, flags | packet | prds << 16);
+        let target = u64::from(target) << 12;
+        memory.set_number(list + slot * 32, 4, flags | packet | target | prds << 16);
         let at = if u.ratio(1, 32u8)? { number(u)? } else { table };
         memory.set_number(list + slot * 32 + 8, 8, at);
         Ok(command)
@@ -172,6 +188,8 @@ impl Host {
             14 => {
                 self.set(port, 0x18, 0x10);
                 self.machine.run();
+                // FIS-based switching, or none.
+                self.set(port, 0x40, u.int_in_range(0..=1)?);
                 self.set(port, 0x2c, 1);
                 self.set(port, 0x2c, 0);
                 self.machine.run();
@@ -206,7 +224,15 @@ impl Host {
 }
 
 pub(super) fn run(data: &[u8]) {
-    let mut host = Host::new();
+    go(data, 0);
+}
+
+pub(super) fn multiplier(data: &[u8]) {
+    go(data, 4);
+}
+
+fn go(data: &[u8], ports: u8) {
+    let mut host = Host::new(ports);
     let mut u = Unstructured::new(data);
     // The bytes end where they end.
     while !u.is_empty() && host.step(&mut u).is_ok() {}

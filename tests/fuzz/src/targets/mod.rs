@@ -45,6 +45,13 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "nvme", run: nvme::run, seeds: nvme::seeds, words: &[], len_max: 1024 },
     Target { name: "ahci", run: ahci::run, seeds: ahci::seeds, words: &[], len_max: 1024 },
+    Target {
+        name: "ahci-multiplier",
+        run: ahci::multiplier,
+        seeds: ahci::seeds,
+        words: &[],
+        len_max: 1024,
+    },
     Target { name: "ide", run: ide::run, seeds: ide::seeds, words: &[], len_max: 1024 },
     Target { name: "sdhci", run: sdhci::run, seeds: sdhci::seeds, words: &[], len_max: 1024 },
     Target { name: "scsi", run: scsi::run, seeds: scsi::seeds, words: &[], len_max: 1024 },

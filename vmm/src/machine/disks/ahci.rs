@@ -26,6 +26,8 @@ const CD_BLOCK: u32 = 2048;
 struct AtPort {
     controller: Ahci,
     port: u8,
+    /// Behind the port's multiplier, if it has one.
+    unit: u8,
 }
 
 impl DiskDevice for AtPort {
@@ -34,7 +36,7 @@ impl DiskDevice for AtPort {
 
     fn leave(&self, done: Done) {
         // It is called all the same where the port is empty already.
-        let _ = self.controller.unplug(self.port, done);
+        let _ = self.controller.unplug_unit(self.port, self.unit, done);
     }
 }
 
@@ -44,6 +46,7 @@ pub(super) fn build(ahci: &AhciSpec, site: Site<'_>) -> Result<Made, BuildError>
     let config = AhciConfig {
         msi: ahci.msi,
         staggered: ahci.staggered,
+        multiplier: ahci.multiplier,
         ..AhciConfig::new(&ahci.id, scope.iothreads.of_queues(ahci)?)
     };
     let device = Ahci::new(config, scope.ground.dma.clone(), slot, scope.failures())
@@ -153,13 +156,13 @@ fn seat(
     medium: Option<Medium>,
     write_cache: bool,
 ) -> Result<Disk, BuildError> {
-    let port = place.port();
-    controller.plug(port, plug).map_err(BuildError::Ahci)?;
+    let (port, unit) = (place.port(), place.unit);
+    controller.plug_unit(port, unit, plug).map_err(BuildError::Ahci)?;
     Ok(Disk {
         id: id.to_owned(),
         function: place.controller().0.to_owned(),
         medium,
-        device: Arc::new(AtPort { controller: controller.clone(), port }),
+        device: Arc::new(AtPort { controller: controller.clone(), port, unit }),
         io_status: IoStatus::Ok,
         write_cache,
         drive: None,

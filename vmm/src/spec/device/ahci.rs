@@ -33,6 +33,9 @@ pub struct AhciSpec {
     /// Whether drives spin up one by one, when the driver says so.
     #[serde(rename = "x-staggered-spin-up")]
     pub staggered: bool,
+    /// Ports of the port multiplier at each port, up to 15; 0: there are none.
+    #[serde(rename = "x-port-multiplier", default)]
+    pub multiplier: u8,
 }
 
 impl Kindred for AhciSpec {
@@ -92,6 +95,12 @@ pub const ICH9_AHCI: Table = Table {
         prop("iothread-vq-mapping", Kind::Groups(VQ_MAPPING), "iothreads by port, from 0"),
         prop("x-msi", Kind::Bool, "offer MSI").or("on"),
         prop("x-staggered-spin-up", Kind::Bool, "drives spin up when the driver says so").or("off"),
+        prop(
+            "x-port-multiplier",
+            Kind::Uint { min: 0, max: 15 },
+            "ports of a port multiplier at each port",
+        )
+        .or("0"),
         NO_ROM,
     ],
 };

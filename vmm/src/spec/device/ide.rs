@@ -14,7 +14,7 @@ pub struct IdePlace {
     /// The controller's bus, `ID.N`: port N. Always set after lowering.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bus: Option<String>,
-    /// The drive of the bus: 0, or on a cable 1.
+    /// The drive of the bus: 0, on a cable also 1, behind a port multiplier its port.
     pub unit: u8,
 }
 
@@ -140,7 +140,7 @@ pub fn free_port(spec: &MachineSpec, controller: &str, ports: u16) -> Option<u16
 /// Buses of a controller, and drives of each; `None`: it has none.
 fn shape(device: &DeviceSpec) -> Option<(u16, u8)> {
     match device {
-        DeviceSpec::Ich9Ahci(ahci) => Some((ahci.ports, 1)),
+        DeviceSpec::Ich9Ahci(ahci) => Some((ahci.ports, ahci.multiplier.max(1))),
         other => piix(other).map(|_| (2, 2)),
     }
 }
@@ -195,7 +195,11 @@ fn check_place(id: &str, place: &IdePlace, spec: &MachineSpec) -> Result<(), Spe
         return check::conflict(id, &reason);
     }
     if place.unit >= units {
-        return check::conflict(id, "unit: a port of an ich9-ahci has one drive, unit 0");
+        let reason = match units {
+            1 => "unit: a port of an ich9-ahci has one drive, unit 0".to_owned(),
+            units => format!("unit: '{bus}' has units 0 to {}", units - 1),
+        };
+        return check::conflict(id, &reason);
     }
     let same = |there: &IdePlace| there.bus == place.bus && there.unit == place.unit;
     match drives(spec).find(|(other, there)| *other != id && same(there)) {
@@ -292,7 +296,7 @@ const IDE_BUS: Prop = prop(
     Kind::Str { len_max: 256 },
     "bus of a controller, ID.PORT; default: the first free",
 );
-const UNIT: Prop = prop("unit", Kind::Uint { min: 0, max: 1 }, "drive of the bus").or("0");
+const UNIT: Prop = prop("unit", Kind::Uint { min: 0, max: 14 }, "drive of the bus").or("0");
 const SERIAL: Prop = prop("serial", Kind::Str { len_max: 20 }, "serial number");
 const MODEL: Prop = prop("model", Kind::Str { len_max: 40 }, "model");
 const VER: Prop = prop("ver", Kind::Str { len_max: 8 }, "firmware revision");

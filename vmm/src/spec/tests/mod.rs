@@ -361,7 +361,7 @@ fn properties_and_defaults_are_qemus() {
             ],
         ),
         ("nvme-ns", &["nguid"]),
-        ("ich9-ahci", &["ports", "iothread", "x-msi", "x-staggered-spin-up"]),
+        ("ich9-ahci", &["ports", "iothread", "x-msi", "x-staggered-spin-up", "x-port-multiplier"]),
         ("piix3-ide", &["iothread"]),
         ("piix4-ide", &["iothread"]),
         ("sdhci-pci", &["iothread"]),
