@@ -1,7 +1,7 @@
 //! `ich9-ahci`.
 use super::super::props::{Kind, Table, prop};
 use super::super::{MachineSpec, SpecError};
-use super::common::{ADDR, BUS, ID, NO_ROM, PciAddr, VQ_MAPPING, VqMapping};
+use super::common::{ADDR, BUS, ID, PciAddr, VQ_MAPPING, VqMapping};
 use super::{Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +92,5 @@ pub const ICH9_AHCI: Table = Table {
         prop("iothread-vq-mapping", Kind::Groups(VQ_MAPPING), "iothreads by port, from 0"),
         prop("x-msi", Kind::Bool, "offer MSI").or("on"),
         prop("x-staggered-spin-up", Kind::Bool, "drives spin up when the driver says so").or("off"),
-        NO_ROM,
     ],
 };
