@@ -42,6 +42,8 @@ pub struct NvmeConfig {
     /// Maximum data transfer size, as a power of two of 4096-byte pages; 0: no limit but that of
     /// the memory described.
     pub mdts: u8,
+    /// Asynchronous event requests that are parked at a time, less one (AERL).
+    pub event_requests_z: u8,
     /// Offer Doorbell Buffer Config.
     pub shadow_doorbells: bool,
     /// Signal the doorbells of I/O queues by eventfds once they have shadows.
@@ -74,6 +76,7 @@ impl NvmeConfig {
             max_entries: ENTRIES_MAX,
             vectors: None,
             mdts: 7,
+            event_requests_z: u8::MAX,
             shadow_doorbells: true,
             ioeventfd: true,
             werror: ErrorPolicy::Enospc,
@@ -86,6 +89,17 @@ impl NvmeConfig {
     }
 }
 
+/// What a namespace tells its host about sizes that suit it, in bytes; `None`: as the image does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SizeHints {
+    /// Preferred write granularity and alignment (NPWG, NPWA).
+    pub write: Option<u32>,
+    /// Optimal write size (NOWS); `None`: as `write`.
+    pub optimal_write: Option<u32>,
+    /// Preferred deallocate granularity and alignment (NPDG, NPDA).
+    pub discard: Option<u32>,
+}
+
 /// A namespace.
 #[derive(Clone)]
 pub struct NvmeNamespaceConfig {
@@ -95,6 +109,8 @@ pub struct NvmeNamespaceConfig {
     pub nsid: Option<u32>,
     /// Logical block size in bytes until the host formats it: 512 or 4096.
     pub block_size: u32,
+    /// Sizes that suit it.
+    pub hints: SizeHints,
     /// UUID; `None`: one that follows from the subsystem's serial number and the ID.
     pub uuid: Option<[u8; 16]>,
     /// IEEE extended unique identifier; `None`: as for the UUID.
@@ -117,6 +133,7 @@ impl NvmeNamespaceConfig {
             root,
             nsid: None,
             block_size: 512,
+            hints: SizeHints::default(),
             uuid: None,
             eui64: None,
             nguid: None,

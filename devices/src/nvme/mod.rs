@@ -35,7 +35,7 @@ mod subsystem;
 #[cfg(test)]
 mod tests;
 
-pub use config::{NvmeConfig, NvmeError, NvmeNamespaceConfig};
+pub use config::{NvmeConfig, NvmeError, NvmeNamespaceConfig, SizeHints};
 pub use device::Nvme;
 pub use namespace::{Identifiers, Namespace};
 pub use pool::{Capacity, NamespacePool, PoolDisk, PoolError};

@@ -13,7 +13,7 @@ use spindle_block::{Range, Root};
 
 use super::{
     background::{Record, SANITIZE_SECTION},
-    config::{NvmeError, NvmeNamespaceConfig},
+    config::{NvmeError, NvmeNamespaceConfig, SizeHints},
     marks::{self, Marks},
     oneshot::channel,
     reservation::{self, Host, Reservations},
@@ -70,6 +70,7 @@ pub struct Namespace {
     waiting: Mutex<Vec<Countdown>>,
     pooled: bool,
     shared: bool,
+    hints: SizeHints,
 }
 
 /// The section of the state that has the block size of the last format.
@@ -169,7 +170,14 @@ impl Namespace {
             pooled: config.pooled,
             state: Arc::clone(&config.state),
             shared: config.shared,
+            hints: config.hints,
         }))
+    }
+
+    /// Sizes that suit it.
+    #[must_use]
+    pub fn hints(&self) -> SizeHints {
+        self.hints
     }
 
     /// Its ID.

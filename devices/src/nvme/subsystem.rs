@@ -38,6 +38,9 @@ struct Inner {
     promised: BTreeSet<u32>,
 }
 
+/// Longest qualified name, in bytes, less its terminator (Base 4.5).
+const NQN_MAX: usize = 223;
+
 /// See the module.
 pub struct Subsystem {
     serial: String,
@@ -55,24 +58,35 @@ impl Subsystem {
     /// the serial number: two subsystems of one machine have different ones.
     #[must_use]
     pub fn new(serial: &str) -> Arc<Self> {
-        Self::make(serial, false)
+        Self::make(serial, None, false)
+    }
+
+    /// The same with an NVMe Qualified Name of its own (Base 4.5), cut to 223 bytes.
+    #[must_use]
+    pub fn named(serial: &str, nqn: &str) -> Arc<Self> {
+        Self::make(serial, Some(nqn.chars().take(NQN_MAX).collect()), false)
     }
 
     /// A subsystem for one controller.
     #[must_use]
     pub fn single(serial: &str) -> Arc<Self> {
-        Self::make(serial, true)
+        Self::make(serial, None, true)
     }
 
-    fn make(serial: &str, is_single: bool) -> Arc<Self> {
-        let uuid = uuid_of(serial, 0);
+    /// A name that follows from the serial number.
+    fn nqn_of(serial: &str) -> String {
         let mut nqn = "nqn.2014-08.org.nvmexpress:uuid:".to_owned();
-        for (i, byte) in uuid.iter().enumerate() {
+        for (i, byte) in uuid_of(serial, 0).iter().enumerate() {
             if matches!(i, 4 | 6 | 8 | 10) {
                 nqn.push('-');
             }
             nqn.push_str(&format!("{byte:02x}"));
         }
+        nqn
+    }
+
+    fn make(serial: &str, nqn: Option<String>, is_single: bool) -> Arc<Self> {
+        let nqn = nqn.unwrap_or_else(|| Self::nqn_of(serial));
         Arc::new(Self {
             serial: serial.to_owned(),
             nqn,

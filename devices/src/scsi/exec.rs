@@ -175,7 +175,7 @@ impl UnitHandle {
 
     /// The same, of a command that takes long for many.
     fn bounded_range(&mut self, lba: u64, blocks: u32, arrival: &Arrival<'_>) -> Result<(), Sense> {
-        if blocks > inquiry::TRANSFER_BLOCKS_MAX {
+        if blocks > self.unit.config().transfer_blocks_max() {
             // NUMBER OF LOGICAL BLOCKS: at byte 10 of 16, 6 of 12.
             let sixteen = arrival.cdb[0] >> 5 == 4;
             return Err(Sense::cdb_field(if sixteen { 10 } else { 6 }, None));

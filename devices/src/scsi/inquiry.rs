@@ -25,8 +25,6 @@ const VERSIONS_CD: &[u16] = &[0x00a0, 0x05c0, 0x0460, 0x04e0];
 const STANDARD_LEN: usize = 96;
 /// Most descriptors of one UNMAP: its parameter list stays below 4 KiB.
 pub(super) const UNMAP_DESCRIPTORS_MAX: u32 = 255;
-/// Most logical blocks that one command transfers or verifies.
-pub(super) const TRANSFER_BLOCKS_MAX: u32 = 1 << 22;
 /// Most logical blocks of one COMPARE AND WRITE.
 pub(super) const COMPARE_BLOCKS_MAX: u8 = 128;
 /// What a byte of identification is that no character fits.
@@ -51,9 +49,9 @@ pub(super) fn standard(config: &UnitConfig) -> Vec<u8> {
     let cd = config.kind == UnitKind::Cd;
     data[0] = device_type(config.kind);
     // RMB: the medium can be taken out.
-    data[1] = if cd { 0x80 } else { 0 };
-    // SPC-5; HISUP, response data format 2.
-    data[2] = 0x07;
+    data[1] = if cd || config.removable { 0x80 } else { 0 };
+    // HISUP, response data format 2.
+    data[2] = config.scsi_version;
     data[3] = 0x12;
     data[4] = (STANDARD_LEN - 5) as u8;
     // CMDQUE.
@@ -111,18 +109,35 @@ fn designator(code_set: u8, kind: u8, bytes: &[u8]) -> Vec<u8> {
     descriptor
 }
 
-/// Device identification (SPC-5, 7.7.6): vendor, product and serial number; and an NAA designator.
+/// Device identification (SPC-5, 7.7.6): vendor and serial number; an NAA designator; what else was
+/// given of the unit and of its target port.
 fn identification(config: &UnitConfig) -> Vec<u8> {
     const BINARY: u8 = 1;
     const ASCII: u8 = 2;
     const T10_VENDOR: u8 = 1;
     const NAA: u8 = 3;
+    const VENDOR_SPECIFIC: u8 = 0;
+    const RELATIVE_PORT: u8 = 4;
+    // PIV, association with the target port; the protocol is SAS, which has such names.
+    const OF_PORT: u8 = 0x80 | 0x10;
+    const SAS: u8 = 6 << 4;
     let serial = config.serial();
     let mut text = ascii(&config.vendor, 8);
     text.extend(ascii(serial, serial.len().min(36)));
     let name = if config.wwn == 0 { local_name(serial) } else { config.wwn };
     let mut all = designator(ASCII, T10_VENDOR, &text);
     all.extend(designator(BINARY, NAA, &name.to_be_bytes()));
+    if !config.device_id.is_empty() {
+        let text = ascii(&config.device_id, config.device_id.len().min(36));
+        all.extend(designator(ASCII, VENDOR_SPECIFIC, &text));
+    }
+    if config.port_wwn != 0 {
+        all.extend(designator(SAS | BINARY, OF_PORT | NAA, &config.port_wwn.to_be_bytes()));
+    }
+    if config.port_index != 0 {
+        let index = u32::from(config.port_index).to_be_bytes();
+        all.extend(designator(SAS | BINARY, OF_PORT | RELATIVE_PORT, &index));
+    }
     all
 }
 
@@ -157,7 +172,7 @@ fn block_limits(config: &UnitConfig, info: Option<&Info>) -> Vec<u8> {
     body[1] = COMPARE_BLOCKS_MAX;
     let optimal_granularity = (config.min_io_size.max(config.physical_size()) / block) as u16;
     body[2..4].copy_from_slice(&optimal_granularity.to_be_bytes());
-    body[4..8].copy_from_slice(&TRANSFER_BLOCKS_MAX.to_be_bytes());
+    body[4..8].copy_from_slice(&config.transfer_blocks_max().to_be_bytes());
     body[8..12].copy_from_slice(&(config.opt_io_size / block).to_be_bytes());
     body[16..20].copy_from_slice(&config.max_unmap_blocks.to_be_bytes());
     body[20..24].copy_from_slice(&UNMAP_DESCRIPTORS_MAX.to_be_bytes());

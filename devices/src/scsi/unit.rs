@@ -25,6 +25,11 @@ use super::{
 };
 use crate::{device::Countdown, policy::ErrorPolicy, state_file::DiskState};
 
+/// The version of SPC-5 in INQUIRY (SPC-5, table 142).
+pub const SPC_5: u8 = 7;
+/// Most logical blocks that one command transfers or verifies, whatever is configured.
+const TRANSFER_BLOCKS_MAX: u32 = 1 << 22;
+
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnitKind {
@@ -52,6 +57,19 @@ pub struct UnitConfig {
     pub serial: String,
     /// World wide name, as an NAA designator; 0: one is derived from the serial number.
     pub wwn: u64,
+    /// An identification of its own, besides that by vendor and serial number; empty: none. At most
+    /// 36 characters.
+    pub device_id: String,
+    /// World wide name of the target port; 0: none.
+    pub port_wwn: u64,
+    /// Relative target port identifier; 0: none.
+    pub port_index: u16,
+    /// The version of SPC that it tells, as in byte 2 of INQUIRY: 7 is SPC-5.
+    pub scsi_version: u8,
+    /// Whether a disk's medium is told to be removable.
+    pub removable: bool,
+    /// Longest transfer in bytes; never more than 4 Mi blocks.
+    pub max_io_size: u64,
     /// Logical block size: a power of two, at least 512; 0: 512, or 2048 for a CD.
     pub logical_block_size: u32,
     /// Physical block size, a power of two, at least the logical one; 0: the same.
@@ -95,6 +113,12 @@ impl UnitConfig {
             version: "1.0".to_owned(),
             serial: String::new(),
             wwn: 0,
+            device_id: String::new(),
+            port_wwn: 0,
+            port_index: 0,
+            scsi_version: SPC_5,
+            removable: false,
+            max_io_size: u64::MAX,
             logical_block_size: 0,
             physical_block_size: 0,
             min_io_size: 0,
@@ -124,6 +148,13 @@ impl UnitConfig {
     #[must_use]
     pub fn physical_size(&self) -> u32 {
         self.physical_block_size.max(self.block_size())
+    }
+
+    /// Most logical blocks that one command transfers or verifies.
+    #[must_use]
+    pub fn transfer_blocks_max(&self) -> u32 {
+        let blocks = (self.max_io_size / u64::from(self.block_size())).max(1);
+        u32::try_from(blocks).unwrap_or(u32::MAX).min(TRANSFER_BLOCKS_MAX)
     }
 
     /// What identifies the unit.

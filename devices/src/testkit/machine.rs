@@ -381,6 +381,9 @@ impl Machine {
             iothread: self.iothreads[0].handle(),
             max_bytes: u64::MAX,
             period: std::time::Duration::from_secs(1),
+            event_idx: true,
+            indirect_desc: true,
+            queue_reset: true,
             vectors: None,
         };
         configure(&mut config);

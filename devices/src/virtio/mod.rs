@@ -16,7 +16,7 @@ pub mod spec;
 use spindle_block::iothread::{Handle, Queue};
 
 use crate::Access;
-pub use blk::{VirtioBlk, VirtioBlkConfig};
+pub use blk::{Geometry, VirtioBlk, VirtioBlkConfig};
 pub use link::QueueEnv;
 pub use ring::RingError;
 pub use rng::{VirtioRng, VirtioRngConfig};

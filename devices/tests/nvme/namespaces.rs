@@ -3,7 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use spindle_devices::{
-    nvme::{NvmeConfig, NvmeError, NvmeNamespaceConfig, Subsystem},
+    nvme::{NvmeConfig, NvmeError, NvmeNamespaceConfig, SizeHints, Subsystem},
     testkit::{
         Machine,
         driver::nvme::{Cmd, NvmeDriver},
@@ -38,6 +38,29 @@ fn many_namespaces_are_each_their_own() {
         let len = if *nsid == 39 { 4096 } else { 512 };
         assert_eq!(driver.read(1, *nsid as u32, 1, 1, len).1, pattern(i as u8, len));
     }
+}
+
+#[test]
+fn sizes_that_were_given_are_what_the_host_is_told_to_prefer() {
+    let (mut driver, _) = driver(1 << 20, |config| {
+        config.event_requests_z = 3;
+        config.namespaces[0].hints =
+            SizeHints { write: Some(8192), optimal_write: Some(65536), discard: Some(32768) };
+    });
+    let (_, page) = driver.identify(0, 1, 0, 0);
+    // NPWG, NPWA, NPDG, NPDA, NOWS: in blocks, less one.
+    let told = [64, 66, 68, 70, 72].map(|at| number(&page, at, 2));
+    assert_eq!(told, [15, 15, 63, 63, 127]);
+    let (_, page) = driver.identify(1, 0, 0, 0);
+    assert_eq!(page[259], 3);
+    // That many are parked, one more is refused.
+    for _ in 0..5 {
+        driver.submit(0, Cmd::new(0x0c, 0));
+    }
+    driver.ring(0);
+    driver.machine.run();
+    assert_eq!(driver.take(0).map(|cqe| cqe.status), Some(0x105));
+    assert!(driver.take(0).is_none());
 }
 
 #[test]
@@ -99,7 +122,7 @@ fn a_namespace_that_is_removed_in_mid_io_is_let_go_of_afterwards() {
 
 fn two_controllers(shared: bool) -> (Rc<Machine>, NvmeDriver, NvmeDriver, Arc<Subsystem>) {
     let machine = Machine::new(2);
-    let subsystem = Subsystem::new("shared");
+    let subsystem = Subsystem::named("shared", "nqn.2026-01.test:shared");
     let (root, _) = machine.add_root("disk", 1 << 20);
     let handles: Vec<_> = machine.iothreads.iter().map(|cx| cx.handle()).collect();
     let in_subsystem = |config: &mut NvmeConfig, iothread: usize| {
@@ -128,6 +151,7 @@ fn two_controllers_share_a_namespace() {
     assert_eq!(b.read(1, 1, 3, 1, 512).1, pattern(1, 512));
     let nqn = |driver: &mut NvmeDriver| driver.identify(1, 0, 0, 0).1[768..1024].to_vec();
     assert_eq!(nqn(&mut a), nqn(&mut b));
+    assert!(nqn(&mut a).starts_with(b"nqn.2026-01.test:shared\0"));
     let (_, list) = a.identify(0x12, 1, 0, 0);
     assert_eq!((number(&list, 0, 2), number(&list, 2, 4)), (2, 1 << 16));
     assert_eq!(number(&a.identify(0x13, 0, 0, 0).1, 0, 2), 2);

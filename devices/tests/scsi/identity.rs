@@ -51,6 +51,47 @@ fn vital_product_data_have_their_golden_bytes() {
 }
 
 #[test]
+fn names_of_its_own_and_of_its_port_are_told() {
+    let mut t = setup(1 << 20, |config| {
+        config.serial = "S".into();
+        config.wwn = 0x5000_c500_1234_5678;
+        config.device_id = "mine".into();
+        config.port_wwn = 0x5000_c500_1234_5679;
+        config.port_index = 2;
+    });
+    let reply = t.driver.command(&inquiry(0x83, 255), &[], 255);
+    let mut expected = vec![0, 0x83, 0, 53, 2, 1, 0, 9];
+    expected.extend(b"SPINDLE S");
+    expected.extend([1, 3, 0, 8, 0x50, 0x00, 0xc5, 0x00, 0x12, 0x34, 0x56, 0x78]);
+    expected.extend([2, 0, 0, 4]);
+    expected.extend(b"mine");
+    // Of the target port, by its protocol.
+    expected.extend([0x61, 0x93, 0, 8, 0x50, 0x00, 0xc5, 0x00, 0x12, 0x34, 0x56, 0x79]);
+    expected.extend([0x61, 0x94, 0, 4, 0, 0, 0, 2]);
+    assert_eq!(reply.data[..255 - reply.residual as usize], expected);
+}
+
+#[test]
+fn version_removability_and_longest_transfer_are_as_configured() {
+    let mut t = setup(1 << 20, |config| {
+        config.scsi_version = 5;
+        config.removable = true;
+        config.max_io_size = 64 << 10;
+    });
+    let reply = t.driver.command(&inquiry(0xff, 96), &[], 96);
+    assert_eq!(reply.data[..3], [0, 0x80, 5]);
+    let reply = t.driver.command(&inquiry(0xb0, 64), &[], 64);
+    assert_eq!(reply.data[8..12], [0, 0, 0, 128]);
+    // A medium check of more than that is refused.
+    let verify = |blocks: u16| {
+        let [high, low] = blocks.to_be_bytes();
+        [0x2f, 0, 0, 0, 0, 0, 0, high, low, 0]
+    };
+    assert!(t.driver.command(&verify(128), &[], 0).is_good());
+    assert!(!t.driver.command(&verify(129), &[], 0).is_good());
+}
+
+#[test]
 fn a_disk_without_names_has_one_of_its_own() {
     let mut t = setup(1 << 20, |_| ());
     let reply = t.driver.command(&inquiry(0x80, 255), &[], 255);

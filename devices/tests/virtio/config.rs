@@ -1,6 +1,6 @@
 //! The configuration of a disk (virtio 1.2, 5.2.4).
 
-use spindle_devices::testkit::driver::Function;
+use spindle_devices::{testkit::driver::Function, virtio::Geometry};
 
 use super::{driver, machine, pattern};
 
@@ -47,6 +47,16 @@ fn every_field_is_what_was_configured() {
         let whole: u64 = (64 << 20) / 512;
         assert_eq!(function.config(byte, 1), whole >> (byte * 8) & 0xff, "byte {byte} of capacity");
     }
+}
+
+#[test]
+fn a_geometry_that_was_given_is_told() {
+    let (machine, disk) = machine(64 << 20, |config| {
+        config.geometry = Some(Geometry { cylinders: 1000, heads: 4, sectors: 32 });
+    });
+    let function = Function::probe(&machine, disk.at);
+    let told = [(16, 2), (18, 1), (19, 1)].map(|(at, width)| function.config(at, width));
+    assert_eq!(told, [1000, 4, 32]);
 }
 
 #[test]

@@ -7,6 +7,25 @@ use spindle_devices::testkit::{
     driver::{DriverRing, Function},
 };
 
+#[test]
+fn what_the_ring_offers_is_as_configured() {
+    const INDIRECT_DESC: u64 = 1 << 28;
+    const EVENT_IDX: u64 = 1 << 29;
+    const RING_RESET: u64 = 1 << 40;
+    for offered in [0, INDIRECT_DESC, EVENT_IDX, RING_RESET, INDIRECT_DESC | EVENT_IDX] {
+        let machine = Machine::new(5);
+        let (at, _) = machine.add_rng(|config| {
+            config.indirect_desc = offered & INDIRECT_DESC != 0;
+            config.event_idx = offered & EVENT_IDX != 0;
+            config.queue_reset = offered & RING_RESET != 0;
+        });
+        machine.assign();
+        let function = Function::probe(&Rc::new(machine), at);
+        let all = INDIRECT_DESC | EVENT_IDX | RING_RESET;
+        assert_eq!(function.offered() & all, offered);
+    }
+}
+
 fn rng(max_bytes: u64, period: Duration) -> (Function, DriverRing) {
     let machine = Machine::new(5);
     let (at, _) = machine.add_rng(|config| {

@@ -1,6 +1,6 @@
 //! From options to typed nodes, objects and devices.
 use super::block::{self, BlockdevSpec, COMMON, INHERITED};
-use super::device::{DEVICES, DeviceSpec};
+use super::device::{DEVICES, DeviceSpec, compat};
 use super::error::SpecError;
 use super::keyval::Options;
 use super::names::near;
@@ -108,6 +108,7 @@ pub(super) fn device_from_options(
     }
     let of = "--device";
     let table = table_of(of, "driver", &mut options, DEVICES, &[])?;
+    let options = compat::take(table, options, mode)?;
     let mut all = table.apply(options, mode)?;
     for (name, auto, value) in
         [("write-cache", "on", Some(true)), ("werror", "enospc", None), ("rerror", "report", None)]

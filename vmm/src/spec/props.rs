@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 pub enum Kind {
     /// `on` or `off`.
     Bool,
+    /// A switch of which only this setting is supported.
+    Only(bool),
     /// `on`, `off` or `auto`.
     OnOffAuto,
     /// A number within bounds, decimal or `0x…`.
@@ -206,6 +208,11 @@ fn convert(of: &str, row: &Prop, value: Value, mode: Mode) -> Result<Value, Spec
     match (row.kind, value) {
         (Kind::Bool, Value::Bool(b)) => Ok(Value::Bool(b)),
         (Kind::Bool, Value::String(s)) if mode == Mode::Lenient => switch(&s).map_err(bad),
+        (Kind::Only(only), Value::Bool(b)) => only_setting(only, b).map_err(bad),
+        (Kind::Only(only), Value::String(s)) if mode == Mode::Lenient => {
+            let given = switch(&s).map_err(bad)?;
+            only_setting(only, given == Value::Bool(true)).map_err(bad)
+        }
         (Kind::OnOffAuto, Value::Bool(b)) if mode == Mode::Lenient => {
             Ok(Value::from(if b { "on" } else { "off" }))
         }
@@ -296,6 +303,14 @@ fn switch(text: &str) -> Result<Value, String> {
     }
 }
 
+fn only_setting(only: bool, given: bool) -> Result<Value, String> {
+    let word = |on| if on { "on" } else { "off" };
+    if given == only {
+        return Ok(Value::Bool(only));
+    }
+    Err(format!("'{}' is not supported, only '{}' is", word(given), word(only)))
+}
+
 fn word(text: &str, words: &[&str]) -> Result<Value, String> {
     if words.contains(&text) {
         return Ok(Value::from(text));
@@ -364,6 +379,7 @@ fn describe(value: &Value) -> String {
 pub fn type_text(kind: Kind) -> String {
     match kind {
         Kind::Bool => "bool".to_owned(),
+        Kind::Only(only) => (if only { "on" } else { "off" }).to_owned(),
         Kind::OnOffAuto => "on|off|auto".to_owned(),
         Kind::Uint { .. } => "number".to_owned(),
         Kind::Size { .. } | Kind::BlockSize { .. } => "size".to_owned(),

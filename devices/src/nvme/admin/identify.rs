@@ -25,8 +25,6 @@ pub const TEMPERATURE: u16 = 323;
 pub const ERROR_ENTRIES_Z: u8 = 63;
 /// Concurrent aborts less one.
 pub const ABORTS_Z: u8 = 3;
-/// Parked asynchronous event requests less one.
-pub const EVENT_REQUESTS_Z: u8 = 255;
 
 /// Optional admin commands (OACS).
 const OACS_FORMAT: u16 = 1 << 1;
@@ -150,7 +148,7 @@ fn controller(ctl: &Ctl) -> Vec<u8> {
     let buffers = if config.shadow_doorbells { OACS_DOORBELL_BUFFER } else { 0 };
     page.u16(256, OACS_FORMAT | OACS_FIRMWARE | OACS_NAMESPACES | OACS_SELF_TEST | buffers)
         .u8(258, ABORTS_Z)
-        .u8(259, EVENT_REQUESTS_Z)
+        .u8(259, config.event_requests_z)
         // FRMW: three slots, the first read-only; activation without a reset.
         .u8(260, 1 << 4 | firmware::SLOTS << 1 | 1)
         // LPA: effects log, extended data, supported log pages.
@@ -232,7 +230,11 @@ pub fn namespace(ns: &Namespace) -> Vec<u8> {
     let mut page = Page::new();
     // In blocks less one; what a host had better write and discard at once.
     let unit = |bytes: u32| (u64::from(bytes) >> shift).clamp(1, 65536) as u16 - 1;
-    let (write, discard) = (unit(info.preferred_write), unit(info.discard_granularity));
+    let hints = ns.hints();
+    let write = hints.write.unwrap_or(info.preferred_write);
+    let optimal = unit(hints.optimal_write.unwrap_or(write));
+    let write = unit(write);
+    let discard = unit(hints.discard.unwrap_or(info.discard_granularity));
     page.u64(0, blocks)
         .u64(8, blocks)
         .u64(16, blocks)
@@ -251,7 +253,7 @@ pub fn namespace(ns: &Namespace) -> Vec<u8> {
         .u16(66, write)
         .u16(68, discard)
         .u16(70, discard)
-        .u16(72, write)
+        .u16(72, optimal)
         // MSSRL, MCL, MSRC: what a copy can have.
         .u16(74, COPY_BLOCKS_MAX as u16)
         .u32(76, COPY_BLOCKS_MAX)

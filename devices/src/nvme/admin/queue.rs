@@ -16,7 +16,7 @@ use super::{
     features::{self, Features, Value},
     firmware::Firmware,
     format::Format,
-    identify::{self, EVENT_REQUESTS_Z},
+    identify,
     keep_alive::KeepAlive,
     logs::{self, ErrorEntry, Sources},
     namespaces::{self, Manage},
@@ -195,7 +195,7 @@ impl AdminQueue {
             admin::DELETE_CQ => self.delete_cq(port, sq, sqe),
             admin::ABORT => self.abort(port, sq, sqe),
             admin::ASYNC_EVENT => {
-                if self.parked.len() > usize::from(EVENT_REQUESTS_Z) {
+                if self.parked.len() > usize::from(self.ctl.config().event_requests_z) {
                     return Err(Status::EVENT_LIMIT);
                 }
                 self.rings.release(sq);

@@ -4,6 +4,17 @@ use spindle_block::iothread::Handle;
 
 pub use crate::policy::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation};
 
+/// A disk's geometry as a driver is told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Cylinders.
+    pub cylinders: u16,
+    /// Heads.
+    pub heads: u8,
+    /// Sectors per track.
+    pub sectors: u8,
+}
+
 /// A virtio disk. Sizes are in bytes unless they say otherwise; the names are those of QEMU's
 /// `virtio-blk-pci` properties.
 #[derive(Clone)]
@@ -26,6 +37,8 @@ pub struct VirtioBlkConfig {
     pub opt_io_size: u32,
     /// Advertised discard granularity; `None`: as the disk says.
     pub discard_granularity: Option<u32>,
+    /// The geometry told; `None`: one that follows from the size.
+    pub geometry: Option<Geometry>,
     /// What a failed write, flush, discard or write-zeroes does.
     pub werror: ErrorPolicy,
     /// What a failed read does.
@@ -70,6 +83,7 @@ impl VirtioBlkConfig {
             min_io_size: 0,
             opt_io_size: 0,
             discard_granularity: None,
+            geometry: None,
             werror: ErrorPolicy::Enospc,
             rerror: ErrorPolicy::Report,
             write_cache: true,

@@ -13,5 +13,5 @@ pub mod status;
 mod tests;
 
 pub use crate::policy::{BlockEvents, ErrorAction, ErrorPolicy, IoErrorEvent, IoOperation};
-pub use config::VirtioBlkConfig;
+pub use config::{Geometry, VirtioBlkConfig};
 pub use device::VirtioBlk;

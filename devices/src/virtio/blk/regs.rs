@@ -150,9 +150,12 @@ impl ConfigSpace {
             Field::Capacity => capacity,
             Field::SizeMax => SIZE_MAX.into(),
             Field::SegMax => self.seg_max().into(),
-            Field::Cylinders => (capacity / (HEADS * SECTORS)).min(CYLINDERS_MAX),
-            Field::Heads => HEADS,
-            Field::Sectors => SECTORS,
+            Field::Cylinders => match config.geometry {
+                Some(given) => given.cylinders.into(),
+                None => (capacity / (HEADS * SECTORS)).min(CYLINDERS_MAX),
+            },
+            Field::Heads => config.geometry.map_or(HEADS, |given| given.heads.into()),
+            Field::Sectors => config.geometry.map_or(SECTORS, |given| given.sectors.into()),
             Field::BlkSize => block,
             Field::PhysicalBlockExp => {
                 (u64::from(self.physical_block_size()) / block).max(1).ilog2().into()

@@ -38,6 +38,12 @@ pub struct VirtioRngConfig {
     pub max_bytes: u64,
     /// The period.
     pub period: Duration,
+    /// Offer VIRTIO_F_EVENT_IDX.
+    pub event_idx: bool,
+    /// Offer VIRTIO_F_INDIRECT_DESC.
+    pub indirect_desc: bool,
+    /// Offer VIRTIO_F_RING_RESET.
+    pub queue_reset: bool,
     /// MSI-X vectors; `None`: two.
     pub vectors: Option<u16>,
 }
@@ -45,6 +51,7 @@ pub struct VirtioRngConfig {
 struct Rng {
     /// Survives resets, so that a guest gains nothing by them.
     quota: Arc<Mutex<Quota>>,
+    ring_features: u64,
 }
 
 impl VirtioDevice for Rng {
@@ -61,7 +68,7 @@ impl VirtioDevice for Rng {
     }
 
     fn ring_features(&self) -> u64 {
-        RING_EVENT_IDX | RING_INDIRECT_DESC | RING_RESET
+        self.ring_features
     }
 
     fn accepts(&self, _features: u64) -> bool {
@@ -100,7 +107,11 @@ impl VirtioRng {
     pub fn new(config: VirtioRngConfig, dma: Dma, slot: Slot) -> Result<Self, EndpointError> {
         let quota = Arc::new(Mutex::new(Quota::new(config.max_bytes, config.period)));
         let plan = QueuePlan { size_max: QUEUE_SIZE, iothread: config.iothread };
-        let device = Arc::new(Rng { quota });
+        let if_set = |on: bool, bits| if on { bits } else { 0 };
+        let ring_features = if_set(config.event_idx, RING_EVENT_IDX)
+            | if_set(config.indirect_desc, RING_INDIRECT_DESC)
+            | if_set(config.queue_reset, RING_RESET);
+        let device = Arc::new(Rng { quota, ring_features });
         let (_, function) =
             VirtioPci::build(&config.id, device, &[plan], config.vectors, dma, slot)?;
         Ok(Self { function })

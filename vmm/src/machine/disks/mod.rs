@@ -254,7 +254,15 @@ impl Disks {
         match device.kind().place() {
             Place::Nowhere => {
                 let id = device.id();
-                self.subsystems.insert(id.to_owned(), Subsystem::new(id));
+                let nqn = match device {
+                    DeviceSpec::NvmeSubsys(subsystem) => subsystem.full_nqn(),
+                    _ => None,
+                };
+                let subsystem = match nqn {
+                    Some(nqn) => Subsystem::named(id, &nqn),
+                    None => Subsystem::new(id),
+                };
+                self.subsystems.insert(id.to_owned(), subsystem);
                 Ok(None)
             }
             Place::Pci(_) => self.add_function(spec, device, board).map(Some),

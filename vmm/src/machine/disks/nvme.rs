@@ -5,7 +5,7 @@ use std::sync::Arc;
 use spindle_block::Root;
 use spindle_devices::{
     device::Done,
-    nvme::{Nvme, NvmeConfig, NvmeNamespaceConfig, Subsystem},
+    nvme::{Nvme, NvmeConfig, NvmeNamespaceConfig, SizeHints, Subsystem},
 };
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     machine::{BuildError, iothreads::wait_for},
     monitor::schema::IoStatus,
-    spec::device::{Drive, Kindred, NvmeNsSpec, NvmeSpec, hex_bytes, pci_id},
+    spec::device::{Drive, Kindred, NvmeNsSpec, NvmeSizes, NvmeSpec, hex_bytes, pci_id},
 };
 
 /// The block size of a namespace that nobody said anything of, in bytes.
@@ -53,6 +53,7 @@ pub(super) fn build(
         max_entries: u32::from(nvme.mqes) + 1,
         vectors: nvme.msix_qsize,
         mdts: nvme.mdts,
+        event_requests_z: nvme.aerl,
         shadow_doorbells: nvme.dbcs,
         ioeventfd: nvme.ioeventfd,
         werror: policy(nvme.werror),
@@ -74,6 +75,7 @@ pub(super) fn build(
             namespace(&scope, &lease, drive, nvme.write_cache, nvme.state.as_deref())?;
         namespace.nsid = Some(1);
         namespace.block_size = size;
+        namespace.hints = hints(&nvme.sizes);
         config.state = Arc::clone(&namespace.state);
         config.namespaces.push(namespace);
         first = Some(lease);
@@ -121,6 +123,7 @@ pub(super) fn add(
     let config = NvmeNamespaceConfig {
         nsid: Some(ns.nsid),
         block_size: size,
+        hints: hints(&ns.sizes),
         uuid: hex_bytes(&ns.uuid).ok().flatten(),
         eui64: (ns.eui64 != 0).then(|| ns.eui64.to_be_bytes()),
         nguid: hex_bytes(&ns.nguid).ok().flatten(),
@@ -134,6 +137,15 @@ pub(super) fn add(
     let ours = |cntlid| ns.shared || cntlid == device.cntlid();
     subsystem.settle(ns.nsid, |cntlid| !ns.detached && ours(cntlid));
     Ok(disk)
+}
+
+fn hints(sizes: &NvmeSizes) -> SizeHints {
+    let given = |bytes: u32| (bytes != 0).then_some(bytes);
+    SizeHints {
+        write: given(sizes.min_io_size.max(sizes.physical_block_size)),
+        optimal_write: given(sizes.opt_io_size),
+        discard: sizes.discard_granularity,
+    }
 }
 
 fn block_size(given: u32) -> u32 {

@@ -76,7 +76,12 @@ fn identify(config: &mut UnitConfig, identity: &ScsiIdentity) {
     set(&mut config.vendor, &identity.vendor);
     set(&mut config.product, &identity.product);
     set(&mut config.version, &identity.ver);
+    set(&mut config.device_id, &identity.device_id);
     config.wwn = identity.wwn;
+    config.port_wwn = identity.port_wwn;
+    config.port_index = identity.port_index;
+    config.scsi_version = identity.scsi_version;
+    config.max_io_size = identity.max_io_size;
 }
 
 /// Puts a disk behind an adapter. A second device on a node that is shared is the same unit again, so
@@ -99,6 +104,7 @@ pub(super) fn add_disk(
                 opt_io_size: disk.opt_io_size,
                 discard_granularity: disk.discard_granularity,
                 rotation_rate: disk.rotation_rate,
+                removable: disk.removable,
                 write_cache: disk.write_cache,
                 werror: policy(disk.werror),
                 rerror: policy(disk.rerror),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spindle_devices::{
     device::Done,
-    virtio::{VirtioBlk, VirtioBlkConfig},
+    virtio::{Geometry, VirtioBlk, VirtioBlkConfig},
 };
 
 use super::{Controller, Disk, DiskDevice, Made, Medium, Site, events::policy};
@@ -58,7 +58,15 @@ fn config(disk: &VirtioBlkSpec, iothreads: &Iothreads) -> Result<VirtioBlkConfig
         physical_block_size: disk.physical_block_size,
         min_io_size: disk.min_io_size,
         opt_io_size: disk.opt_io_size,
-        discard_granularity: disk.discard_granularity,
+        // Not told: sectors.
+        discard_granularity: disk
+            .discard_granularity
+            .or((!disk.report_discard_granularity).then_some(SECTOR)),
+        geometry: (disk.cyls != 0).then_some(Geometry {
+            cylinders: disk.cyls,
+            heads: disk.heads,
+            sectors: disk.secs,
+        }),
         werror: policy(disk.werror),
         rerror: policy(disk.rerror),
         write_cache: disk.write_cache,

@@ -14,7 +14,10 @@ pub(super) fn build(rng: &VirtioRngSpec, site: Site<'_>) -> Result<Made, BuildEr
         iothread: site.scope.iothreads.control()?,
         max_bytes: rng.max_bytes,
         period: Duration::from_millis(rng.period.into()),
-        vectors: None,
+        event_idx: rng.event_idx,
+        indirect_desc: rng.indirect_desc,
+        queue_reset: rng.queue_reset,
+        vectors: rng.vectors,
     };
     let device = VirtioRng::new(config, site.scope.ground.dma.clone(), site.slot)?;
     let function = device.function();

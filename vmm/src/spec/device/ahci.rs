@@ -1,7 +1,7 @@
 //! `ich9-ahci`.
 use super::super::props::{Kind, Table, prop};
 use super::super::{MachineSpec, SpecError};
-use super::common::{ADDR, BUS, ID, NO_ROM, PciAddr, VQ_MAPPING, VqMapping};
+use super::common::{ADDR, BUS, ID, PciAddr, VQ_MAPPING, VqMapping};
 use super::{Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +101,5 @@ pub const ICH9_AHCI: Table = Table {
             "ports of a port multiplier at each port",
         )
         .or("0"),
-        NO_ROM,
     ],
 };

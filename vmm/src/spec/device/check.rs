@@ -70,3 +70,11 @@ pub(super) fn vectors(
         _ => Ok(()),
     }
 }
+
+/// Cylinders, heads and sectors per track are given together or not at all.
+pub(super) fn geometry(id: &str, chs: [u16; 3]) -> Result<(), SpecError> {
+    if chs != [0; 3] && chs.contains(&0) {
+        return conflict(id, "give all of cyls, heads and secs, or none");
+    }
+    Ok(())
+}

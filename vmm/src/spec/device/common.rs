@@ -68,17 +68,24 @@ pub(super) const BUS: Prop = prop("bus", Kind::Enum(&["pcie.0"]), "bus to sit on
 pub(super) const ADDR: Prop = prop("addr", Kind::PciAddr, "slot and function, e.g. 06.0");
 pub(super) const U32: u64 = u32::MAX as u64;
 
-/// The only meaning these have here.
-pub(super) const MODERN: Prop =
-    prop("disable-legacy", Kind::Enum(&["on", "auto"]), "modern only").ignored();
-pub(super) const NOT_LEGACY: Prop =
-    prop("disable-modern", Kind::Enum(&["off"]), "modern only").ignored();
-pub(super) const SPLIT: Prop = prop("packed", Kind::Enum(&["off"]), "split rings").ignored();
-pub(super) const IOEVENTFD: Prop = prop("ioeventfd", Kind::Enum(&["on"]), "always").ignored();
-pub(super) const NO_SCSI: Prop = prop("scsi", Kind::Enum(&["off"]), "never").ignored();
-pub(super) const MERGING: Prop =
-    prop("request-merging", Kind::Bool, "requests are not merged").ignored();
-pub(super) const NO_ROM: Prop = prop("romfile", Kind::Enum(&[""]), "there is none").ignored();
+pub(super) const EVENT_IDX: Prop = prop("event_idx", Kind::Bool, "offer event index").or("on");
+pub(super) const INDIRECT_DESC: Prop =
+    prop("indirect_desc", Kind::Bool, "offer indirect descriptors").or("on");
+pub(super) const QUEUE_RESET: Prop =
+    prop("queue_reset", Kind::Bool, "offer the reset of one queue").or("on");
+
+pub(super) const MIN_IO_SIZE: Prop =
+    prop("min_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised minimum").or("0");
+pub(super) const OPT_IO_SIZE: Prop =
+    prop("opt_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised optimum").or("0");
+pub(super) const DISCARD_GRANULARITY: Prop =
+    prop("discard_granularity", Kind::Size { min: 0, max: 1 << 31 }, "default: the node's");
+
+/// Rows of the geometry that a disk tells: cylinders, heads, sectors per track; given together or
+/// not at all.
+pub(super) const fn geometry(name: &'static str, max: u64) -> Prop {
+    prop(name, Kind::Uint { min: 0, max }, "geometry told; 0: from the size").or("0")
+}
 
 pub(super) const BOOTINDEX: Prop =
     prop("bootindex", Kind::Uint { min: 0, max: i32::MAX as u64 }, "place in the boot order");

@@ -2,7 +2,7 @@
 use super::super::props::{Kind, Prop, Table, prop};
 use super::super::{MachineSpec, SpecError};
 use super::common::{
-    BLOCK_SIZE, BOOTINDEX, ErrorPolicy, ID, RERROR, SHARE_RW, STATE, WERROR, WRITE_CACHE,
+    BLOCK_SIZE, BOOTINDEX, ErrorPolicy, ID, RERROR, SHARE_RW, STATE, WERROR, WRITE_CACHE, geometry,
 };
 use super::{DeviceSpec, Drive, Kindred, Place, Queues, QueuesMut, check, piix};
 use serde::{Deserialize, Serialize};
@@ -248,10 +248,7 @@ impl Kindred for IdeHdSpec {
                 format!("logical_block_size {} is neither 512 nor 4096", self.logical_block_size);
             return check::conflict(&self.id, &reason);
         }
-        let given = [self.cyls, self.heads.into(), self.secs.into()].map(|n| n != 0);
-        if given.contains(&true) && given.contains(&false) {
-            return check::conflict(&self.id, "give all of cyls, heads and secs, or none");
-        }
+        check::geometry(&self.id, [self.cyls, self.heads.into(), self.secs.into()])?;
         check::block_sizes(&self.id, self.logical_block_size, self.physical_block_size)
     }
 }
@@ -321,9 +318,9 @@ pub const IDE_HD: Table = Table {
         prop("physical_block_size", BLOCK_SIZE, "physical sector size; 0: the same").or("0"),
         prop("rotation_rate", Kind::Uint { min: 0, max: 65534 }, "1/min; 1: does not rotate")
             .or("0"),
-        prop("cyls", Kind::Uint { min: 0, max: 65535 }, "cylinders; 0: of its size").or("0"),
-        prop("heads", Kind::Uint { min: 0, max: 16 }, "heads; 0: of its size").or("0"),
-        prop("secs", Kind::Uint { min: 0, max: 255 }, "sectors of a track; 0: of its size").or("0"),
+        geometry("cyls", 65535),
+        geometry("heads", 16),
+        geometry("secs", 255),
         BOOTINDEX,
         prop("werror", WERROR, "on a failed write").or("enospc"),
         prop("rerror", RERROR, "on a failed read").or("report"),

@@ -3,6 +3,7 @@
 mod ahci;
 mod check;
 mod common;
+pub(super) mod compat;
 mod ide;
 mod nvme;
 mod piix;
@@ -18,7 +19,8 @@ pub use ahci::{AhciSpec, CHIPSET, ICH9_AHCI};
 pub use common::{BLOCK_SIZE, ErrorPolicy, PciAddr, QUEUE_SIZE, RERROR, VqMapping, WERROR};
 pub use ide::{IDE_CD, IDE_HD, IdeCdSpec, IdeHdSpec, IdeIdentity, IdePlace, free_place, free_port};
 pub use nvme::{
-    NVME, NVME_NS, NVME_SUBSYS, NotHex, NvmeNsSpec, NvmeSpec, NvmeSubsysSpec, hex_bytes, pci_id,
+    NVME, NVME_NS, NVME_SUBSYS, NotHex, NvmeNsSpec, NvmeSizes, NvmeSpec, NvmeSubsysSpec, hex_bytes,
+    pci_id,
 };
 pub use piix::{PIIX3_IDE, PIIX4_IDE, Piix4IdeSpec, PiixIdeSpec, piix};
 pub use scsi::{SCSI_CD, SCSI_HD, ScsiCdSpec, ScsiHdSpec, ScsiIdentity, ScsiPlace};

@@ -2,11 +2,25 @@
 use super::super::props::{Kind, Prop, Table, prop};
 use super::super::{MachineSpec, SpecError};
 use super::common::{
-    ADDR, BOOTINDEX, BUS, ErrorPolicy, ID, NO_ROM, PciAddr, RERROR, SHARE_RW, STATE, VQ_MAPPING,
-    VqMapping, WERROR, WRITE_CACHE,
+    ADDR, BOOTINDEX, BUS, DISCARD_GRANULARITY, ErrorPolicy, ID, MIN_IO_SIZE, OPT_IO_SIZE, PciAddr,
+    RERROR, SHARE_RW, STATE, VQ_MAPPING, VqMapping, WERROR, WRITE_CACHE,
 };
 use super::{DeviceSpec, Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
+
+/// Sizes that a namespace tells its host to prefer, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NvmeSizes {
+    /// Physical block size; 0: as the node says.
+    pub physical_block_size: u32,
+    /// Preferred write granularity, 0: as the node says.
+    pub min_io_size: u32,
+    /// Optimal write size, 0: as the granularity.
+    pub opt_io_size: u32,
+    /// Preferred deallocate granularity; `None`: as the node says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discard_granularity: Option<u32>,
+}
 
 /// `nvme`: a controller, with a first namespace where a drive is given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +51,11 @@ pub struct NvmeSpec {
     /// Pairs of I/O queues, 1 to 64; 0 before lowering means one for each vCPU up to 8.
     #[serde(rename = "max_ioqpairs")]
     pub max_ioqpairs: u16,
+    /// An older name: one more than `max_ioqpairs`. Not set after lowering.
+    #[serde(rename = "num_queues", default, skip_serializing_if = "Option::is_none")]
+    pub num_queues: Option<u16>,
+    /// Whether the PCI ID is 8086:5845. Not set after lowering.
+    pub use_intel_id: bool,
     /// MSI-X vectors, 0: none; `None`: one for each queue pair.
     #[serde(rename = "msix_qsize", default, skip_serializing_if = "Option::is_none")]
     pub msix_qsize: Option<u16>,
@@ -44,6 +63,8 @@ pub struct NvmeSpec {
     pub mqes: u16,
     /// Largest transfer: a power of two of 4096-byte pages; 0: no limit.
     pub mdts: u8,
+    /// Asynchronous event requests parked at a time, less one.
+    pub aerl: u8,
     /// Whether Doorbell Buffer Config is offered.
     pub dbcs: bool,
     /// Whether shadowed doorbells are eventfds.
@@ -57,6 +78,9 @@ pub struct NvmeSpec {
     /// The first namespace's block size; 0: 512.
     #[serde(rename = "logical_block_size")]
     pub logical_block_size: u32,
+    /// Sizes that suit it.
+    #[serde(flatten)]
+    pub sizes: NvmeSizes,
     /// Place in the boot order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<u32>,
@@ -102,6 +126,9 @@ pub struct NvmeNsSpec {
     /// Its block size; 0: 512.
     #[serde(rename = "logical_block_size")]
     pub logical_block_size: u32,
+    /// Sizes that suit it.
+    #[serde(flatten)]
+    pub sizes: NvmeSizes,
     /// Whether several controllers of the subsystem may have it.
     pub shared: bool,
     /// Whether it is attached to no controller.
@@ -124,6 +151,22 @@ pub struct NvmeNsSpec {
 pub struct NvmeSubsysSpec {
     /// The device's id: unique, always set after lowering.
     pub id: String,
+    /// Its name, from `nqn.` on or only what is behind QEMU's prefix; `None`: derived from the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nqn: Option<String>,
+}
+
+/// The PCI ID of QEMU's controller with `use-intel-id=on`.
+const INTEL_ID: &str = "8086:5845";
+
+impl NvmeSubsysSpec {
+    /// The whole name, if one was given: QEMU puts this before what was given to it.
+    #[must_use]
+    pub fn full_nqn(&self) -> Option<String> {
+        let given = self.nqn.as_deref()?;
+        let prefix = if given.starts_with("nqn.") { "" } else { "nqn.2019-08.org.qemu:" };
+        Some(format!("{prefix}{given}"))
+    }
 }
 
 /// A PCI ID, `VVVV:DDDD` in hexadecimal.
@@ -197,6 +240,15 @@ impl Kindred for NvmeSpec {
     }
 
     fn settle(&mut self, _spec: &MachineSpec) -> Result<(), SpecError> {
+        if let Some(queues) = self.num_queues.take() {
+            self.max_ioqpairs = queues - 1;
+        }
+        if std::mem::take(&mut self.use_intel_id) {
+            if self.pci_id.is_some() {
+                return check::conflict(&self.id, "give pci-id or use-intel-id, not both");
+            }
+            self.pci_id = Some(INTEL_ID.to_owned());
+        }
         Ok(())
     }
 
@@ -356,6 +408,8 @@ impl Kindred for NvmeSubsysSpec {
 /// The highest namespace ID.
 const NAMESPACES_MAX: u32 = 1024;
 const BLOCK_SIZE: Kind = Kind::BlockSize { min: 512, max: 4096 };
+const PHYSICAL: Prop =
+    prop("physical_block_size", super::BLOCK_SIZE, "physical sector size; 0: the node's").or("0");
 const LOGICAL: Prop = prop("logical_block_size", BLOCK_SIZE, "512 or 4096; 0: 512").or("0");
 
 /// `nvme`: names and defaults as QEMU's, but for what decides which PCI ID and which iothreads.
@@ -378,6 +432,9 @@ pub const NVME: Table = Table {
             "pairs of I/O queues; 0: vCPUs, up to 8",
         )
         .or("64"),
+        prop("num_queues", Kind::Uint { min: 2, max: 65 }, "older name: max_ioqpairs + 1"),
+        prop("use-intel-id", Kind::Bool, "PCI ID 8086:5845, on which Linux has a workaround")
+            .or("off"),
         prop(
             "msix_qsize",
             Kind::Uint { min: 0, max: 256 },
@@ -390,11 +447,17 @@ pub const NVME: Table = Table {
             "largest transfer, 4 KiB to the power; 0: any",
         )
         .or("7"),
+        prop("aerl", Kind::Uint { min: 0, max: 255 }, "event requests it parks, less one")
+            .or("255"),
         prop("dbcs", Kind::Bool, "offer shadow doorbells").or("on"),
         prop("ioeventfd", Kind::Bool, "shadowed doorbells do not stop the CPU").or("on"),
         prop("iothread", Kind::Id, "iothread object that serves the controller"),
         prop("iothread-vq-mapping", Kind::Groups(VQ_MAPPING), "iothreads by queue pair, from 0"),
         LOGICAL,
+        PHYSICAL,
+        MIN_IO_SIZE,
+        OPT_IO_SIZE,
+        DISCARD_GRANULARITY,
         BOOTINDEX,
         prop("werror", WERROR, "on a failed write").or("enospc"),
         prop("rerror", RERROR, "on a failed read").or("report"),
@@ -403,7 +466,6 @@ pub const NVME: Table = Table {
         STATE,
         prop("pool", Kind::Path, "directory for namespaces that the guest creates"),
         prop("pool-size", Kind::Size { min: 1 << 20, max: 1 << 62 }, "bytes they have together"),
-        NO_ROM,
     ],
 };
 
@@ -424,6 +486,10 @@ pub const NVME_NS: Table = Table {
         prop("nguid", Kind::Str { len_max: 36 }, "NGUID, 32 hexadecimal digits; auto: derived")
             .or("auto"),
         LOGICAL,
+        PHYSICAL,
+        MIN_IO_SIZE,
+        OPT_IO_SIZE,
+        DISCARD_GRANULARITY,
         prop("shared", Kind::Bool, "all controllers of the subsystem have it").or("on"),
         prop("detached", Kind::Bool, "attached to no controller").or("off"),
         BOOTINDEX,
@@ -438,5 +504,5 @@ pub const NVME_SUBSYS: Table = Table {
     what: "device",
     name: "nvme-subsys",
     help: "NVM subsystem: what several nvme controllers share",
-    props: &[ID],
+    props: &[ID, prop("nqn", Kind::Str { len_max: 200 }, "NQN, whole or as QEMU has it")],
 };

@@ -1,7 +1,7 @@
 //! `piix3-ide` and `piix4-ide`.
 use super::super::props::{Kind, Table, prop};
 use super::super::{MachineSpec, SpecError};
-use super::common::{ADDR, BUS, ID, NO_ROM, PciAddr, VQ_MAPPING, VqMapping};
+use super::common::{ADDR, BUS, ID, PciAddr, VQ_MAPPING, VqMapping};
 use super::{DeviceSpec, Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
 
@@ -158,7 +158,6 @@ pub const PIIX3_IDE: Table = Table {
         ADDR,
         prop("iothread", Kind::Id, "iothread object that serves both channels"),
         prop("iothread-vq-mapping", Kind::Groups(VQ_MAPPING), "iothreads by channel, from 0"),
-        NO_ROM,
     ],
 };
 

@@ -2,7 +2,8 @@
 use super::super::props::{Kind, Prop, Table, prop};
 use super::super::{MachineSpec, SpecError};
 use super::common::{
-    BLOCK_SIZE, BOOTINDEX, ErrorPolicy, ID, RERROR, SHARE_RW, STATE, WERROR, WRITE_CACHE,
+    BLOCK_SIZE, BOOTINDEX, DISCARD_GRANULARITY, ErrorPolicy, ID, MIN_IO_SIZE, OPT_IO_SIZE, RERROR,
+    SHARE_RW, STATE, WERROR, WRITE_CACHE,
 };
 use super::{DeviceSpec, Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
@@ -72,6 +73,8 @@ pub struct ScsiHdSpec {
     /// Rotations per minute; 1: it does not rotate; 0: not said.
     #[serde(rename = "rotation_rate")]
     pub rotation_rate: u16,
+    /// Whether the medium is told to be removable.
+    pub removable: bool,
     /// Place in the boot order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<u32>,
@@ -128,6 +131,21 @@ pub struct ScsiIdentity {
     /// Revision, at most 4 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ver: Option<String>,
+    /// An identification of its own, at most 36 bytes.
+    #[serde(rename = "device_id", default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+    /// World wide name of the target port; 0: none.
+    #[serde(rename = "port_wwn")]
+    pub port_wwn: u64,
+    /// Relative target port identifier; 0: none.
+    #[serde(rename = "port_index")]
+    pub port_index: u16,
+    /// The version told in INQUIRY.
+    #[serde(rename = "scsi_version")]
+    pub scsi_version: u8,
+    /// Longest transfer, in bytes.
+    #[serde(rename = "max_io_size")]
+    pub max_io_size: u64,
 }
 
 /// Where the units of an adapter are: id, target, unit.
@@ -261,7 +279,6 @@ impl Kindred for ScsiCdSpec {
 /// Units of a target.
 const LUNS: u16 = 16384;
 const SCSI_BUS: Prop = prop("bus", Kind::Id, "bus of an adapter, ID.0; default: the first");
-const CHANNEL: Prop = prop("channel", Kind::Uint { min: 0, max: 0 }, "there is one").ignored();
 const SCSI_ID: Prop =
     prop("scsi-id", Kind::Uint { min: 0, max: 255 }, "target; default: the first free one");
 const LUN: Prop = prop("lun", Kind::Uint { min: 0, max: LUNS as u64 - 1 }, "unit of the target");
@@ -272,7 +289,18 @@ const VENDOR: Prop = prop("vendor", Kind::Str { len_max: 8 }, "vendor");
 const PRODUCT: Prop = prop("product", Kind::Str { len_max: 16 }, "product");
 const VER: Prop = prop("ver", Kind::Str { len_max: 4 }, "revision");
 
-/// `scsi-hd`: names and defaults as QEMU's.
+const DEVICE_ID: Prop = prop("device_id", Kind::Str { len_max: 36 }, "identification of its own");
+const PORT_WWN: Prop =
+    prop("port_wwn", Kind::Uint { min: 0, max: u64::MAX }, "name of its port; 0: none").or("0");
+const PORT_INDEX: Prop =
+    prop("port_index", Kind::Uint { min: 0, max: 65535 }, "number of its port; 0: none").or("0");
+const SCSI_VERSION: Prop =
+    prop("scsi_version", Kind::Uint { min: 3, max: 7 }, "version of SPC told; 7: SPC-5").or("7");
+const MAX_IO_SIZE: Prop =
+    prop("max_io_size", Kind::Size { min: 1 << 16, max: 1 << 40 }, "longest transfer")
+        .or("2147483647");
+
+/// `scsi-hd`: names and defaults as QEMU's, but for `scsi_version`.
 pub const SCSI_HD: Table = Table {
     what: "device",
     name: "scsi-hd",
@@ -280,7 +308,6 @@ pub const SCSI_HD: Table = Table {
     props: &[
         ID,
         SCSI_BUS,
-        CHANNEL,
         SCSI_ID,
         LUN,
         prop("drive", Kind::Id, "block node with the data").required(),
@@ -289,11 +316,16 @@ pub const SCSI_HD: Table = Table {
         VENDOR,
         PRODUCT,
         VER,
+        DEVICE_ID,
+        PORT_WWN,
+        PORT_INDEX,
+        SCSI_VERSION,
+        MAX_IO_SIZE,
         prop("logical_block_size", BLOCK_SIZE, "sector size; 0: 512").or("0"),
         prop("physical_block_size", BLOCK_SIZE, "physical sector size; 0: the same").or("0"),
-        prop("min_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised minimum").or("0"),
-        prop("opt_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised optimum").or("0"),
-        prop("discard_granularity", Kind::Size { min: 0, max: 1 << 31 }, "default: the node's"),
+        MIN_IO_SIZE,
+        OPT_IO_SIZE,
+        DISCARD_GRANULARITY,
         prop("max_unmap_size", Kind::Size { min: 512, max: 1 << 40 }, "largest unmap")
             .or("1073741824"),
         prop("rotation_rate", Kind::Uint { min: 0, max: 65534 }, "1/min; 1: does not rotate")
@@ -304,8 +336,7 @@ pub const SCSI_HD: Table = Table {
         SHARE_RW,
         WRITE_CACHE,
         STATE,
-        prop("dpofua", Kind::Enum(&["on"]), "always").ignored(),
-        prop("removable", Kind::Enum(&["off"]), "never").ignored(),
+        prop("removable", Kind::Bool, "tell that the medium can be removed").or("off"),
     ],
 };
 
@@ -317,7 +348,6 @@ pub const SCSI_CD: Table = Table {
     props: &[
         ID,
         SCSI_BUS,
-        CHANNEL,
         SCSI_ID,
         LUN,
         prop("drive", Kind::Id, "block node with the medium; default: none"),
@@ -326,6 +356,11 @@ pub const SCSI_CD: Table = Table {
         VENDOR,
         PRODUCT,
         VER,
+        DEVICE_ID,
+        PORT_WWN,
+        PORT_INDEX,
+        SCSI_VERSION,
+        MAX_IO_SIZE,
         BOOTINDEX,
         prop("rerror", RERROR, "on a failed read").or("report"),
     ],

@@ -2,7 +2,7 @@
 use super::super::props::{Kind, Prop, Table, prop};
 use super::super::{MachineSpec, SpecError};
 use super::common::{
-    ADDR, BUS, ErrorPolicy, ID, NO_ROM, PciAddr, RERROR, SHARE_RW, STATE, WERROR, WRITE_CACHE,
+    ADDR, BUS, ErrorPolicy, ID, PciAddr, RERROR, SHARE_RW, STATE, WERROR, WRITE_CACHE,
 };
 use super::{DeviceSpec, Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
@@ -267,7 +267,6 @@ pub const SDHCI_PCI: Table = Table {
         ),
         prop("maxcurr", Kind::Uint { min: 0, max: u64::MAX }, "maximum current register").or("0"),
         prop("iothread", Kind::Id, "iothread object that serves the controller"),
-        NO_ROM,
     ],
 };
 

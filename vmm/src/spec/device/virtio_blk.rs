@@ -2,9 +2,9 @@
 use super::super::props::{Kind, Table, prop};
 use super::super::{MachineSpec, SpecError};
 use super::common::{
-    ADDR, BLOCK_SIZE, BOOTINDEX, BUS, ErrorPolicy, ID, IOEVENTFD, MERGING, MODERN, NO_ROM, NO_SCSI,
-    NOT_LEGACY, PciAddr, QUEUE_SIZE, RERROR, SHARE_RW, SPLIT, U32, VQ_MAPPING, VqMapping, WERROR,
-    WRITE_CACHE,
+    ADDR, BLOCK_SIZE, BOOTINDEX, BUS, DISCARD_GRANULARITY, EVENT_IDX, ErrorPolicy, ID,
+    INDIRECT_DESC, MIN_IO_SIZE, OPT_IO_SIZE, PciAddr, QUEUE_RESET, QUEUE_SIZE, RERROR, SHARE_RW,
+    U32, VQ_MAPPING, VqMapping, WERROR, WRITE_CACHE, geometry,
 };
 use super::{Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,14 @@ pub struct VirtioBlkSpec {
     /// Discard granularity advertised; `None`: as the node says.
     #[serde(rename = "discard_granularity", default, skip_serializing_if = "Option::is_none")]
     pub discard_granularity: Option<u32>,
+    /// Whether the discard granularity is told.
+    pub report_discard_granularity: bool,
+    /// Cylinders, heads and sectors per track told; 0: from the size.
+    pub cyls: u16,
+    /// Heads.
+    pub heads: u8,
+    /// Sectors per track.
+    pub secs: u8,
     /// Place in the boot order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<u32>,
@@ -127,6 +135,8 @@ impl Kindred for VirtioBlkSpec {
     fn check(&self, spec: &MachineSpec) -> Result<(), SpecError> {
         check::iothreads(spec, self)?;
         check::vectors(&self.id, "vectors", self.vectors, u32::from(self.num_queues) + 1)?;
+        let geometry = [self.cyls, self.heads.into(), self.secs.into()];
+        check::geometry(&self.id, geometry)?;
         check::block_sizes(&self.id, self.logical_block_size, self.physical_block_size)
     }
 }
@@ -149,9 +159,13 @@ pub const VIRTIO_BLK_PCI: Table = Table {
         prop("serial", Kind::Str { len_max: 20 }, "serial number"),
         prop("logical_block_size", BLOCK_SIZE, "sector size; 0: the node's").or("0"),
         prop("physical_block_size", BLOCK_SIZE, "physical sector size; 0: the node's").or("0"),
-        prop("min_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised minimum").or("0"),
-        prop("opt_io_size", Kind::Size { min: 0, max: 1 << 31 }, "advertised optimum").or("0"),
-        prop("discard_granularity", Kind::Size { min: 0, max: 1 << 31 }, "default: the node's"),
+        MIN_IO_SIZE,
+        OPT_IO_SIZE,
+        DISCARD_GRANULARITY,
+        prop("report-discard-granularity", Kind::Bool, "tell the discard granularity").or("on"),
+        geometry("cyls", 65535),
+        geometry("heads", 16),
+        geometry("secs", 255),
         BOOTINDEX,
         prop("werror", WERROR, "on a failed write").or("enospc"),
         prop("rerror", RERROR, "on a failed read").or("report"),
@@ -165,16 +179,9 @@ pub const VIRTIO_BLK_PCI: Table = Table {
         prop("max-write-zeroes-sectors", Kind::Uint { min: 1, max: U32 }, "largest write-zeroes")
             .or("4194303"),
         prop("seg-max-adjust", Kind::Bool, "segments follow queue-size").or("on"),
-        prop("event_idx", Kind::Bool, "offer event index").or("on"),
-        prop("indirect_desc", Kind::Bool, "offer indirect descriptors").or("on"),
-        prop("queue_reset", Kind::Bool, "offer the reset of one queue").or("on"),
+        EVENT_IDX,
+        INDIRECT_DESC,
+        QUEUE_RESET,
         prop("vectors", Kind::Uint { min: 0, max: 2048 }, "MSI-X vectors; default: queues + 1"),
-        MODERN,
-        NOT_LEGACY,
-        SPLIT,
-        IOEVENTFD,
-        NO_SCSI,
-        MERGING,
-        NO_ROM,
     ],
 };

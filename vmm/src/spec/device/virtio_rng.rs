@@ -1,8 +1,8 @@
 //! `virtio-rng-pci`.
 use super::super::props::{Kind, Table, prop};
 use super::super::{MachineSpec, ObjectSpec, SpecError};
-use super::common::{ADDR, BUS, ID, MODERN, NO_ROM, NOT_LEGACY, PciAddr, SPLIT, U32};
-use super::{Drive, Kindred, Place, Queues, QueuesMut};
+use super::common::{ADDR, BUS, EVENT_IDX, ID, INDIRECT_DESC, PciAddr, QUEUE_RESET, U32};
+use super::{Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
 
 /// `virtio-rng-pci`.
@@ -23,6 +23,18 @@ pub struct VirtioRngSpec {
     pub max_bytes: u64,
     /// The period, in milliseconds.
     pub period: u32,
+    /// Whether VIRTIO_F_EVENT_IDX is offered.
+    #[serde(rename = "event_idx")]
+    pub event_idx: bool,
+    /// Whether VIRTIO_F_INDIRECT_DESC is offered.
+    #[serde(rename = "indirect_desc")]
+    pub indirect_desc: bool,
+    /// Whether VIRTIO_F_RING_RESET is offered.
+    #[serde(rename = "queue_reset")]
+    pub queue_reset: bool,
+    /// MSI-X vectors; `None`: one for the queue and one for configuration changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<u16>,
 }
 
 impl Kindred for VirtioRngSpec {
@@ -55,6 +67,7 @@ impl Kindred for VirtioRngSpec {
     }
 
     fn check(&self, spec: &MachineSpec) -> Result<(), SpecError> {
+        check::vectors(&self.id, "vectors", self.vectors, 2)?;
         match self.rng.as_deref() {
             Some(name) => match spec.object(name) {
                 Some(ObjectSpec::RngBuiltin(_) | ObjectSpec::RngRandom(_)) => Ok(()),
@@ -85,9 +98,9 @@ pub const VIRTIO_RNG_PCI: Table = Table {
         )
         .or("9223372036854775807"),
         prop("period", Kind::Uint { min: 1, max: U32 }, "period in milliseconds").or("65536"),
-        MODERN,
-        NOT_LEGACY,
-        SPLIT,
-        NO_ROM,
+        EVENT_IDX,
+        INDIRECT_DESC,
+        QUEUE_RESET,
+        prop("vectors", Kind::Uint { min: 0, max: 2048 }, "MSI-X vectors; default: 2"),
     ],
 };

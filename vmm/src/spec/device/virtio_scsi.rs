@@ -2,8 +2,8 @@
 use super::super::props::{Kind, Table, prop};
 use super::super::{MachineSpec, SpecError};
 use super::common::{
-    ADDR, BUS, ID, IOEVENTFD, MODERN, NO_ROM, NOT_LEGACY, PciAddr, QUEUE_SIZE, SPLIT, U32,
-    VQ_MAPPING, VqMapping,
+    ADDR, BUS, EVENT_IDX, ID, INDIRECT_DESC, PciAddr, QUEUE_RESET, QUEUE_SIZE, U32, VQ_MAPPING,
+    VqMapping,
 };
 use super::{Drive, Kindred, Place, Queues, QueuesMut, check};
 use serde::{Deserialize, Serialize};
@@ -124,14 +124,9 @@ pub const VIRTIO_SCSI_PCI: Table = Table {
         prop("seg_max_adjust", Kind::Bool, "segments follow virtqueue_size").or("on"),
         prop("hotplug", Kind::Bool, "offer events of units that come and go").or("on"),
         prop("param_change", Kind::Bool, "offer events of units that change").or("on"),
-        prop("event_idx", Kind::Bool, "offer event index").or("on"),
-        prop("indirect_desc", Kind::Bool, "offer indirect descriptors").or("on"),
-        prop("queue_reset", Kind::Bool, "offer the reset of one queue").or("on"),
+        EVENT_IDX,
+        INDIRECT_DESC,
+        QUEUE_RESET,
         prop("vectors", Kind::Uint { min: 0, max: 2048 }, "MSI-X vectors; default: queues + 3"),
-        MODERN,
-        NOT_LEGACY,
-        SPLIT,
-        IOEVENTFD,
-        NO_ROM,
     ],
 };
