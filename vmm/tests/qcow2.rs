@@ -63,6 +63,22 @@ impl Twins {
         }
     }
 
+    /// Both say the same of where the images of either are; older versions do not say what is
+    /// compressed.
+    #[track_caller]
+    fn agree_on_map(&self, image: &str) {
+        for dir in ["ours", "theirs"] {
+            let args = ["map", "--output=json", image];
+            let (mut ours, theirs) = (self.ours(dir, &args), self.theirs(dir, &args));
+            if !theirs.0.contains("compressed\":") {
+                for value in [true, false] {
+                    ours.0 = ours.0.replace(&format!(", \"compressed\": {value}"), "");
+                }
+            }
+            assert_eq!(ours, theirs, "{image} in {dir}");
+        }
+    }
+
     /// Does the same to the images of both, with qemu-io.
     #[track_caller]
     fn io(&self, image: &str, command: &str) {
@@ -332,4 +348,154 @@ fn images_that_are_allocated_beforehand() {
         };
         assert_eq!(blocks("ours"), blocks("theirs"), "{mode}");
     }
+}
+
+#[test]
+fn external_data_files() {
+    let Some(twins) = Twins::new() else { return };
+    for (image, options) in [
+        ("a", "data_file=a.raw"),
+        ("b", "data_file=b.raw,data_file_raw=on"),
+        ("c", "data_file=c.raw,preallocation=metadata"),
+        ("d", "data_file=d.raw,data_file_raw=on,extended_l2=on"),
+        ("e", "data_file=e.raw,data_file_raw=on,preallocation=full,cluster_size=4k"),
+    ] {
+        let data = format!("{image}.raw");
+        twins.agree(&["create", "-f", "qcow2", "-o", options, image, "4M"]);
+        let look = || {
+            for args in [&["info"][..], &["info", "--output=json"], &["check"], &["map"]] {
+                twins.agree_on_both(&[args, &[image]].concat());
+            }
+            twins.agree_on_map(image);
+            twins.same(image);
+        };
+        look();
+        twins.io(image, "write -P 1 0 300k");
+        twins.io(image, "write -P 2 1M 5k");
+        look();
+        twins.agree(&["resize", image, "6M"]);
+        twins.agree(&["resize", "--shrink", image, "5M"]);
+        look();
+        twins.io(image, "write -P 3 4M 1M");
+        twins.agree(&["convert", "-f", "qcow2", "-O", "raw", image, "x"]);
+        let ours = fs::read(twins.at("ours/x")).expect("read");
+        assert!(ours == fs::read(twins.at("theirs/x")).expect("read"), "{options}");
+        if options.contains("raw=on") {
+            assert!(ours == fs::read(twins.at("ours").join(&data)).expect("read"), "{options}");
+        }
+        twins.agree(&["bitmap", "--add", image, "bits"]);
+        twins.agree(&["snapshot", "-c", "one", image]);
+        twins.agree(&["snapshot", "-d", "one", image]);
+        twins.agree(&["snapshot", "-l", image]);
+        for amend in ["data_file_raw=on", "data_file_raw=off", "data_file_raw=on"] {
+            twins.agree(&["amend", "-o", amend, image]);
+        }
+        for dir in ["ours", "theirs"] {
+            fs::rename(twins.at(dir).join(&data), twins.at(dir).join("moved")).expect("move");
+        }
+        // An image without its data is none, but says what it is.
+        twins.agree(&["check", image]);
+        twins.agree(&["map", image]);
+        twins.agree(&["compare", image, image]);
+        twins.agree_on_both(&["info", image]);
+        for dir in ["ours", "theirs"] {
+            fs::rename(twins.at(dir).join("moved"), twins.at(dir).join(&data)).expect("move");
+        }
+        twins.agree(&["amend", "-o", "data_file=other", image]);
+        twins.agree_on_both(&["info", image]);
+        twins.agree(&["check", image]);
+    }
+}
+
+#[test]
+fn mistakes_about_data_files_and_subclusters() {
+    let Some(twins) = Twins::new() else { return };
+    twins.agree(&["create", "-q", "-f", "raw", "base", "4M"]);
+    for options in [
+        "data_file_raw=on",
+        "data_file=x,compat=0.10",
+        "data_file=nowhere/x",
+        "data_file=x,data_file_raw=on,backing_file=base,backing_fmt=raw",
+        "extended_l2=on,cluster_size=8k",
+        "extended_l2=on,compat=0.10",
+        "preallocation=metadata,backing_file=base,backing_fmt=raw",
+    ] {
+        twins.agree(&["create", "-f", "qcow2", "-o", options, "t", "4M"]);
+        for dir in ["ours", "theirs"] {
+            let _ = fs::remove_file(twins.at(dir).join("t"));
+        }
+    }
+}
+
+#[test]
+fn subclusters() {
+    let Some(twins) = Twins::new() else { return };
+    twins.agree(&["create", "-q", "-f", "raw", "base", "4M"]);
+    twins.io_on("raw", "base", "write -P 5 0 3M");
+    for (image, options) in [
+        ("a", "extended_l2=on"),
+        ("b", "extended_l2=on,cluster_size=16k,backing_file=base,backing_fmt=raw"),
+        ("c", "extended_l2=on,preallocation=metadata,backing_file=base,backing_fmt=raw"),
+        ("d", "extended_l2=on,preallocation=metadata,cluster_size=2M"),
+    ] {
+        twins.agree(&["create", "-f", "qcow2", "-o", options, image, "4M"]);
+        let look = || {
+            for args in [&["info", "--output=json"][..], &["check"], &["map"]] {
+                twins.agree_on_both(&[args, &[image]].concat());
+            }
+            twins.agree_on_map(image);
+            twins.same(image);
+        };
+        for command in ["write -P 1 5k 3k", "write -P 2 70k 200k", "write -z -u 80k 9k"] {
+            twins.io(image, command);
+            look();
+        }
+        twins.agree(&["snapshot", "-c", "one", image]);
+        twins.io(image, "write -P 3 6k 512");
+        look();
+        twins.agree(&["snapshot", "-a", "one", image]);
+        twins.agree(&["snapshot", "-d", "one", image]);
+        look();
+        twins.agree(&["convert", "-O", "qcow2", "-o", "extended_l2=on", image, "copy"]);
+        twins.same("copy");
+        twins.agree(&["convert", "-c", "-O", "qcow2", "-o", "extended_l2=on", image, "packed"]);
+        twins.agree_on_map("packed");
+        twins.io("packed", "write -P 9 100k 1k");
+        twins.same("packed");
+        twins.agree_on_both(&["check", "packed"]);
+        twins.agree(&["amend", "-o", "extended_l2=off", image]);
+        twins.agree(&["amend", "-o", "compat=0.10", image]);
+        twins.agree(&["measure", "-O", "qcow2", "-o", "extended_l2=on", "--size", "5T"]);
+        let args = ["measure", "-O", "qcow2", "-o", "extended_l2=on,cluster_size=16k", image];
+        twins.agree_on_both(&args);
+    }
+}
+
+#[test]
+fn machine_state() {
+    let Some(twins) = Twins::new() else { return };
+    symlink(env!("CARGO_BIN_EXE_spindle"), twins.at("bin/qemu-io")).expect("a link");
+    twins.agree(&["create", "-q", "-f", "qcow2", "a", "4M"]);
+    let ours = |command: &str| {
+        let mut io = Command::new(twins.at("bin/qemu-io"));
+        let done = io.args(["-f", "qcow2", "-c", command, "a"]).current_dir(twins.at("ours"));
+        let done = said(&done.output().expect("our tool"));
+        assert_eq!(done.2, Some(0), "{command}: {done:?}");
+    };
+    ours("write -b -P 9 0 128k");
+    twins.agree_on_both(&["check", "a"]);
+    let theirs = |command: &str| {
+        let args = ["-f", "qcow2", "-c", command, "a"];
+        let done = Command::new("qemu-io").args(args).current_dir(twins.at("ours")).output();
+        let done = said(&done.expect("qemu-io"));
+        assert_eq!(done.2, Some(0), "{command}: {done:?}");
+    };
+    theirs("read -b -P 9 0 128k");
+    twins.ours("ours", &["snapshot", "-c", "one", "a"]);
+    ours("write -b -P 8 64k 512");
+    ours("read -b -P 9 0 64k");
+    twins.ours("ours", &["snapshot", "-a", "one", "a"]);
+    theirs("read -b -P 9 0 128k");
+    ours("read -b -P 9 0 128k");
+    assert_eq!(twins.theirs("ours", &["check", "-q", "a"]).2, Some(0));
 }

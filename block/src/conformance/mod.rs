@@ -204,7 +204,9 @@ async fn check_extent(
     if zeros && lock(model).slice(range).iter().any(|b| *b != 0) {
         return Err(format!("{range:?} is {:?} and has data", extent.kind));
     }
-    let file = node.children().into_iter().find(|c| c.0 == "file").map(|c| c.1);
+    let children = node.children();
+    let data = children.iter().find(|c| c.0 == "data-file");
+    let file = data.or_else(|| children.iter().find(|c| c.0 == "file")).map(|c| Arc::clone(&c.1));
     if let (ExtentKind::Data, Some(host), Some(file)) = (extent.kind, extent.host_offset, file) {
         let len = range.len.min(1 << 20);
         let bytes = read(cx, &file, host, len as usize).await;

@@ -29,18 +29,20 @@ use crate::{
 /// The longest chain: every image in it costs a file and memory.
 const DEPTH_MAX: usize = 200;
 
-/// What an image says of its backing file.
+/// What an image says of its other files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Named {
     /// Its name, as it is written.
     pub file: Option<String>,
     /// Its format.
     pub format: Option<String>,
+    /// The file that guest data is in, where that is another one.
+    pub data: Option<String>,
 }
 
 /// A format whose images can have backing files. There is one; tests have another.
 pub(super) trait Overlay {
-    /// Reads what the image in `file` says of its backing file.
+    /// Reads what the image in `file` says of its other files.
     fn named(
         &self,
         cx: &Cx,
@@ -52,6 +54,7 @@ pub(super) trait Overlay {
         &self,
         cx: &Cx,
         file: Arc<dyn Node>,
+        data: Option<Arc<dyn Node>>,
         backing: Option<Arc<dyn Node>>,
         read_only: bool,
         options: Option<&Qcow2Options>,
@@ -110,6 +113,7 @@ struct Opening<'a> {
     format: Format,
     path: Option<&'a Path>,
     file: Arc<dyn Node>,
+    data: Option<Arc<dyn Node>>,
     backing: Option<Arc<dyn Node>>,
     backing_id: Option<[u8; 16]>,
     read_only: bool,
@@ -121,6 +125,14 @@ struct Opening<'a> {
 struct Level {
     path: PathBuf,
     format: Format,
+    file: Arc<FileNode>,
+    /// The file that its guest data is in, where that is another one.
+    data: Option<DataFile>,
+}
+
+/// A data file that an image names.
+struct DataFile {
+    path: PathBuf,
     file: Arc<FileNode>,
 }
 
@@ -167,9 +179,29 @@ impl Graph {
         let shown_path = path.clone().unwrap_or_else(|| PathBuf::from(upper.file()));
         let mut names = Names { graph: self, names: Vec::new() };
         let mut chain = Vec::new();
-        let mut backing = None;
+        let mut children = Vec::new();
         let mut backing_id = None;
         let template = template(options, &host);
+        let wrong = |reason| image_error(&shown_path, upper.format(), reason);
+        let data: Option<Arc<dyn Node>> = match upper {
+            Upper::Qcow2(Qcow2Options { data_file: Some(name), .. }) => Some(self.node(name)?),
+            Upper::Qcow2(_) => {
+                let named = overlay.named(cx, &file).await.map_err(wrong)?.data;
+                let template = NodeOptions { read_only: options.read_only, ..template.clone() };
+                let found = named.map(|name| self.data_file(path.as_deref(), &name, &template));
+                match found.transpose().map_err(wrong)? {
+                    None => None,
+                    Some(data) => {
+                        let usage = if options.read_only { Usage::READ } else { Usage::WRITE };
+                        let made = data_member(&mut names, &data, &template);
+                        children.push(Child { role: "data-file", name: made.0.clone(), usage });
+                        chain.push(made);
+                        Some(data.file)
+                    }
+                }
+            }
+            Upper::Image(_) => None,
+        };
         let node = match upper.backing() {
             Backing::None => None,
             Backing::Node(name) => Some(self.node(name)?),
@@ -185,12 +217,12 @@ impl Graph {
                 let (made, lower, id) =
                     self.assemble(cx, overlay, levels, &template, &mut names).await?;
                 backing_id = id;
-                chain = made;
-                backing = lower.as_ref().map(|(name, _)| Child {
+                chain.extend(made);
+                children.extend(lower.as_ref().map(|(name, _)| Child {
                     role: "backing",
                     name: name.clone(),
                     usage: Usage::READ,
-                });
+                }));
                 lower.map(|(_, node)| node)
             }
         };
@@ -198,6 +230,7 @@ impl Graph {
             format: upper.format(),
             path: path.as_deref(),
             file,
+            data,
             backing: node,
             backing_id,
             read_only: options.read_only,
@@ -210,13 +243,10 @@ impl Graph {
                 Upper::Image(image) => image.secret.clone(),
             },
         };
-        let node = self
-            .open_level(cx, overlay, opening, &template)
-            .await
-            .map_err(|reason| image_error(&shown_path, upper.format(), reason))?;
+        let node = self.open_level(cx, overlay, opening, &template).await.map_err(wrong)?;
         // From here on the names belong to the members.
         names.names.clear();
-        Ok(Opened { chain, backing, ..Opened::plain(node) })
+        Ok(Opened { chain, children, ..Opened::plain(node) })
     }
 
     /// Opens the files of a chain, from the top down.
@@ -247,6 +277,12 @@ impl Graph {
                 }
             };
             let named = named.map_err(|reason| image_error(&image, image_format, reason))?;
+            // The top's is open already.
+            if let (Some(name), Some(level)) = (&named.data, levels.last_mut()) {
+                let data = self.data_file(Some(&level.path), name, template);
+                let data = data.map_err(|reason| image_error(&image, image_format, reason))?;
+                level.data = Some(data);
+            }
             let Some(name) = named.file else { return Ok(levels) };
             let refuse = |reason| GraphError::Backing {
                 image: image.clone(),
@@ -256,6 +292,7 @@ impl Graph {
             if levels.len() >= DEPTH_MAX {
                 return Err(refuse(BackingReason::TooDeep(DEPTH_MAX)));
             }
+            let last = levels.last();
             let directory = last.map(|level| &*level.path).or(top.path).and_then(Path::parent);
             let format = format_of(named.format.as_deref()).map_err(&refuse)?;
             let path = resolve(directory, &name).map_err(&refuse)?;
@@ -268,7 +305,7 @@ impl Graph {
             let file = self
                 .open_host_file(&options)
                 .map_err(|error| GraphError::BackingFile { image, error: Box::new(error) })?;
-            levels.push(Level { path, format, file });
+            levels.push(Level { path, format, file, data: None });
         }
     }
 }
@@ -276,7 +313,7 @@ impl Graph {
 impl From<Option<BackingName>> for Named {
     fn from(name: Option<BackingName>) -> Self {
         let format = name.as_ref().and_then(|name| name.format).map(str::to_owned);
-        Self { file: name.map(|name| name.file), format }
+        Self { file: name.map(|name| name.file), format, data: None }
     }
 }
 
@@ -304,6 +341,21 @@ impl Graph {
         }))
     }
 
+    /// Opens the data file that the image at `path` names.
+    fn data_file(
+        &self,
+        path: Option<&Path>,
+        name: &str,
+        template: &NodeOptions,
+    ) -> Result<DataFile, String> {
+        let found = crate::qcow2::data_path(path, name);
+        let path = found.ok_or("the name of its data file is not that of a file")?;
+        let host = HostFile { filename: path.clone(), locking: locking_of(template) };
+        let options = file_options(&host, Driver::Any, template);
+        let file = self.open_host_file(&options).map_err(|error| with_causes(&error))?;
+        Ok(DataFile { path, file })
+    }
+
     async fn facts(
         &self,
         cx: &Cx,
@@ -323,13 +375,13 @@ impl Graph {
         opening: Opening<'_>,
         template: &NodeOptions,
     ) -> Result<Arc<dyn Node>, String> {
-        let Opening { format, path, file, backing, backing_id, read_only, options, secret } =
+        let Opening { format, path, file, data, backing, backing_id, read_only, options, secret } =
             opening;
         match format {
             Format::Raw => RawNode::new(file, 0, None, read_only)
                 .map(|node| node as Arc<dyn Node>)
                 .map_err(|error| error.to_string()),
-            Format::Qcow2 => overlay.open(cx, file, backing, read_only, options).await,
+            Format::Qcow2 => overlay.open(cx, file, data, backing, read_only, options).await,
             Format::Image(format) => {
                 let beside = self.beside(path, template);
                 let request = formats::Request {
@@ -363,6 +415,7 @@ impl Graph {
                 format: level.format,
                 path: Some(&level.path),
                 file: Arc::clone(&file),
+                data: level.data.as_ref().map(|data| Arc::clone(&data.file) as _),
                 backing: lower.as_ref().map(|(_, node)| Arc::clone(node)),
                 backing_id: id.take(),
                 read_only: true,
@@ -418,7 +471,7 @@ fn locking_of(template: &NodeOptions) -> super::options::Locking {
     }
 }
 
-/// The two members that a level becomes: file and image.
+/// The members that a level becomes: data file, file and image.
 fn members(
     names: &mut Names<'_>,
     level: &Level,
@@ -426,6 +479,7 @@ fn members(
     lower: Option<String>,
     template: &NodeOptions,
 ) -> Vec<(String, Member)> {
+    let data = level.data.as_ref().map(|data| data_member(names, data, template));
     let (file_name, image_name) = (names.next(), names.next());
     let host = HostFile { filename: level.path.clone(), locking: locking_of(template) };
     let is_device = level.file.driver() == "host_device";
@@ -442,12 +496,14 @@ fn members(
         Format::Qcow2 => DriverOptions::Qcow2(Qcow2Options {
             file: file_name.clone(),
             backing: lower.clone().map_or(Backing::None, Backing::Node),
+            data_file: data.as_ref().map(|(name, _)| name.clone()),
             lazy_refcounts: None,
             l2_cache_size: None,
         }),
     };
     let reads = |role, name| Child { role, name, usage: Usage::READ };
     let mut children = vec![reads("file", file_name.clone())];
+    children.extend(data.as_ref().map(|(name, _)| reads("data-file", name.clone())));
     children.extend(lower.map(|name| reads("backing", name)));
     let member = |name: &String, driver, node, children, file| Member {
         node,
@@ -462,7 +518,29 @@ fn members(
     let file =
         member(&file_name, file_driver, file_node, Vec::new(), Some(Arc::clone(&level.file)));
     let image = member(&image_name, image_driver, Arc::clone(node), children, None);
-    vec![(file_name, file), (image_name, image)]
+    let mut made = Vec::from_iter(data);
+    made.extend([(file_name, file), (image_name, image)]);
+    made
+}
+
+/// The member that a data file becomes.
+fn data_member(names: &mut Names<'_>, data: &DataFile, template: &NodeOptions) -> (String, Member) {
+    let name = names.next();
+    let host = HostFile { filename: data.path.clone(), locking: locking_of(template) };
+    let is_device = data.file.driver() == "host_device";
+    let driver =
+        if is_device { DriverOptions::HostDevice(host) } else { DriverOptions::File(host) };
+    let options = NodeOptions { node_name: Some(name.clone()), driver, ..template.clone() };
+    let member = Member {
+        node: Arc::clone(&data.file) as _,
+        options,
+        children: Vec::new(),
+        owner: None,
+        fault: None,
+        file: Some(Arc::clone(&data.file)),
+        order: 0,
+    };
+    (name, member)
 }
 
 fn format_of(name: Option<&str>) -> Result<Format, BackingReason> {

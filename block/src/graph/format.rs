@@ -20,7 +20,8 @@ impl Overlay for Qcow2Format {
         let (cx, file) = (Cx::clone(cx), Arc::clone(file));
         Box::pin(async move {
             let header = qcow2::read_header(&cx, &file).await.map_err(|e| with_causes(&e))?;
-            Ok(Named { format: header.backing_format(), file: header.backing_file })
+            let (format, data) = (header.backing_format(), header.data_file());
+            Ok(Named { format, data, file: header.backing_file })
         })
     }
 
@@ -28,6 +29,7 @@ impl Overlay for Qcow2Format {
         &self,
         cx: &Cx,
         file: Arc<dyn Node>,
+        data: Option<Arc<dyn Node>>,
         backing: Option<Arc<dyn Node>>,
         read_only: bool,
         options: Option<&Qcow2Options>,
@@ -39,7 +41,8 @@ impl Overlay for Qcow2Format {
             lazy_refcounts: options.and_then(|o| o.lazy_refcounts),
         };
         Box::pin(async move {
-            let image = qcow2::open(&cx, file, backing, options).await;
+            let files = qcow2::Files { file, backing, data };
+            let image = qcow2::open_files(&cx, files, options).await;
             image.map(|image| image as Arc<dyn Node>).map_err(|e| with_causes(&e))
         })
     }

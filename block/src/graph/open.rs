@@ -21,14 +21,15 @@ pub(super) struct Opened {
     pub node: Arc<dyn Node>,
     pub fault: Option<Arc<FaultNode>>,
     pub file: Option<Arc<FileNode>>,
-    /// Members opened for its backing chain, children first, and the use of the uppermost.
+    /// Members opened for its data file and its backing chain, children first, and the use of those
+    /// directly below.
     pub chain: Vec<(String, Member)>,
-    pub backing: Option<Child>,
+    pub children: Vec<Child>,
 }
 
 impl Opened {
     pub fn plain(node: Arc<dyn Node>) -> Self {
-        Self { node, fault: None, file: None, chain: Vec::new(), backing: None }
+        Self { node, fault: None, file: None, chain: Vec::new(), children: Vec::new() }
     }
 }
 
@@ -56,7 +57,7 @@ impl Graph {
         let opened = self.open_driver(cx, &reserved.name, &mut options).await?;
         let name = reserved.name.clone();
         let mut children = reserved.children.clone();
-        children.extend(opened.backing);
+        children.extend(opened.children);
         let mut inner = self.lock();
         for (member_name, mut member) in opened.chain {
             member.order = inner.next_order;
@@ -221,6 +222,10 @@ pub(super) fn file_options(file: &HostFile, driver: Driver, options: &NodeOption
 fn claims(inner: &Inner, name: &str, options: &mut NodeOptions) -> Result<Vec<Child>, GraphError> {
     let role =
         if matches!(options.driver, DriverOptions::Blkdebug { .. }) { "image" } else { "file" };
+    let data = match &options.driver {
+        DriverOptions::Qcow2(qcow2) => qcow2.data_file.clone(),
+        _ => None,
+    };
     let (file, filter, backing) = match &options.driver {
         DriverOptions::Blkdebug { image, .. } => (image.clone(), true, None),
         DriverOptions::Raw { file, .. } => (file.clone(), false, None),
@@ -245,6 +250,7 @@ fn claims(inner: &Inner, name: &str, options: &mut NodeOptions) -> Result<Vec<Ch
     }
     let usage = if options.read_only { Usage::READ } else { Usage::WRITE };
     let mut children = vec![Child { role, name: file, usage }];
+    children.extend(data.map(|name| Child { role: "data-file", name, usage }));
     children.extend(backing.map(|name| Child { role: "backing", name, usage: Usage::READ }));
     let wanted = format!("node '{name}'");
     for child in &children {

@@ -170,6 +170,9 @@ pub struct Qcow2Options {
     pub file: String,
     /// Where unallocated clusters are read from.
     pub backing: Backing,
+    /// The node that guest data is in, where the image says that it is in a file of its own; `None`:
+    /// the file that the image names.
+    pub data_file: Option<String>,
     /// Put off refcount updates; `None`: as the image says.
     pub lazy_refcounts: Option<bool>,
     /// Memory for L2 tables in bytes; `None`: enough for the whole disk, up to a limit.

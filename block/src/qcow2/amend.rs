@@ -38,6 +38,9 @@ pub enum AmendError {
     /// A feature that version 2 does not have.
     #[error("{0}")]
     Impossible(&'static str),
+    /// Version 2 has none of these.
+    #[error("Cannot downgrade an image with incompatible features {0:#x} set")]
+    Incompatible(u64),
     /// A width that refcounts cannot have.
     #[error("Refcount width must be a power of two and may not exceed 64 bits")]
     RefcountBits(u64),
@@ -116,7 +119,7 @@ pub async fn amend(cx: &Cx, file: &Arc<dyn Node>, wanted: &Amend) -> Result<(), 
 /// Refcounts are right, and the image does not say that they may be wrong.
 async fn make_clean(cx: &Cx, file: &Arc<dyn Node>, header: &Header) -> Result<(), AmendError> {
     if header.is_dirty() {
-        check::check(cx, file, check::Repair::All).await?;
+        check::put_right(cx, file).await?;
     }
     Ok(())
 }
@@ -152,10 +155,9 @@ async fn downgrade(cx: &Cx, host: &Host, mut header: Header) -> Result<(), Amend
     if snapshots.iter().any(|s| s.vm_state_size >> 32 != 0 || other(s.disk_size)) {
         return kept;
     }
-    if header.incompatible & !incompatible::DIRTY != 0 {
-        return Err(AmendError::Impossible(
-            "Cannot downgrade an image with incompatible features set",
-        ));
+    let others = header.incompatible & !incompatible::DIRTY;
+    if others != 0 {
+        return Err(AmendError::Incompatible(others));
     }
     let layout = header.layout();
     let mut l1s = vec![(header.l1_offset, header.l1_size)];
@@ -214,7 +216,7 @@ impl Qcow2 {
             let last = self.layout.guest_cluster(part.end() - 1);
             let entries = self.entries(cx, first, last).await?;
             for (number, raw) in (first..).zip(entries) {
-                if !matches!(self.layout.entry(raw), Entry::Zero { .. }) {
+                if !matches!(self.whole(raw), Entry::Zero { .. }) {
                     continue;
                 }
                 let range = Range::new(number * cluster, cluster);

@@ -1,9 +1,9 @@
-//! Changing the backing file that an image names, while nobody has it open.
+//! Changing the other files that an image names, while nobody has it open.
 
 use std::sync::Arc;
 
 use super::{
-    header::Header,
+    header::{AUTOCLEAR_RAW_DATA, Header},
     host::Host,
     open::{OpenError, read_header},
     replace::replace_header,
@@ -30,6 +30,37 @@ pub async fn set_backing(
     if let Some((name, format)) = backing {
         header.backing_file = Some(name.to_owned());
         header.set_backing_format(format);
+    }
+    replace_header(cx, &Host::new(Arc::clone(file)), &header).await
+}
+
+/// Makes the image in `file` name another data file, and take its data file for raw or not. What is not
+/// given stays; without a data file nothing changes.
+///
+/// # Errors
+/// As [`set_backing`].
+pub async fn set_data_file(
+    cx: &Cx,
+    file: &Arc<dyn Node>,
+    name: Option<&str>,
+    raw: Option<bool>,
+) -> Result<(), OpenError> {
+    let old = read_header(cx, file).await?;
+    old.supported()?;
+    if !old.has_data_file() {
+        return Ok(());
+    }
+    let mut header = old.clone();
+    if name.is_some() {
+        header.set_data_file(name);
+    }
+    match raw {
+        Some(true) => header.autoclear |= AUTOCLEAR_RAW_DATA,
+        Some(false) => header.autoclear &= !AUTOCLEAR_RAW_DATA,
+        None => {}
+    }
+    if header == old {
+        return Ok(());
     }
     replace_header(cx, &Host::new(Arc::clone(file)), &header).await
 }
@@ -73,6 +104,34 @@ mod tests {
             assert!(matches!(refused, Err(OpenError::Header(HeaderError::Field(_)))));
             let found = check(&cx, &file, Repair::None).await.expect("check");
             assert_eq!((found.corruptions, found.leaks), (0, 0), "{:?}", found.messages);
+            close(&cx, &file).await;
+        });
+    }
+
+    #[test]
+    fn the_data_files_name_changes() {
+        let temp = tempfile::NamedTempFile::new().expect("a temporary file");
+        let path = temp.path().to_path_buf();
+        on_ring(async move |cx| {
+            let file: Arc<dyn Node> = FileNode::open(&FileOptions::new(&path)).expect("open");
+            let data_file = Some("old.raw".to_owned());
+            let options =
+                CreateOptions { data_file, data_file_raw: true, ..CreateOptions::new(1 << 20) };
+            create(&cx, &file, &options).await.expect("create");
+            let header = async || read_header(&cx, &file).await.expect("a header");
+            let before = header().await;
+            assert_eq!(before.data_file().as_deref(), Some("old.raw"));
+            assert!(before.has_raw_data_file());
+            for (name, raw) in [(Some("a/new/name"), None), (None, Some(false)), (None, None)] {
+                set_data_file(&cx, &file, name, raw).await.expect("change");
+                let now = header().await;
+                assert_eq!(now.data_file().as_deref(), Some("a/new/name"));
+                assert_eq!(now.has_raw_data_file(), name.is_some());
+            }
+            // An image that has none keeps none.
+            create(&cx, &file, &CreateOptions::new(1 << 20)).await.expect("create");
+            set_data_file(&cx, &file, Some("x"), Some(true)).await.expect("nothing to do");
+            assert_eq!((header().await.data_file(), header().await.autoclear), (None, 0));
             close(&cx, &file).await;
         });
     }

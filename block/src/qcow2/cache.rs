@@ -25,7 +25,7 @@ use std::{
 };
 
 use super::{
-    layout::Layout,
+    layout::{Layout, Raw},
     sync::{lock, remember},
 };
 
@@ -52,6 +52,9 @@ struct Slot {
     unsettled: AtomicBool,
     /// Holds an entry that points into the image's own metadata.
     tainted: AtomicBool,
+    /// Counts the beginnings and ends of changes where an entry has two words, which no reader must
+    /// take from different entries. Not used otherwise.
+    version: AtomicU64,
     entries: Box<[AtomicU64]>,
 }
 
@@ -92,17 +95,25 @@ pub(super) struct SliceCache {
 pub(super) struct View<'a> {
     slot: &'a Slot,
     tag: u64,
+    /// The slot's version, where entries are extended.
+    version: Option<u64>,
 }
 
 impl View<'_> {
     /// The entry at `index`.
-    pub fn load(&self, index: usize) -> u64 {
-        self.slot.entries[index].load(SeqCst)
+    #[inline]
+    pub fn load(&self, index: usize) -> Raw {
+        if self.version.is_none() {
+            return Raw::plain(self.slot.entries[index].load(SeqCst));
+        }
+        let word = self.slot.entries[2 * index].load(SeqCst);
+        Raw { word, subs: self.slot.entries[2 * index + 1].load(SeqCst) }
     }
 
     /// Whether what was loaded belongs to the slice that was looked for.
     pub fn holds(&self) -> bool {
         self.slot.tag.load(SeqCst) == self.tag
+            && self.version.is_none_or(|version| self.slot.version.load(SeqCst) == version)
     }
 
     /// Whether every entry is durable.
@@ -192,10 +203,15 @@ impl SliceCache {
         if tag >> GENERATION_BITS != slice {
             return None;
         }
+        let version = self.layout.extended.then(|| slot.version.load(SeqCst));
+        // Odd: it is being changed this moment, under the lock.
+        if version.is_some_and(|version| version & 1 == 1) {
+            return None;
+        }
         if !slot.used.load(std::sync::atomic::Ordering::Relaxed) {
             slot.used.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-        Some(View { slot, tag })
+        Some(View { slot, tag, version })
     }
 
     fn slot(&self, index: u32) -> Option<&Slot> {
@@ -204,7 +220,7 @@ impl SliceCache {
     }
 
     fn make_slot(&self, index: u32) -> Option<&Slot> {
-        let entries = self.layout.slice_entries();
+        let entries = self.layout.slice_words();
         let chunk = self.slots.get((index >> SLOT_CHUNK_BITS) as usize)?;
         chunk.get_or_init(|| {
             let slot = || Slot {
@@ -212,6 +228,7 @@ impl SliceCache {
                 used: AtomicBool::new(false),
                 unsettled: AtomicBool::new(false),
                 tainted: AtomicBool::new(false),
+                version: AtomicU64::new(0),
                 entries: (0..entries).map(|_| AtomicU64::new(0)).collect(),
             };
             (0..1 << SLOT_CHUNK_BITS).map(|_| slot()).collect()
@@ -282,7 +299,7 @@ impl SliceCache {
 
     /// Replaces entries of a slice, all at once for those who write back. Returns the number of
     /// this change.
-    pub fn publish(&self, slice: u64, changes: &[(usize, u64)]) -> Result<u64, NotPublished> {
+    pub fn publish(&self, slice: u64, changes: &[(usize, Raw)]) -> Result<u64, NotPublished> {
         let mut state = lock(&self.state);
         let view = self.find(slice).ok_or(NotPublished::Absent)?;
         if view.tainted() {
@@ -290,8 +307,17 @@ impl SliceCache {
         }
         // Before the entries: whoever sees one of them must not take it for durable.
         view.slot.unsettled.store(true, SeqCst);
-        for &(index, entry) in changes {
-            view.slot.entries[index].store(entry, SeqCst);
+        if view.version.is_none() {
+            for &(index, entry) in changes {
+                view.slot.entries[index].store(entry.word, SeqCst);
+            }
+        } else {
+            view.slot.version.fetch_add(1, SeqCst);
+            for &(index, entry) in changes {
+                view.slot.entries[2 * index].store(entry.word, SeqCst);
+                view.slot.entries[2 * index + 1].store(entry.subs, SeqCst);
+            }
+            view.slot.version.fetch_add(1, SeqCst);
         }
         let number = self.table_value(slice);
         if let Some(slot) = number {
@@ -442,8 +468,7 @@ mod models {
 
     /// Two entries in a slice, and room for one slice.
     fn cache() -> SliceCache {
-        let refs = super::super::counts::Width::of(4);
-        SliceCache::new(Layout { cluster_bits: 4, version: 3, refs }, 0, 2)
+        SliceCache::new(Layout::standard(4, 3), 0, 2)
     }
 
     fn load(cache: &SliceCache, slice: u64, entries: [u64; 2]) {
@@ -460,7 +485,7 @@ mod models {
     /// What a reader takes for the entries of a slice, and whether they are durable.
     fn look(cache: &SliceCache, slice: u64) -> Option<([u64; 2], bool)> {
         let view = cache.find(slice)?;
-        let entries = [view.load(0), view.load(1)];
+        let entries = [view.load(0).word, view.load(1).word];
         view.holds().then(|| (entries, view.settled()))
     }
 
@@ -501,7 +526,9 @@ mod models {
             };
             let writer = {
                 let cache = Arc::clone(&cache);
-                thread::spawn(move || cache.publish(0, &[(1, 31)]).expect("it is there"))
+                thread::spawn(move || {
+                    cache.publish(0, &[(1, Raw::plain(31))]).expect("it is there")
+                })
             };
             // A write-back that may or may not have seen the new entry, and ends well.
             let copies = cache.begin_write();
@@ -511,6 +538,32 @@ mod models {
             cache.end_write(&slots, true);
             writer.join().expect("writer");
             assert_eq!(look(&cache, 0), Some(([10, 31], seen)));
+        });
+    }
+
+    #[test]
+    fn the_two_words_of_an_entry_are_never_of_different_entries() {
+        loom::model(|| {
+            let layout = Layout { extended: true, ..Layout::standard(5, 3) };
+            let cache = Arc::new(SliceCache::new(layout, 0, 2));
+            match cache.step(0, &mut Context::from_waker(Waker::noop())) {
+                Step::Load(place) => place.finish(&[0, 0, 10, 11], false),
+                _ => panic!("it is not there yet"),
+            }
+            let reader = {
+                let cache = Arc::clone(&cache);
+                thread::spawn(move || {
+                    let Some(view) = cache.find(0) else { return };
+                    let found = view.load(1);
+                    if view.holds() {
+                        assert!([(10, 11), (20, 21)].contains(&(found.word, found.subs)));
+                    }
+                })
+            };
+            let new = Raw { word: 20, subs: 21 };
+            cache.publish(0, &[(1, new)]).expect("it is there");
+            reader.join().expect("reader");
+            assert_eq!(cache.find(0).map(|view| view.load(1)), Some(new));
         });
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::{
     counts::Width,
     header::{
-        Compression, Header, HeaderError, LAZY_REFCOUNTS, V2_LENGTH, V3_LENGTH, incompatible,
+        AUTOCLEAR_RAW_DATA, Compression, EXTENDED_CLUSTER_BITS, Header, HeaderError,
+        LAZY_REFCOUNTS, V2_LENGTH, V3_LENGTH, incompatible,
     },
     host::Host,
     join::{self, Work},
@@ -19,7 +20,8 @@ pub enum Preallocation {
     /// Nothing.
     #[default]
     Off,
-    /// All metadata; data clusters are mapped but holes in the file.
+    /// All metadata; data clusters are mapped but holes in the file. With a backing file, which needs
+    /// subclusters, they have a place and no contents.
     Metadata,
 }
 
@@ -42,6 +44,13 @@ pub struct CreateOptions {
     pub refcount_bits: u32,
     /// See [`Preallocation`].
     pub preallocation: Preallocation,
+    /// Clusters of at least 16 KiB are made of subclusters (version 3).
+    pub extended_l2: bool,
+    /// The name of the file that guest data will be in (version 3).
+    pub data_file: Option<String>,
+    /// That file is the disk, to be read without the image: it holds no backing file's data, and every
+    /// cluster is mapped.
+    pub data_file_raw: bool,
 }
 
 impl CreateOptions {
@@ -57,6 +66,9 @@ impl CreateOptions {
             backing: None,
             refcount_bits: 16,
             preallocation: Preallocation::Off,
+            extended_l2: false,
+            data_file: None,
+            data_file_raw: false,
         }
     }
 }
@@ -77,8 +89,29 @@ pub enum CreateError {
     #[error("{0} needs compat=1.1")]
     NeedsVersion3(&'static str),
     /// Preallocated clusters would hide the backing file.
-    #[error("preallocation and a backing file exclude each other")]
+    #[error(
+        "Backing file and preallocation can only be used at the same time if extended_l2 is on"
+    )]
     PreallocatedBacking,
+    /// Subclusters are not smaller than a sector.
+    #[error("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes")]
+    ExtendedClusterSize,
+    /// Version 2 has one file.
+    #[error(
+        "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)"
+    )]
+    DataFileVersion,
+    /// Version 2 has no subclusters.
+    #[error(
+        "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)"
+    )]
+    ExtendedVersion,
+    /// There is no data file that could be raw.
+    #[error("data-file-raw requires data-file")]
+    RawWithoutDataFile,
+    /// A raw data file is the whole disk.
+    #[error("Backing file and data-file-raw cannot be used at the same time")]
+    RawBacking,
     /// The disk is too large for its cluster size.
     #[error(
         "a disk of {size} bytes is too large for clusters of {cluster_size} bytes; use larger clusters"
@@ -106,6 +139,8 @@ struct Plan {
     l1_entries: u64,
     /// With preallocation only.
     tables: u64,
+    /// Guest clusters that are mapped, and those of them that are in this file.
+    mapped: u64,
     data: u64,
 }
 
@@ -113,14 +148,15 @@ impl Plan {
     fn new(layout: Layout, size: u64, metadata: bool) -> Option<Self> {
         let cluster = layout.cluster();
         let l1_entries = layout.l1_entries(size)?;
-        let data = if metadata { size.div_ceil(cluster) } else { 0 };
+        let mapped = if metadata { size.div_ceil(cluster) } else { 0 };
         let mut plan = Self {
             reftable: 1,
             blocks: 1,
             l1: (l1_entries * 8).div_ceil(cluster),
             l1_entries,
             tables: if metadata { l1_entries } else { 0 },
-            data,
+            mapped,
+            data: if layout.external { 0 } else { mapped },
         };
         loop {
             let blocks = plan.total().div_ceil(layout.refs_per_block());
@@ -170,6 +206,14 @@ pub async fn create(
     write(cx, &host, &header, plan, &bytes).await.map_err(CreateError::Io)
 }
 
+/// Whether such an image can be made at all.
+///
+/// # Errors
+/// See [`CreateError`].
+pub fn check(options: &CreateOptions) -> Result<(), CreateError> {
+    plan(options).and_then(|(header, _)| Ok(header.to_bytes().map(drop)?))
+}
+
 fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
     let cluster_size = options.cluster_size;
     if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
@@ -191,12 +235,15 @@ fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
         return Err(CreateError::NeedsVersion3("refcount_bits other than 16"));
     }
     let refs = Width::of(bits.trailing_zeros());
-    let metadata = options.preallocation == Preallocation::Metadata;
-    if metadata && options.backing.is_some() {
-        return Err(CreateError::PreallocatedBacking);
-    }
-    let layout =
-        Layout { cluster_bits: cluster_size.trailing_zeros(), version: options.version, refs };
+    check_features(options)?;
+    let metadata = options.preallocation == Preallocation::Metadata || options.data_file_raw;
+    let layout = Layout {
+        cluster_bits: cluster_size.trailing_zeros(),
+        version: options.version,
+        refs,
+        extended: options.extended_l2,
+        external: options.data_file.is_some(),
+    };
     let too_large = CreateError::TooLarge { size: options.size, cluster_size };
     let size = options.size.checked_next_multiple_of(512).ok_or(too_large.clone())?;
     let plan = Plan::new(layout, size, metadata).ok_or(too_large)?;
@@ -211,9 +258,11 @@ fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
         reftable_clusters: plan.reftable as u32,
         snapshots: 0,
         snapshots_offset: 0,
-        incompatible: if zstd { incompatible::COMPRESSION } else { 0 },
-        compatible: if options.lazy_refcounts { LAZY_REFCOUNTS } else { 0 },
-        autoclear: 0,
+        incompatible: bit(zstd, incompatible::COMPRESSION)
+            | bit(layout.external, incompatible::DATA_FILE)
+            | bit(layout.extended, incompatible::EXTENDED_L2),
+        compatible: bit(options.lazy_refcounts, LAZY_REFCOUNTS),
+        autoclear: bit(options.data_file_raw, AUTOCLEAR_RAW_DATA),
         refcount_order: bits.trailing_zeros(),
         header_length: if options.version == 3 { V3_LENGTH } else { V2_LENGTH } as u32,
         compression: options.compression,
@@ -224,11 +273,32 @@ fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
         header.backing_file = Some(name.clone());
         header.set_backing_format(format);
     }
+    header.set_data_file(options.data_file.as_deref());
     // Small clusters have no room for the names, which are a courtesy.
     if options.version == 3 && cluster_size >= 4096 {
         header.set_feature_names();
     }
     Ok((header, plan))
+}
+
+fn bit(on: bool, bit: u64) -> u64 {
+    if on { bit } else { 0 }
+}
+
+/// Subclusters, data files, and what they go together with.
+fn check_features(options: &CreateOptions) -> Result<(), CreateError> {
+    let check = |ok: bool, error| if ok { Ok(()) } else { Err(error) };
+    let version_3 = options.version >= 3;
+    let (data_file, backing) = (options.data_file.is_some(), options.backing.is_some());
+    check(data_file || !options.data_file_raw, CreateError::RawWithoutDataFile)?;
+    check(!(options.data_file_raw && backing), CreateError::RawBacking)?;
+    check(version_3 || !data_file, CreateError::DataFileVersion)?;
+    let preallocated = options.preallocation == Preallocation::Metadata;
+    if !options.extended_l2 {
+        return check(!(preallocated && backing), CreateError::PreallocatedBacking);
+    }
+    check(options.cluster_size >= 1 << EXTENDED_CLUSTER_BITS, CreateError::ExtendedClusterSize)?;
+    check(version_3, CreateError::ExtendedVersion)
 }
 
 /// Pieces of tables that are written at once.
@@ -272,10 +342,27 @@ async fn write(
     };
     table(cx, host, plan.l1_at() << bits, plan.l1 << bits, |at| l2(at / 8).to_be_bytes()).await?;
     let data = |index: u64| {
-        entry(index < plan.data, plan.data_at() + index, bits) | owned(index < plan.data)
+        let mapped = index < plan.mapped;
+        let cluster = if layout.external { index } else { plan.data_at() + index };
+        entry(mapped, cluster, bits) | owned(mapped)
     };
-    table(cx, host, plan.tables_at() << bits, plan.tables << bits, |at| data(at / 8).to_be_bytes())
-        .await?;
+    // Over a backing file, subclusters have a place and no contents.
+    let subs = |index: u64| {
+        let placed = index < plan.mapped && header.backing_file.is_none();
+        if placed { u64::from(u32::MAX) } else { 0 }
+    };
+    let (at, len) = (plan.tables_at() << bits, plan.tables << bits);
+    if layout.extended {
+        let whole = |index: u64| {
+            let mut bytes = [0; 16];
+            bytes[..8].copy_from_slice(&data(index).to_be_bytes());
+            bytes[8..].copy_from_slice(&subs(index).to_be_bytes());
+            bytes
+        };
+        table(cx, host, at, len, |at| whole(at / 16)).await?;
+    } else {
+        table(cx, host, at, len, |at| data(at / 8).to_be_bytes()).await?;
+    }
     host.sync(cx).await?;
     let mut first = header_bytes.to_vec();
     first.resize(layout.cluster() as usize, 0);

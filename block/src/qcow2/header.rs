@@ -49,11 +49,16 @@ pub mod incompatible {
 pub const LAZY_REFCOUNTS: u64 = 1;
 /// Autoclear feature bit: the bitmaps extension is consistent.
 pub const AUTOCLEAR_BITMAPS: u64 = 1;
+/// Autoclear feature bit: the data file is the disk, to be read without this image.
+pub const AUTOCLEAR_RAW_DATA: u64 = 2;
 
 const EXT_END: u32 = 0;
 const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXT_FEATURE_NAMES: u32 = 0x6803_f857;
 const EXT_BITMAPS: u32 = 0x2385_2875;
+const EXT_DATA_FILE: u32 = 0x4441_5441;
+/// log2 of the smallest cluster that has subclusters, which are not smaller than a sector.
+pub(super) const EXTENDED_CLUSTER_BITS: u32 = 14;
 const BACKING_NAME_MAX: u32 = 1023;
 const SNAPSHOTS_MAX: u32 = 65536;
 /// Disks are not larger than this, so that offsets never come near 64 bits.
@@ -208,6 +213,10 @@ impl Header {
         check(u64::from(length) <= layout.cluster(), "header longer than a cluster")?;
         check(self.size <= SIZE_MAX, "disk size beyond any limit")?;
         check(self.refcount_order <= 6, "refcount width beyond 64 bits")?;
+        check(
+            !self.has_extended_l2() || self.cluster_bits >= EXTENDED_CLUSTER_BITS,
+            "extended L2 entries with clusters below 16 KiB",
+        )?;
         check(u64::from(self.l1_size) * 8 <= L1_BYTES_MAX, "L1 table larger than 32 MiB")?;
         let needed = layout.l1_entries(self.size);
         check(
@@ -275,7 +284,11 @@ impl Header {
     /// # Errors
     /// With the names of what it lacks.
     pub fn supported(&self) -> Result<(), HeaderError> {
-        let known = incompatible::DIRTY | incompatible::CORRUPT | incompatible::COMPRESSION;
+        let known = incompatible::DIRTY
+            | incompatible::CORRUPT
+            | incompatible::DATA_FILE
+            | incompatible::COMPRESSION
+            | incompatible::EXTENDED_L2;
         let unknown = self.incompatible & !known;
         if unknown != 0 {
             let bits = (0..64u8).filter(|bit| unknown >> bit & 1 == 1);
@@ -288,13 +301,8 @@ impl Header {
         Ok(())
     }
 
-    /// The name of an incompatible feature: ours, then the image's own table, then its number.
+    /// The name of an incompatible feature: from the image's own table, or its number.
     fn feature_name(&self, bit: u8) -> String {
-        match 1u64 << bit {
-            incompatible::DATA_FILE => return "external data file".to_owned(),
-            incompatible::EXTENDED_L2 => return "extended L2 entries".to_owned(),
-            _ => {}
-        }
         // Entries of 48 bytes: type (0: incompatible), bit number, 46 bytes of name.
         let table = self.extension(EXT_FEATURE_NAMES).unwrap_or_default();
         let entry = table.as_chunks::<48>().0.iter().find(|e| e[0] == 0 && e[1] == bit);
@@ -314,6 +322,42 @@ impl Header {
     pub fn backing_format(&self) -> Option<String> {
         let data = self.extension(EXT_BACKING_FORMAT)?;
         std::str::from_utf8(data).ok().map(str::to_owned)
+    }
+
+    /// Whether guest data is in another file.
+    #[must_use]
+    pub fn has_data_file(&self) -> bool {
+        self.incompatible & incompatible::DATA_FILE != 0
+    }
+
+    /// The name of the file that guest data is in, where the image gives one.
+    #[must_use]
+    pub fn data_file(&self) -> Option<String> {
+        let data = self.has_data_file().then(|| self.extension(EXT_DATA_FILE))??;
+        Some(String::from_utf8_lossy(data).into_owned())
+    }
+
+    /// Names the file that guest data is in; the feature bit is somebody else's matter.
+    pub fn set_data_file(&mut self, name: Option<&str>) {
+        self.extensions.retain(|extension| extension.kind != EXT_DATA_FILE);
+        if let Some(name) = name {
+            let data = name.as_bytes().to_vec();
+            // After the backing file's format, as QEMU writes them.
+            let at = usize::from(self.backing_format().is_some());
+            self.extensions.insert(at, Extension { kind: EXT_DATA_FILE, data });
+        }
+    }
+
+    /// Whether the data file is the disk as it is.
+    #[must_use]
+    pub fn has_raw_data_file(&self) -> bool {
+        self.has_data_file() && self.autoclear & AUTOCLEAR_RAW_DATA != 0
+    }
+
+    /// Whether clusters are made of subclusters.
+    #[must_use]
+    pub fn has_extended_l2(&self) -> bool {
+        self.incompatible & incompatible::EXTENDED_L2 != 0
     }
 
     /// Where the bitmap directory is, while it is consistent: number of bitmaps, bytes, offset.
@@ -357,8 +401,13 @@ impl Header {
     }
 
     pub(super) fn layout(&self) -> Layout {
-        let refs = Width::of(self.refcount_order);
-        Layout { cluster_bits: self.cluster_bits, version: self.version, refs }
+        Layout {
+            cluster_bits: self.cluster_bits,
+            version: self.version,
+            refs: Width::of(self.refcount_order),
+            extended: self.has_extended_l2(),
+            external: self.has_data_file(),
+        }
     }
 
     /// The bytes of a new image's header, extensions and backing file name: at most one cluster.

@@ -32,6 +32,10 @@ pub struct ImageInfo {
     pub dirty: bool,
     /// L2 entries have 128 bits.
     pub extended_l2: bool,
+    /// The file that guest data is in, where that is another one, as the image names it.
+    pub data_file: Option<String>,
+    /// Whether that file is the disk, to be read without the image, where there is one.
+    pub data_file_raw: Option<bool>,
     /// The image is encrypted.
     pub encrypted: bool,
     /// The backing file's name, as it is written in the image.
@@ -75,7 +79,9 @@ pub async fn info(cx: &Cx, file: &Arc<dyn Node>) -> Result<ImageInfo, OpenError>
         refcount_bits: 1 << header.refcount_order,
         corrupt: header.is_corrupt(),
         dirty: header.is_dirty(),
-        extended_l2: header.incompatible & super::header::incompatible::EXTENDED_L2 != 0,
+        extended_l2: header.has_extended_l2(),
+        data_file: header.data_file(),
+        data_file_raw: header.has_data_file().then(|| header.has_raw_data_file()),
         encrypted: header.crypt_method != 0,
         backing_format: header.backing_format(),
         backing_file: header.backing_file,

@@ -14,9 +14,9 @@ pub(super) const ZERO: u64 = 1;
 /// Host offset in L1 and standard L2 entries: bits 9 to 55.
 pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Bits of a standard L2 entry that must be zero.
-const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+pub(super) const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 /// Bits of an L1 entry that must be zero.
-const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+pub(super) const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 /// Bits of a refcount table entry that must be zero.
 const REFTABLE_RESERVED: u64 = 0x1ff;
 
@@ -38,6 +38,44 @@ pub(super) struct Layout {
     pub version: u32,
     /// How wide refcounts are.
     pub refs: Width,
+    /// L2 entries have 128 bits: clusters are made of subclusters.
+    pub extended: bool,
+    /// Guest data is in another file.
+    pub external: bool,
+}
+
+/// log2 of the subclusters of a cluster.
+const SUBS_BITS: u32 = 5;
+
+/// An L2 entry as it lies in a table: its descriptor and, where entries are extended, the bitmaps of
+/// its subclusters: bits 0 to 31 say "has a place in the file", bits 32 to 63 "reads as zeros".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Raw {
+    pub word: u64,
+    /// 0 where entries are not extended.
+    pub subs: u64,
+}
+
+impl Raw {
+    /// A standard entry.
+    pub fn plain(word: u64) -> Self {
+        Self { word, subs: 0 }
+    }
+
+    /// Subclusters that have a place.
+    pub fn placed(self) -> u32 {
+        self.subs as u32
+    }
+
+    /// Subclusters that are said to read as zeros.
+    pub fn zeroed(self) -> u32 {
+        (self.subs >> 32) as u32
+    }
+
+    /// The bitmaps of subclusters.
+    pub fn bitmaps(placed: u32, zeroed: u32) -> u64 {
+        u64::from(placed) | u64::from(zeroed) << 32
+    }
 }
 
 /// What an L2 entry says.
@@ -61,9 +99,32 @@ impl Layout {
         1 << self.cluster_bits
     }
 
+    /// log2 of the bytes of an L2 entry.
+    fn entry_bits(self) -> u32 {
+        if self.extended { 4 } else { 3 }
+    }
+
     /// log2 of the entries of an L2 table.
     pub fn l2_bits(self) -> u32 {
-        self.cluster_bits - 3
+        self.cluster_bits - self.entry_bits()
+    }
+
+    /// log2 of the unit in which guest data has or has no place of its own: the subcluster where
+    /// there are such, and else the cluster.
+    pub fn unit_bits(self) -> u32 {
+        if self.extended { self.cluster_bits - SUBS_BITS } else { self.cluster_bits }
+    }
+
+    /// Bytes of that unit.
+    pub fn unit(self) -> u64 {
+        1 << self.unit_bits()
+    }
+
+    /// The subclusters that hold a byte of `from..to` (not empty, within a cluster).
+    pub fn subs(self, from: u64, to: u64) -> u32 {
+        let bits = self.unit_bits();
+        let (first, last) = (from >> bits & 31, (to - 1) >> bits & 31);
+        u32::MAX << first & u32::MAX >> (31 - last)
     }
 
     /// Bytes of a slice: the unit in which L2 tables and refcount blocks are cached and written.
@@ -73,7 +134,12 @@ impl Layout {
 
     /// log2 of the L2 entries in a slice.
     pub fn slice_bits(self) -> u32 {
-        self.slice_bytes().trailing_zeros() - 3
+        self.slice_bytes().trailing_zeros() - self.entry_bits()
+    }
+
+    /// 64-bit words in a slice.
+    pub fn slice_words(self) -> usize {
+        (self.slice_bytes() / 8) as usize
     }
 
     /// L2 entries in a slice.
@@ -133,27 +199,79 @@ impl Layout {
         offset & (self.cluster() - 1) == 0
     }
 
-    /// What an L2 entry means.
+    /// What the descriptor of an L2 entry means: for the whole cluster, or, where there are
+    /// subclusters, for its place ([`Layout::at`]).
     pub fn entry(self, raw: u64) -> Entry {
         if raw & COMPRESSED != 0 {
-            return self.compressed(raw);
+            return if self.external { Entry::Bad } else { self.compressed(raw) };
         }
         let host = raw & OFFSET;
-        let zero = raw & ZERO != 0;
+        let zero = raw & ZERO != 0 && !self.extended;
         if raw & L2_RESERVED != 0 || !self.is_cluster_offset(host) || (zero && self.version < 3) {
             return Entry::Bad;
         }
-        let owned = raw & COPIED != 0 && host != 0;
+        // What is in a data file is nobody else's, and may begin at 0.
+        let copied = raw & COPIED != 0;
+        let owned = (copied || self.external) && host != 0;
         match (zero, host) {
             (true, _) => Entry::Zero { host: (host != 0).then_some(host), owned },
+            (false, 0) if copied && self.external => Entry::Data { host, owned: true },
             (false, 0) => Entry::Unallocated,
             (false, _) => Entry::Data { host, owned },
         }
     }
 
+    /// What an L2 entry means for the byte `in_cluster` of its cluster, as if the whole cluster were
+    /// as the subcluster that holds it.
+    #[inline]
+    pub fn at(self, raw: Raw, in_cluster: u64) -> Entry {
+        let entry = self.entry(raw.word);
+        if self.extended {
+            self.sub(entry, raw, in_cluster >> self.unit_bits() & 31)
+        } else {
+            entry
+        }
+    }
+
+    fn sub(self, entry: Entry, raw: Raw, index: u64) -> Entry {
+        let says = |bitmap: u32| bitmap >> index & 1 == 1;
+        match entry {
+            Entry::Data { .. } if raw.placed() & raw.zeroed() != 0 => Entry::Bad,
+            Entry::Data { .. } if says(raw.placed()) => entry,
+            Entry::Data { host, owned } if says(raw.zeroed()) => {
+                Entry::Zero { host: Some(host), owned }
+            }
+            Entry::Data { .. } => Entry::Unallocated,
+            Entry::Unallocated if raw.placed() != 0 => Entry::Bad,
+            Entry::Unallocated if says(raw.zeroed()) => Entry::Zero { host: None, owned: false },
+            other => other,
+        }
+    }
+
+    /// The entry of a cluster of our own at this host offset, all of it data.
+    pub fn data(self, host: u64) -> Raw {
+        Raw { word: host | COPIED, subs: if self.extended { u64::from(u32::MAX) } else { 0 } }
+    }
+
+    /// The entry of a cluster that has no place and reads as zeros (version 3).
+    pub fn zeros(self) -> Raw {
+        if self.extended {
+            Raw { word: 0, subs: Raw::bitmaps(0, u32::MAX) }
+        } else {
+            Raw::plain(ZERO)
+        }
+    }
+
     /// 64-bit words of an L2 entry.
     pub fn words(self) -> usize {
-        1
+        if self.extended { 2 } else { 1 }
+    }
+
+    /// The entries in these words of a table.
+    pub fn entries(self, words: &[u64]) -> impl Iterator<Item = Raw> + '_ {
+        words
+            .chunks(self.words())
+            .map(|entry| Raw { word: entry[0], subs: entry.get(1).copied().unwrap_or(0) })
     }
 
     /// The host cluster that an entry points to, unless it is compressed.
@@ -164,9 +282,31 @@ impl Layout {
         }
     }
 
+    /// Where the data of a compressed cluster begins.
+    pub fn compressed_at(self, raw: u64) -> u64 {
+        raw & ((1 << (62 - (self.cluster_bits - 8))) - 1)
+    }
+
+    /// Whether some of an entry's cluster is data.
+    pub fn holds_data(self, raw: Raw) -> bool {
+        if self.extended { raw.placed() != 0 } else { raw.word & ZERO == 0 }
+    }
+
+    /// What is wrong with the bitmaps of an entry that is not compressed.
+    pub fn bad_bitmaps(self, raw: Raw) -> Option<&'static str> {
+        let has_place = raw.word & OFFSET != 0 || (self.external && raw.word & COPIED != 0);
+        if has_place && raw.placed() & raw.zeroed() != 0 {
+            Some("Allocated cluster has corrupted subcluster allocation bitmap")
+        } else if !has_place && raw.placed() != 0 {
+            Some("Unallocated cluster has non-zero subcluster allocation map")
+        } else {
+            None
+        }
+    }
+
     fn compressed(self, raw: u64) -> Entry {
         let shift = 62 - (self.cluster_bits - 8);
-        let offset = raw & ((1 << shift) - 1);
+        let offset = self.compressed_at(raw);
         let sectors = (raw >> shift) & ((1 << (self.cluster_bits - 8)) - 1);
         // The first sector counts from its start, so the data ends with the last one's end.
         let len = (sectors + 1) * COMPRESSED_SECTOR - (offset & (COMPRESSED_SECTOR - 1));
@@ -193,6 +333,13 @@ impl Layout {
         Ok(entry)
     }
 
+    /// Of an image without any feature that changes its tables.
+    #[cfg(test)]
+    pub const fn standard(cluster_bits: u32, version: u32) -> Self {
+        let refs = Width::of(4);
+        Self { cluster_bits, version, refs, extended: false, external: false }
+    }
+
     /// Clusters that hold a byte of `range`.
     pub fn clusters_of(self, range: Range) -> std::ops::Range<u64> {
         let end = range.offset.saturating_add(range.len);
@@ -206,7 +353,7 @@ mod tests {
 
     #[test]
     fn entries_decode_as_the_specification_says() {
-        let v3 = Layout { cluster_bits: 16, version: 3, refs: Width::of(4) };
+        let v3 = Layout::standard(16, 3);
         assert_eq!(v3.entry(0), Entry::Unallocated);
         assert_eq!(v3.entry(COPIED | 0x50000), Entry::Data { host: 0x50000, owned: true });
         assert_eq!(v3.entry(0x50000), Entry::Data { host: 0x50000, owned: false });
@@ -226,16 +373,40 @@ mod tests {
     #[test]
     fn geometry_of_every_cluster_size_is_consistent() {
         for cluster_bits in 9..=21 {
-            let layout = Layout { cluster_bits, version: 3, refs: Width::of(4) };
-            let per_table = layout.slices_per_table() << layout.slice_bits();
-            assert_eq!(per_table, layout.cluster() / 8);
-            assert_eq!(layout.slices_per_table() * layout.slice_bytes(), layout.cluster());
-            let last = per_table * 3 - 1;
-            assert_eq!(layout.l1_of_slice(layout.slice_of(last)), 2);
-            let in_table = layout.slice_in_table(layout.slice_of(last));
-            assert_eq!(in_table, layout.cluster() - layout.slice_bytes());
-            assert_eq!(layout.l1_entries(per_table * layout.cluster() + 1), Some(2));
-            assert_eq!(layout.l1_entries(u64::MAX), None);
+            let standard = Layout::standard(cluster_bits, 3);
+            let extended = Layout { extended: true, ..standard };
+            let each = if cluster_bits < 14 { vec![standard] } else { vec![standard, extended] };
+            for layout in each {
+                let per_table = layout.slices_per_table() << layout.slice_bits();
+                assert_eq!(per_table * 8 * layout.words() as u64, layout.cluster());
+                assert_eq!(layout.slices_per_table() * layout.slice_bytes(), layout.cluster());
+                let last = per_table * 3 - 1;
+                assert_eq!(layout.l1_of_slice(layout.slice_of(last)), 2);
+                let in_table = layout.slice_in_table(layout.slice_of(last));
+                assert_eq!(in_table, layout.cluster() - layout.slice_bytes());
+                assert_eq!(layout.l1_entries(per_table * layout.cluster() + 1), Some(2));
+                assert_eq!(layout.l1_entries(u64::MAX), None);
+            }
         }
+    }
+
+    #[test]
+    fn subclusters_and_data_files_mean_what_the_specification_says() {
+        let layout = Layout { extended: true, ..Layout::standard(16, 3) };
+        assert_eq!(layout.unit(), 2048);
+        assert_eq!((layout.subs(0, 1), layout.subs(2047, 2049)), (1, 3));
+        assert_eq!(layout.subs(0, 65536), u32::MAX);
+        let raw = Raw { word: COPIED | 0x50000, subs: Raw::bitmaps(0b1, 0b10) };
+        let at = |raw, sub: u64| layout.at(raw, sub * 2048 + 5);
+        assert_eq!(at(raw, 0), Entry::Data { host: 0x50000, owned: true });
+        assert_eq!(at(raw, 1), Entry::Zero { host: Some(0x50000), owned: true });
+        assert_eq!(at(raw, 2), Entry::Unallocated);
+        assert_eq!(at(layout.zeros(), 31), Entry::Zero { host: None, owned: false });
+        assert_eq!(at(Raw { subs: 1 << 32 | 1, ..raw }, 7), Entry::Bad);
+        assert_eq!(at(Raw { word: 0, subs: 1 }, 7), Entry::Bad);
+        let external = Layout { external: true, ..Layout::standard(16, 3) };
+        assert_eq!(external.entry(COPIED), Entry::Data { host: 0, owned: true });
+        assert_eq!(external.entry(0), Entry::Unallocated);
+        assert_eq!(external.entry(COMPRESSED | 0x12345), Entry::Bad);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Qcow2,
-    layout::Entry,
+    layout::{Entry, Raw},
     mutation::{Rule, holds},
 };
 use crate::{BlockError, Cx, Extent, ExtentKind, Lane, Map, OpKind, Pin, Range};
@@ -34,7 +34,7 @@ pub(super) struct Found {
 }
 
 impl Stretch {
-    /// Whether `next`, a whole cluster, continues this stretch of `len` bytes.
+    /// Whether `next`, a whole unit, continues this stretch of `len` bytes.
     fn continues(self, len: u64, next: Self) -> bool {
         match (self, next) {
             (Self::Host { at, owned }, Self::Host { at: next, owned: next_owned }) => {
@@ -50,14 +50,19 @@ impl Stretch {
 }
 
 impl Qcow2 {
-    pub(super) fn stretch_of(&self, raw: u64, in_cluster: u64) -> Stretch {
-        match self.layout.entry(raw) {
+    /// What the byte `in_cluster` of a cluster is.
+    pub(super) fn stretch_of(&self, raw: Raw, in_cluster: u64) -> Stretch {
+        match self.layout.at(raw, in_cluster) {
             Entry::Data { host, owned } => Stretch::Host { at: host + in_cluster, owned },
             Entry::Zero { host, .. } => {
                 Stretch::Zero { at: host.map(|host| host + in_cluster), said: true }
             }
             Entry::Unallocated if self.backing.is_some() => Stretch::Backing,
-            Entry::Unallocated => Stretch::Zero { at: None, said: false },
+            // A subcluster may have a place without being in it.
+            Entry::Unallocated => {
+                let host = self.layout.extended.then(|| self.layout.host_of(raw.word)).flatten();
+                Stretch::Zero { at: host.map(|host| host + in_cluster), said: false }
+            }
             Entry::Compressed(range) => Stretch::Compressed(range),
             Entry::Bad => Stretch::Bad,
         }
@@ -80,8 +85,12 @@ impl Qcow2 {
             let mut whole = true;
             while at < range.end() && layout.slice_of(cluster) == slice {
                 let in_cluster = at & (layout.cluster() - 1);
-                let len = (layout.cluster() - in_cluster).min(range.end() - at);
                 let here = self.stretch_of(view.load(layout.index_in_slice(cluster)), in_cluster);
+                let unit = match here {
+                    Stretch::Compressed(_) | Stretch::Bad => layout.cluster(),
+                    _ => layout.unit(),
+                };
+                let len = (unit - (at & (unit - 1))).min(range.end() - at);
                 match &mut found {
                     None => {
                         found = Some(Found { stretch: here, len, settled: true, tainted: false });
@@ -93,7 +102,7 @@ impl Qcow2 {
                     }
                 }
                 at += len;
-                cluster += 1;
+                cluster = layout.guest_cluster(at);
             }
             if !view.holds() {
                 return before;
@@ -111,7 +120,7 @@ impl Qcow2 {
 
     /// Whether leaves may be handed out at all: clusters are units that the file takes.
     fn has_leaves(&self) -> bool {
-        self.layout.cluster() >= self.host.align()
+        self.layout.unit() >= self.data.host.align()
     }
 
     pub(super) fn map_read(&self, lane: Lane, range: Range) -> Map {
@@ -149,7 +158,7 @@ impl Qcow2 {
     }
 
     fn leaf(&self, lane: Lane, op: OpKind, host: Range, pin: Pin) -> Map {
-        match self.host.node().map(lane, op, host) {
+        match self.data.host.node().map(lane, op, host) {
             Map::Leaf { file, offset, len, pin: below } if below.is_none() => {
                 Map::Leaf { file, offset, len, pin }
             }
@@ -176,7 +185,7 @@ impl Qcow2 {
         if !self.cache.is_settled() && holds(Rule::DurableLeaf) {
             return Map::Slow;
         }
-        self.host.node().map(lane, OpKind::Flush, range)
+        self.data.host.node().map(lane, OpKind::Flush, range)
     }
 
     /// See [`Node::extent`].
@@ -194,9 +203,8 @@ impl Qcow2 {
                 Stretch::Zero { at, said: true } => {
                     (ExtentKind::Zero { allocated: at.is_some() }, at)
                 }
-                Stretch::Zero { said: false, .. } | Stretch::Backing => {
-                    (ExtentKind::Unallocated, None)
-                }
+                Stretch::Zero { at, said: false } => (ExtentKind::Unallocated, at),
+                Stretch::Backing => (ExtentKind::Unallocated, None),
                 Stretch::Compressed(_) => (ExtentKind::Data, None),
                 Stretch::Bad => return Err(BlockError::Corrupt),
             };

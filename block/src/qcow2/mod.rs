@@ -5,8 +5,7 @@
 //! it changes in memory; the file's metadata follows in a *write-back*, in an order that leaves at
 //! most leaks behind a crash (`writeback`).
 //!
-//! Specification: QEMU, `docs/interop/qcow2.txt`. Not supported, and refused by name: extended L2
-//! entries, external data files, encryption.
+//! Specification: QEMU, `docs/interop/qcow2.txt`. Not supported, and refused by name: encryption.
 
 mod alloc;
 mod amend;
@@ -19,6 +18,7 @@ mod close;
 mod compressed;
 mod counts;
 pub mod create;
+mod data;
 mod header_io;
 pub(crate) mod host;
 pub(crate) mod join;
@@ -33,8 +33,10 @@ mod refcount;
 mod replace;
 mod resize;
 mod snapshot;
+mod subclusters;
 pub(crate) mod sync;
 mod tables;
+mod vmstate;
 mod write;
 mod writeback;
 mod zero;
@@ -54,10 +56,11 @@ use std::sync::{
 };
 
 pub use amend::{Amend, AmendError, amend};
-pub use backing::set_backing;
+pub use backing::{set_backing, set_data_file};
 pub use bitmap::{BitmapError, BitmapInfo, DirtyBits};
+pub use data::data_path;
 pub use header::{Header, HeaderError};
-pub use open::{OpenError, Options, open, open_snapshot, read_header};
+pub use open::{Files, OpenError, Options, open, open_files, open_snapshot, read_header};
 pub use pack::{ClusterPacker, PackedCluster};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotError};
 
@@ -71,7 +74,8 @@ const COPY_BYTES_MAX: u64 = 16 << 20;
 /// An open qcow2 image.
 pub struct Qcow2 {
     layout: layout::Layout,
-    host: host::Host,
+    host: Arc<host::Host>,
+    data: data::Data,
     backing: Option<Arc<dyn Node>>,
     /// All but the size.
     info: Info,
@@ -209,6 +213,9 @@ impl Node for Qcow2 {
 
     fn children(&self) -> Vec<(&'static str, Arc<dyn Node>)> {
         let mut children = vec![("file", Arc::clone(self.host.node()))];
+        if self.data.is_external() {
+            children.push(("data-file", Arc::clone(self.data.host.node())));
+        }
         if let Some(backing) = &self.backing {
             children.push(("backing", Arc::clone(backing)));
         }

@@ -54,11 +54,15 @@ pub enum Rule {
     BitmapTablesFirst,
     /// The header has forgotten a bitmap durably before its clusters are free.
     BitmapGoneFirst,
+    /// A data file is synced before the tables that lead to it are written.
+    DataFileBeforeL2,
+    /// What a subcluster held, or zeros, is in its place before the bitmap says that it has one.
+    FillSubclusters,
 }
 
 impl Rule {
     /// Every rule, for tests.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::SyncBeforeL2,
         Self::SyncBeforeReftable,
         Self::RefcountsBeforeL2,
@@ -83,6 +87,8 @@ impl Rule {
         Self::BitmapRefsFirst,
         Self::BitmapTablesFirst,
         Self::BitmapGoneFirst,
+        Self::DataFileBeforeL2,
+        Self::FillSubclusters,
     ];
 }
 

@@ -16,7 +16,11 @@ use super::{
     cache::SliceCache,
     check,
     compressed::Unpacker,
-    header::{AUTOCLEAR_BITMAPS, HEADER_BYTES_MAX, Header, HeaderError, field, incompatible},
+    data::Data,
+    header::{
+        AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, HEADER_BYTES_MAX, Header, HeaderError, field,
+        incompatible,
+    },
     header_io::HeaderSector,
     host::Host,
     l1::L1,
@@ -62,6 +66,12 @@ pub enum OpenError {
         #[source]
         source: BlockError,
     },
+    /// Guest data is in another file, which was not given.
+    #[error("'data-file' is required for this image")]
+    NoDataFile,
+    /// A data file was given for an image that has none.
+    #[error("'data-file' can only be set for images with an external data file")]
+    DataFile,
     /// A table lies outside the file.
     #[error("the image is damaged or cut short: its {0} is outside the file")]
     Truncated(&'static str),
@@ -107,7 +117,19 @@ pub(super) async fn read_first_cluster(
     Ok((Header::parse(&bytes)?, bytes))
 }
 
-/// Opens the image in `file`. `backing` is the node of the file that its header names, which the
+/// The files of an image.
+pub struct Files {
+    /// The image.
+    pub file: Arc<dyn Node>,
+    /// What its header names as its backing file; without it, what is not in the image reads as
+    /// zeros.
+    pub backing: Option<Arc<dyn Node>>,
+    /// The file that guest data is in, where the image says that there is one
+    /// ([`Header::has_data_file`]).
+    pub data: Option<Arc<dyn Node>>,
+}
+
+/// Opens the image in `file`, whose guest data is there too. `backing` is the node of the file that its header names, which the
 /// caller has opened; without it, what is not in the image reads as zeros.
 ///
 /// # Errors
@@ -118,20 +140,38 @@ pub async fn open(
     backing: Option<Arc<dyn Node>>,
     options: Options,
 ) -> Result<Arc<Qcow2>, OpenError> {
+    open_files(cx, Files { file, backing, data: None }, options).await
+}
+
+/// Opens an image that may have its guest data in another file.
+///
+/// # Errors
+/// As for [`open`]; also when a data file is missing, or is none of the image's.
+pub async fn open_files(cx: &Cx, files: Files, options: Options) -> Result<Arc<Qcow2>, OpenError> {
+    let Files { file, backing, data } = files;
     let host = Host::new(file);
     let (mut header, _) = read_first_cluster(cx, &host).await?;
     header.supported()?;
-    let read_only = options.read_only || host.node().info().read_only;
+    match &data {
+        None if header.has_data_file() => return Err(OpenError::NoDataFile),
+        Some(_) if !header.has_data_file() => return Err(OpenError::DataFile),
+        _ => {}
+    }
+    let read_only = options.read_only
+        || host.node().info().read_only
+        || data.as_ref().is_some_and(|data| data.info().read_only);
     if !read_only {
         if header.is_corrupt() {
             return Err(OpenError::Corrupt);
         }
         if header.is_dirty() {
-            let rebuilt = check::check(cx, host.node(), check::Repair::All).await;
+            let rebuilt = check::put_right(cx, host.node()).await;
             rebuilt.map_err(|e| OpenError::Rebuild(Box::new(e)))?;
         }
-        // Bitmaps are kept up; of other features that clear themselves we know nothing.
-        let kept = header.autoclear & AUTOCLEAR_BITMAPS;
+        // Bitmaps and raw data files are kept up; of other features that clear themselves we know
+        // nothing.
+        let raw = if header.has_data_file() { AUTOCLEAR_RAW_DATA } else { 0 };
+        let kept = header.autoclear & (AUTOCLEAR_BITMAPS | raw);
         clear_autoclear(cx, &host, &header, kept).await?;
         header = read_first_cluster(cx, &host).await?.0;
     }
@@ -140,10 +180,11 @@ pub async fn open(
     if !read_only && header.snapshots > 0 {
         tables.find_snapshots(cx, &host, &header).await?;
     }
-    let image = Arc::new(assemble(host, backing, &header, sector, tables, options, read_only));
+    let nodes = (host, data, backing);
+    let image = Arc::new(assemble(nodes, &header, sector, tables, options, read_only));
     if !read_only && !image.start_bitmaps(cx).await? {
         log::warn!("the bitmaps of the image are damaged or of an unknown kind; they are void now");
-        clear_autoclear(cx, &image.host, &header, 0).await?;
+        clear_autoclear(cx, &image.host, &header, header.autoclear & AUTOCLEAR_RAW_DATA).await?;
         let sector = image.host.read(cx, 0, 512).await;
         image.header_is(sector.map_err(io("reading the image header"))?);
     }
@@ -164,13 +205,16 @@ pub async fn open_snapshot(
     let host = Host::new(file);
     let (mut header, _) = read_first_cluster(cx, &host).await?;
     header.supported()?;
+    if header.has_data_file() {
+        return Err(OpenError::NoDataFile);
+    }
     header.size = snapshot.disk_size.unwrap_or(header.size);
     header.l1_offset = snapshot.l1_offset;
     header.l1_size = snapshot.l1_size;
     header.check_fields()?;
     let sector = host.read(cx, 0, 512).await.map_err(io("reading the image header"))?;
     let tables = Tables::read(cx, &host, &header).await?;
-    Ok(Arc::new(assemble(host, backing, &header, sector, tables, options, true)))
+    Ok(Arc::new(assemble((host, None, backing), &header, sector, tables, options, true)))
 }
 
 /// Features that we do not keep up are declared void, as the specification demands, before anything
@@ -277,9 +321,11 @@ fn slices_max(layout: Layout, size: u64) -> u64 {
     l1 * layout.slices_per_table()
 }
 
+/// The image's file, its data file, and its backing file.
+type Nodes = (Host, Option<Arc<dyn Node>>, Option<Arc<dyn Node>>);
+
 fn assemble(
-    host: Host,
-    backing: Option<Arc<dyn Node>>,
+    (host, data, backing): Nodes,
     header: &Header,
     sector: Vec<u8>,
     tables: Tables,
@@ -288,15 +334,20 @@ fn assemble(
 ) -> Qcow2 {
     let layout = header.layout();
     let below = host.node().info();
+    let host = Arc::new(host);
+    let data = Data::new(&host, data, header.has_raw_data_file());
     let beside = backing.as_ref().map_or(below, |b| b.info());
+    let of_data = data.host.node().info();
+    let least = |of: fn(&Info) -> u64| of(&below).min(of(&beside)).min(of(&of_data));
+    let most = |of: fn(&Info) -> u32| of(&below).max(of(&beside)).max(of(&of_data));
     let info = Info {
         size: header.size,
-        request_alignment: below.request_alignment.max(beside.request_alignment),
-        memory_alignment: below.memory_alignment.max(beside.memory_alignment),
-        preferred_write: layout.cluster() as u32,
-        max_transfer: below.max_transfer.min(beside.max_transfer),
-        max_segments: below.max_segments.min(beside.max_segments),
-        discard_granularity: layout.cluster() as u32,
+        request_alignment: most(|info| info.request_alignment),
+        memory_alignment: most(|info| info.memory_alignment),
+        preferred_write: layout.unit() as u32,
+        max_transfer: least(|info| info.max_transfer),
+        max_segments: least(|info| info.max_segments.into()) as u32,
+        discard_granularity: layout.unit() as u32,
         read_only,
     };
     let (metadata, refused) = tables.metadata(header);
@@ -311,6 +362,7 @@ fn assemble(
     );
     Qcow2 {
         layout,
+        data,
         backing,
         info,
         size: AtomicU64::new(header.size),

@@ -13,7 +13,7 @@ use super::{
     Qcow2,
     alloc::Run,
     header::Compression,
-    layout::COMPRESSED,
+    layout::{COMPRESSED, Raw},
     sync::{Semaphore, lock},
 };
 use crate::{BlockError, Cx, IoBuf, Pin, Range};
@@ -133,7 +133,8 @@ impl Qcow2 {
     /// with zeros behind the end.
     ///
     /// # Errors
-    /// As for any write; [`BlockError::Misaligned`] for what is no cluster, or is not shorter than
+    /// As for any write; [`BlockError::Unsupported`] where guest data is in a file of its own,
+    /// [`BlockError::Misaligned`] for what is no cluster, or is not shorter than
     /// one.
     pub async fn write_compressed(
         &self,
@@ -141,6 +142,9 @@ impl Qcow2 {
         clusters: &[PackedCluster],
     ) -> Result<(), BlockError> {
         self.check_writable()?;
+        if self.has_data_file() {
+            return Err(BlockError::Unsupported);
+        }
         for one in clusters {
             self.record(cx, Range::new(one.offset, self.layout.cluster())).await?;
         }
@@ -327,8 +331,8 @@ impl Qcow2 {
         let _held = self.clusters.lock(cluster, cluster).await;
         let old = self.entries(cx, cluster, cluster).await?;
         self.own_table(cx, cluster).await?;
-        let number = self.publish(cx, cluster, &[self.packed_entry(place)]).await?;
-        if let Some(freed) = old.first().and_then(|raw| self.references(*raw)) {
+        let number = self.publish(cx, cluster, &[Raw::plain(self.packed_entry(place))]).await?;
+        if let Some(freed) = old.first().and_then(|raw| self.references(raw.word)) {
             self.limbo.push(number, freed);
         }
         Ok(())

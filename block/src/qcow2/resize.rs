@@ -34,7 +34,10 @@ impl Qcow2 {
         if entries > self.l1.len() {
             self.grow_l1(cx, entries).await?;
         }
+        self.grow_data(cx, old, size).await?;
+        self.forget_beyond(cx, old, size).await?;
         self.clear_gain(cx, old, size).await?;
+        self.map_raw_data(cx, Range::new(old, size - old)).await?;
         self.flush(cx).await?;
         self.admit(cx, size).await
     }
@@ -68,7 +71,11 @@ impl Qcow2 {
             self.discard(cx, Range::new(cut, old - cut)).await?;
         }
         self.flush(cx).await?;
-        self.admit(cx, size).await
+        self.admit(cx, size).await?;
+        if self.has_data_file() {
+            self.data.host.set_len(cx, size).await?;
+        }
+        Ok(())
     }
 
     /// The header has the new size, durably, and its bitmaps are those of such a disk.
@@ -85,6 +92,27 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Whatever is mapped beyond the end of the disk, such as machine state that a snapshot brought back,
+    /// is not what the disk gains.
+    async fn forget_beyond(&self, cx: &Cx, old: u64, size: u64) -> Result<(), BlockError> {
+        let per_table = self.layout.slices_per_table() << self.layout.slice_bits();
+        let cluster = self.layout.cluster();
+        let mut first = old.div_ceil(cluster);
+        let end = size.div_ceil(cluster);
+        while first < end {
+            let index = first / per_table;
+            let last = ((index + 1) * per_table).min(end);
+            if index >= self.l1.len() {
+                break;
+            }
+            if self.l1.table(index)?.host != 0 {
+                self.forget(cx, Range::new(first * cluster, (last - first) * cluster)).await?;
+            }
+            first = last;
+        }
+        Ok(())
+    }
+
     /// What lies beyond the old end may be garbage in the last cluster, or data of a longer backing
     /// file.
     async fn clear_gain(&self, cx: &Cx, old: u64, size: u64) -> Result<(), BlockError> {
@@ -97,7 +125,7 @@ impl Qcow2 {
         self.write_zeroes(cx, Range::new(old, end - old), true).await
     }
 
-    async fn grow_l1(&self, cx: &Cx, entries: u64) -> Result<(), BlockError> {
+    pub(super) async fn grow_l1(&self, cx: &Cx, entries: u64) -> Result<(), BlockError> {
         let cluster = self.layout.cluster();
         let count = u32::try_from(entries).map_err(|_| BlockError::OutOfRange)?;
         let clusters = (entries * 8).div_ceil(cluster);

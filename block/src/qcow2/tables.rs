@@ -5,7 +5,7 @@ use std::task::Poll;
 use super::{
     Qcow2, be,
     cache::{NotPublished, Step},
-    layout::{COMPRESSED, COPIED, Entry},
+    layout::{Entry, Raw},
     mutation::{Rule, holds},
 };
 use crate::{BlockError, Cx, Range};
@@ -55,17 +55,12 @@ impl Qcow2 {
     }
 
     /// Whether a write through one of these entries would hit the image's own tables.
-    fn points_at_metadata(&self, entries: &[u64]) -> bool {
-        let hosts =
-            entries.iter().filter(|raw| **raw & COMPRESSED == 0).filter_map(|raw| {
-                match self.layout.entry(*raw) {
-                    Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => {
-                        Some(host >> self.layout.cluster_bits)
-                    }
-                    _ => None,
-                }
-            });
-        self.alloc.is_metadata(hosts)
+    fn points_at_metadata(&self, words: &[u64]) -> bool {
+        if self.data.is_external() {
+            return false;
+        }
+        let hosts = self.layout.entries(words).filter_map(|raw| self.layout.host_of(raw.word));
+        self.alloc.is_metadata(hosts.map(|host| host >> self.layout.cluster_bits))
     }
 
     /// The entries of guest clusters `first..=last`, which lie in one slice.
@@ -74,7 +69,7 @@ impl Qcow2 {
         cx: &Cx,
         first: u64,
         last: u64,
-    ) -> Result<Vec<u64>, BlockError> {
+    ) -> Result<Vec<Raw>, BlockError> {
         let slice = self.layout.slice_of(first);
         loop {
             self.load_slice(cx, slice).await?;
@@ -96,11 +91,11 @@ impl Qcow2 {
         &self,
         cx: &Cx,
         first: u64,
-        entries: &[u64],
+        entries: &[Raw],
     ) -> Result<u64, BlockError> {
         let slice = self.layout.slice_of(first);
         let start = self.layout.index_in_slice(first);
-        let changes: Vec<(usize, u64)> = (start..).zip(entries.iter().copied()).collect();
+        let changes: Vec<(usize, Raw)> = (start..).zip(entries.iter().copied()).collect();
         loop {
             match self.cache.publish(slice, &changes) {
                 Ok(number) => return Ok(number),
@@ -162,14 +157,13 @@ impl Qcow2 {
         self.host.zero(cx, Range::new(new, cluster), false).await
     }
 
-    /// The entry of a cluster of our own.
-    pub(super) fn data_entry(&self, host_cluster: u64) -> u64 {
-        host_cluster << self.layout.cluster_bits | COPIED
-    }
-
-    /// The references that an entry holds, by host cluster.
-    pub(super) fn references(&self, raw: u64) -> Option<(u64, u64)> {
-        match self.layout.entry(raw) {
+    /// The references that an entry with this descriptor holds, by host cluster. A data file's
+    /// clusters have no counts.
+    pub(super) fn references(&self, word: u64) -> Option<(u64, u64)> {
+        if self.data.is_external() {
+            return None;
+        }
+        match self.layout.entry(word) {
             Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => {
                 Some((host >> self.layout.cluster_bits, 1))
             }

@@ -9,7 +9,7 @@ use super::{
     Qcow2,
     alloc::Run,
     join::{self, Work},
-    layout::Entry,
+    layout::{Entry, Raw},
     map::Stretch,
     mutation::{Rule, holds},
 };
@@ -22,20 +22,36 @@ const LIMBO_MAX: u64 = 32 << 20;
 const WIDTH: usize = 16;
 
 /// What is to be done with the first of some clusters, and how many go the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     /// Write in place, from this host offset.
     InPlace(u64),
     /// Write to new clusters.
     Fresh,
-    /// The cluster reads as zeros but has its own place in the file: fill that.
+    /// The cluster has its own place in the file, but other contents: fill that.
     Refill(u64),
+    /// Write some of the subclusters of one cluster.
+    Subclusters,
+}
+
+impl Plan {
+    /// Whether a cluster for which `next` is to be done, `ahead` bytes on, goes the same way.
+    fn goes_on(self, next: Self, ahead: u64) -> bool {
+        match (self, next) {
+            (Self::InPlace(a), Self::InPlace(b)) | (Self::Refill(a), Self::Refill(b)) => {
+                a.checked_add(ahead) == Some(b)
+            }
+            (Self::Fresh, Self::Fresh) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Clusters that a write fills: guest cluster, host run, the old entries.
 struct Target<'a> {
     first: u64,
     run: Run,
-    old: &'a [u64],
+    old: &'a [Raw],
 }
 
 impl Qcow2 {
@@ -85,7 +101,8 @@ impl Qcow2 {
         let mut in_place: Vec<Work<'_>> = Vec::new();
         while at < range.end() {
             let index = (layout.guest_cluster(at) - first) as usize;
-            let (plan, count) = self.plan(&entries[index..])?;
+            let rest = Range::new(at, range.end() - at);
+            let (plan, count) = self.plan(&entries[index..], rest)?;
             let run_end = ((first + index as u64 + count) << layout.cluster_bits).min(range.end());
             let piece = Range::new(at, run_end - at);
             let view = buf.view(buf_at + at - range.offset, piece.len);
@@ -95,7 +112,7 @@ impl Qcow2 {
                     let in_cluster = at & (layout.cluster() - 1);
                     // The guard keeps discards away; the pin does so even if this task is dropped.
                     let pin = self.pins.pin(cx.lane());
-                    in_place.push(Box::pin(self.host.write(cx, host + in_cluster, view, pin)));
+                    in_place.push(Box::pin(self.data.host.write(cx, host + in_cluster, view, pin)));
                     piece.len
                 }
                 Plan::Fresh => self.write_fresh(cx, piece, old, view).await?,
@@ -107,40 +124,59 @@ impl Qcow2 {
                     self.publish_data(cx, &target).await?;
                     piece.len
                 }
+                Plan::Subclusters => {
+                    self.write_subclusters(cx, piece, old[0], view).await?;
+                    piece.len
+                }
             };
         }
         join::all(in_place.into_iter(), WIDTH).await
     }
 
-    /// Decides for the first of these entries, and for as many as go with it.
-    fn plan(&self, entries: &[u64]) -> Result<(Plan, u64), BlockError> {
+    /// Decides for the first of these entries, in which `range` begins, and for as many as go with it.
+    fn plan(&self, entries: &[Raw], range: Range) -> Result<(Plan, u64), BlockError> {
         let cluster = self.layout.cluster();
-        let decoded = || entries.iter().map(|raw| self.layout.entry(*raw));
-        let in_place = |entry: &Entry| match *entry {
-            Entry::Data { host, owned } if owned || !holds(Rule::CopyShared) => Some(host),
-            _ => None,
+        let start = range.offset & !(cluster - 1);
+        let way = |n: usize, raw: &Raw| {
+            let from = range.offset.saturating_sub(start + n as u64 * cluster);
+            let to = (range.end() - start - n as u64 * cluster).min(cluster);
+            self.way(*raw, from, to)
         };
-        let refill = |entry: &Entry| match *entry {
-            Entry::Zero { host, owned: true } => host,
-            _ => None,
+        let first = way(0, entries.first().ok_or(BlockError::Corrupt)?)?;
+        let goes_on = |(n, raw): &(usize, &Raw)| {
+            way(*n, raw).is_ok_and(|next| first.goes_on(next, *n as u64 * cluster))
         };
-        let contiguous = |start: u64, host: &dyn Fn(&Entry) -> Option<u64>| {
-            let follows = |(n, e): &(u64, Entry)| host(e) == Some(start + n * cluster);
-            (0..).zip(decoded()).take_while(follows).count() as u64
-        };
-        match decoded().next() {
-            None | Some(Entry::Bad) => Err(BlockError::Corrupt),
-            Some(first) => Ok(if let Some(host) = in_place(&first) {
-                (Plan::InPlace(host), contiguous(host, &in_place))
-            } else if let Some(host) = refill(&first) {
-                (Plan::Refill(host), contiguous(host, &refill))
-            } else {
-                let fresh = |e: &Entry| {
-                    !matches!(e, Entry::Bad) && in_place(e).is_none() && refill(e).is_none()
-                };
-                (Plan::Fresh, decoded().take_while(fresh).count() as u64)
-            }),
+        let more = entries.iter().enumerate().skip(1).take_while(goes_on).count();
+        Ok((first, 1 + more as u64))
+    }
+
+    /// How bytes `from..to` of a cluster with this entry are written.
+    fn way(&self, raw: Raw, from: u64, to: u64) -> Result<Plan, BlockError> {
+        let entry = self.layout.entry(raw.word);
+        if !self.layout.extended {
+            return match entry {
+                Entry::Bad => Err(BlockError::Corrupt),
+                Entry::Data { host, owned } if owned || !holds(Rule::CopyShared) => {
+                    Ok(Plan::InPlace(host))
+                }
+                Entry::Zero { host: Some(host), owned: true } => Ok(Plan::Refill(host)),
+                _ => Ok(Plan::Fresh),
+            };
         }
+        if self.layout.at(raw, from) == Entry::Bad {
+            return Err(BlockError::Corrupt);
+        }
+        let touched = self.layout.subs(from, to);
+        let whole = (from, to) == (0, self.layout.cluster());
+        Ok(match entry {
+            Entry::Data { host, owned: true } if raw.placed() & touched == touched => {
+                Plan::InPlace(host)
+            }
+            Entry::Data { host, owned: true } if whole => Plan::Refill(host),
+            Entry::Data { owned: true, .. } => Plan::Subclusters,
+            _ if whole => Plan::Fresh,
+            _ => Plan::Subclusters,
+        })
     }
 
     /// Writes to newly allocated clusters. Returns how many bytes of `range` that did.
@@ -148,13 +184,13 @@ impl Qcow2 {
         &self,
         cx: &Cx,
         range: Range,
-        old: &[u64],
+        old: &[Raw],
         view: IoBuf,
     ) -> Result<u64, BlockError> {
         let layout = self.layout;
         let first = layout.guest_cluster(range.offset);
         self.own_table(cx, first).await?;
-        let run = self.alloc.take(cx, &self.host, old.len() as u64).await?;
+        let run = self.take_data(cx, first, old.len() as u64).await?;
         let end = ((first + run.len) << layout.cluster_bits).min(range.end());
         let piece = Range::new(range.offset, end - range.offset);
         let view = if piece == range { view } else { view.view(0, piece.len) };
@@ -169,7 +205,7 @@ impl Qcow2 {
             done = self.publish_data(cx, &target).await;
         }
         if let Err(error) = done {
-            self.alloc.give_back(cx, &self.host, run).await;
+            self.give_back_data(cx, run).await;
             return Err(error);
         }
         Ok(piece.len)
@@ -178,10 +214,11 @@ impl Qcow2 {
     /// Points the guest clusters to the run, and lets go of what they pointed to.
     async fn publish_data(&self, cx: &Cx, target: &Target<'_>) -> Result<(), BlockError> {
         let hosts = target.run.start..target.run.start + target.run.len;
-        let entries: Vec<u64> = hosts.clone().map(|host| self.data_entry(host)).collect();
+        let bits = self.layout.cluster_bits;
+        let entries: Vec<Raw> = hosts.clone().map(|host| self.layout.data(host << bits)).collect();
         let number = self.publish(cx, target.first, &entries).await?;
         for (host, old) in hosts.zip(target.old) {
-            if let Some(freed) = self.references(*old)
+            if let Some(freed) = self.references(old.word)
                 && freed != (host, 1)
             {
                 self.limbo.push(number, freed);
@@ -202,28 +239,29 @@ impl Qcow2 {
         let layout = self.layout;
         let start = target.first << layout.cluster_bits;
         let end = (target.first + target.run.len) << layout.cluster_bits;
+        let end = self.within_data(Range::new(start, end - start)).end().max(range.end());
         let host = target.run.start << layout.cluster_bits;
-        let last = *target.old.last().unwrap_or(&0);
+        let last = target.old.last().copied().unwrap_or_default();
         let fill_head = range.offset > start && self.must_fill(target.run, target.old[0]);
         let fill_tail = range.end() < end && self.must_fill(target.run, last);
         let in_run = range.offset - start;
         if !fill_head && !fill_tail {
-            return self.host.write(cx, host + in_run, view, Pin::NONE).await;
+            return self.data.host.write(cx, host + in_run, view, Pin::NONE).await;
         }
         let _memory = self.copies.take(layout.cluster()).await;
         let head = Range::new(start, range.offset - start);
         let tail = Range::new(range.end(), end - range.end());
         if target.run.len == 1 {
-            let mut whole = IoBuf::zeroed(layout.cluster() as usize);
+            let mut whole = IoBuf::zeroed((end - start) as usize);
             for edge in [head, tail] {
                 let into = whole.view(edge.offset - start, edge.len);
                 self.read_old(cx, edge, last, into).await?;
             }
             whole.copy_from(in_run, &view, 0, range.len);
-            return self.host.write(cx, host, whole, Pin::NONE).await;
+            return self.data.host.write(cx, host, whole, Pin::NONE).await;
         }
         let mut work: Vec<Work<'_>> =
-            vec![Box::pin(self.host.write(cx, host + in_run, view, Pin::NONE))];
+            vec![Box::pin(self.data.host.write(cx, host + in_run, view, Pin::NONE))];
         for (edge, old, wanted) in [(head, target.old[0], fill_head), (tail, last, fill_tail)] {
             if wanted {
                 let to = host + (edge.offset - start);
@@ -233,41 +271,57 @@ impl Qcow2 {
         join::all(work.into_iter(), 3).await
     }
 
-    async fn copy_edge(&self, cx: &Cx, edge: Range, old: u64, to: u64) -> Result<(), BlockError> {
+    /// Writes what an old entry says about `edge`, within one cluster, to its new place.
+    pub(super) async fn copy_edge(
+        &self,
+        cx: &Cx,
+        edge: Range,
+        old: Raw,
+        to: u64,
+    ) -> Result<(), BlockError> {
         let buf = IoBuf::zeroed(edge.len as usize);
         self.read_old(cx, edge, old, buf.view(0, edge.len)).await?;
-        self.host.write(cx, to, buf, Pin::NONE).await
+        self.data.host.write(cx, to, buf, Pin::NONE).await
     }
 
     /// Whether the unwritten parts of a cluster that had the entry `old` must be written too.
-    fn must_fill(&self, run: Run, old: u64) -> bool {
-        let zeros = matches!(self.stretch(old), Stretch::Zero { .. });
+    fn must_fill(&self, run: Run, old: Raw) -> bool {
+        self.must_fill_at(run, old, 0)
+    }
+
+    /// The same for the part at `in_cluster`.
+    pub(super) fn must_fill_at(&self, run: Run, old: Raw, in_cluster: u64) -> bool {
+        let zeros = matches!(self.stretch_of(old, in_cluster), Stretch::Zero { .. });
         !(zeros && (run.zeroed || !holds(Rule::FillRecycled)))
     }
 
-    /// Reads what an old entry says about `range`, within one cluster, into zeroed memory. What lies
-    /// beyond the end of the disk stays zero, whatever a longer backing file has there.
-    async fn read_old(
+    /// Reads what an old entry says about `range`, within one cluster and, if there are such, in
+    /// subclusters that are alike, into zeroed memory. What lies beyond the end of the disk stays zero,
+    /// whatever a longer backing file has there.
+    pub(super) async fn read_old(
         &self,
         cx: &Cx,
         range: Range,
-        old: u64,
+        old: Raw,
         buf: IoBuf,
     ) -> Result<(), BlockError> {
         let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
-        let len = range.len.min(size.saturating_sub(range.offset));
+        // Machine state is in clusters of its own.
+        let of_disk = range.offset & !(self.layout.cluster() - 1) < size;
+        let inside = if of_disk { size.saturating_sub(range.offset) } else { range.len };
+        let len = range.len.min(inside);
         if len == 0 {
             return Ok(());
         }
         let range = Range::new(range.offset, len);
         let mut buf = buf.view(0, len);
         let in_cluster = range.offset & (self.layout.cluster() - 1);
-        match self.stretch(old) {
+        match self.stretch_of(old, in_cluster) {
             Stretch::Zero { .. } => Ok(()),
             Stretch::Backing => self.read_backing(cx, range, buf).await,
             Stretch::Host { at, .. } => {
                 let pin = self.pins.pin(cx.lane());
-                self.host.read_into(cx, at + in_cluster, buf, pin).await
+                self.data.host.read_into(cx, at, buf, pin).await
             }
             Stretch::Compressed(place) => {
                 let bytes = self.unpacked(cx, place).await?;
@@ -278,9 +332,5 @@ impl Qcow2 {
             }
             Stretch::Bad => Err(BlockError::Corrupt),
         }
-    }
-
-    fn stretch(&self, raw: u64) -> Stretch {
-        self.stretch_of(raw, 0)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! 1. Copies are taken: first of the L2 slices, then of the L1 entries, then of the refcounts. A
 //!    refcount rises before the entry that needs it is published, so the later copy has seen it.
-//! 2. Refcount blocks are written. **Sync**: the data that the copied entries point to, and the
-//!    refcounts, are durable. (With lazy refcounts the dirty bit is made durable instead.)
+//! 2. Refcount blocks are written. **Sync**, of a data file too: the data that the copied entries
+//!    point to, and the refcounts, are durable. (With lazy refcounts the dirty bit is made durable instead.)
 //! 3. If there are new refcount blocks, the refcount table; if the table has outgrown its place, a
 //!    new table, sync, and the header's pointer to it. **Sync.**
 //! 4. L2 slices, and the L1 entries of new L2 tables, in any order: a table was whole, and the file
@@ -160,6 +160,7 @@ impl Qcow2 {
         self.limbo.settle(self.cache.settled(), &self.pins);
         self.reap(cx).await;
         if self.cache.is_settled() {
+            self.data.sync(cx).await?;
             return self.sync_at(cx, Rule::FlushSyncs).await;
         }
         let refcounts = !self.lazy_refcounts && holds(Rule::RefcountsBeforeL2);
@@ -183,6 +184,7 @@ impl Qcow2 {
         if self.lazy_refcounts && !self.is_marked_dirty() && holds(Rule::DirtyBitFirst) {
             self.set_incompatible(cx, incompatible::DIRTY, 0).await?;
         }
+        self.sync_data(cx).await?;
         self.write_refcounts(cx, &snapshot.refs).await?;
         let mut pieces = self.located(&snapshot.slices)?;
         pieces.extend(snapshot.l1_writes.iter().cloned());

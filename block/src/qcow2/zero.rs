@@ -2,7 +2,8 @@
 
 use super::{
     Qcow2,
-    layout::{COPIED, Entry, ZERO},
+    layout::{COPIED, Entry, Raw, ZERO},
+    map::Stretch,
 };
 use crate::{BlockError, Cx, IoBuf, Range};
 
@@ -28,24 +29,24 @@ enum Change {
     /// It is so already.
     Nothing,
     /// A new entry.
-    Entry(u64),
+    Entry(Raw),
     /// Only writing zeros helps.
     Write,
 }
 
 impl Qcow2 {
     pub(super) async fn discard(&self, cx: &Cx, range: Range) -> Result<(), BlockError> {
-        let cluster = self.layout.cluster();
-        let start = range.offset.next_multiple_of(cluster);
-        // The last cluster of the disk may be cut short by its end.
+        let unit = self.layout.unit();
+        let start = range.offset.next_multiple_of(unit);
+        // The last unit of the disk may be cut short by its end.
         let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
         let end = if range.end() == size {
-            size.next_multiple_of(cluster)
+            size.next_multiple_of(unit)
         } else {
-            range.end() / cluster * cluster
+            range.end() / unit * unit
         };
         if start < end {
-            self.change_clusters(cx, Range::new(start, end - start), Aim::Discard).await?;
+            self.change_units(cx, Range::new(start, end - start), Aim::Discard).await?;
         }
         self.relieve_limbo(cx).await
     }
@@ -56,13 +57,13 @@ impl Qcow2 {
         range: Range,
         unmap: bool,
     ) -> Result<(), BlockError> {
-        let cluster = self.layout.cluster();
+        let unit = self.layout.unit();
         let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
-        let start = range.offset.next_multiple_of(cluster).min(range.end());
+        let start = range.offset.next_multiple_of(unit).min(range.end());
         let whole_end = if range.end() >= size {
-            range.end().next_multiple_of(cluster)
+            range.end().next_multiple_of(unit)
         } else {
-            range.end() / cluster * cluster
+            range.end() / unit * unit
         };
         let end = whole_end.max(start);
         for (from, to) in [(range.offset, start), (end, range.end())] {
@@ -70,12 +71,34 @@ impl Qcow2 {
                 self.write_zeros(cx, Range::new(from, to - from)).await?;
             }
         }
-        let start = range.offset.next_multiple_of(cluster);
+        let start = range.offset.next_multiple_of(unit);
         if start < end {
             let aim = if unmap { Aim::Unmap } else { Aim::Keep };
-            self.change_clusters(cx, Range::new(start, end - start), aim).await?;
+            self.change_units(cx, Range::new(start, end - start), aim).await?;
         }
         self.relieve_limbo(cx).await
+    }
+
+    /// Whole units: clusters by their entries, single subclusters by their bits. What reaches to the end
+    /// of the disk counts as reaching to the end of its cluster.
+    async fn change_units(&self, cx: &Cx, range: Range, aim: Aim) -> Result<(), BlockError> {
+        let cluster = self.layout.cluster();
+        let size = self.size.load(std::sync::atomic::Ordering::SeqCst);
+        let range_end =
+            if range.end() >= size { range.end().next_multiple_of(cluster) } else { range.end() };
+        let start = range.offset.next_multiple_of(cluster).min(range_end);
+        let end = (range_end / cluster * cluster).max(start);
+        // Without subclusters both are empty.
+        for (from, to) in [(range.offset, start), (end, range_end)] {
+            if from < to {
+                let part = Range::new(from, to - from);
+                self.zero_subclusters(cx, part, aim != Aim::Keep).await?;
+            }
+        }
+        if start < end {
+            self.change_clusters(cx, Range::new(start, end - start), aim).await?;
+        }
+        Ok(())
     }
 
     /// Empties the image: the disk reads as the backing file does, and all space is given back. Every
@@ -110,15 +133,13 @@ impl Qcow2 {
     async fn write_zeros(&self, cx: &Cx, range: Range) -> Result<(), BlockError> {
         let mut at = range.offset;
         while at < range.end() {
-            let cluster_end = (at | (self.layout.cluster() - 1)) + 1;
-            let end = range.end().min(cluster_end).min(at + ZERO_PIECE);
+            let unit_end = (at | (self.layout.unit() - 1)) + 1;
+            let end = range.end().min(unit_end).min(at + ZERO_PIECE);
             let cluster = self.layout.guest_cluster(at);
             let entry = self.entries(cx, cluster, cluster).await?;
-            let zero = match entry.first().map(|raw| self.layout.entry(*raw)) {
-                Some(Entry::Zero { .. }) => true,
-                Some(Entry::Unallocated) => self.backing.is_none(),
-                _ => false,
-            };
+            let in_cluster = at & (self.layout.cluster() - 1);
+            let stretch = entry.first().map(|raw| self.stretch_of(*raw, in_cluster));
+            let zero = matches!(stretch, Some(Stretch::Zero { .. }));
             if !zero {
                 let buf = IoBuf::zeroed((end - at) as usize);
                 self.write(cx, Range::new(at, end - at), &buf).await?;
@@ -165,44 +186,92 @@ impl Qcow2 {
                 Change::Write => to_write.push(cluster),
             }
         }
+        if self.data.is_raw() && aim != Aim::Forget {
+            self.zero_raw_data(cx, first, &old, aim != Aim::Keep).await?;
+        }
         if new == old {
             return Ok(to_write);
         }
         self.own_table(cx, first).await?;
         let number = self.publish(cx, first, &new).await?;
         for (old, new) in old.iter().zip(&new) {
-            if let Some(freed) = self.references(*old)
-                && Some(freed) != self.references(*new)
+            if let Some(freed) = self.references(old.word)
+                && Some(freed) != self.references(new.word)
             {
                 self.limbo.push(number, freed);
             }
         }
+        // What is forgotten must not be zeros before the entry is gone from the file.
+        if self.data.is_external() && aim != Aim::Forget {
+            self.punch_data(cx, first, &old, &new).await;
+        }
         Ok(to_write)
     }
 
-    fn change(&self, raw: u64, aim: Aim) -> Result<Change, BlockError> {
+    /// The entry of a cluster as a whole, as far as that can be said in one word: subclusters that are
+    /// not alike count as data.
+    pub(super) fn whole(&self, raw: Raw) -> Entry {
+        let entry = self.layout.entry(raw.word);
+        if !self.layout.extended {
+            return entry;
+        }
+        let all = |bitmap: u32| bitmap == u32::MAX;
+        match entry {
+            Entry::Unallocated if raw.placed() != 0 => Entry::Bad,
+            Entry::Unallocated if all(raw.zeroed()) => Entry::Zero { host: None, owned: false },
+            Entry::Data { .. } if raw.placed() & raw.zeroed() != 0 => Entry::Bad,
+            Entry::Data { host, owned } if all(raw.zeroed()) => {
+                Entry::Zero { host: Some(host), owned }
+            }
+            other => other,
+        }
+    }
+
+    fn change(&self, raw: Raw, aim: Aim) -> Result<Change, BlockError> {
         let v3 = self.layout.version >= 3;
         let hides_backing = self.backing.is_some();
-        let entry = self.layout.entry(raw);
+        let entry = self.whole(raw);
+        let zeros = Change::Entry(self.layout.zeros());
+        let nothing = Change::Entry(Raw::default());
+        if self.data.is_raw() && matches!(entry, Entry::Data { .. }) && aim != Aim::Forget {
+            // Its zeros are in the data file.
+            let whole = !self.layout.extended || raw.placed() == u32::MAX;
+            return Ok(if whole { Change::Nothing } else { Change::Entry(self.all_placed(raw)) });
+        }
         Ok(match (entry, aim) {
             (Entry::Bad, _) => return Err(BlockError::Corrupt),
-            (Entry::Unallocated, Aim::Discard | Aim::Forget) => Change::Nothing,
-            (_, Aim::Forget) => Change::Entry(0),
+            (Entry::Unallocated, Aim::Discard | Aim::Forget) if raw == Raw::default() => {
+                Change::Nothing
+            }
+            (_, Aim::Forget) => nothing,
             (Entry::Unallocated, _) if !hides_backing => Change::Nothing,
-            (Entry::Unallocated, _) if v3 => Change::Entry(ZERO),
+            (Entry::Unallocated, Aim::Discard) if !self.layout.extended => Change::Nothing,
+            (Entry::Unallocated, _) if v3 => zeros,
             (Entry::Unallocated, _) => Change::Write,
             (Entry::Zero { .. }, Aim::Keep) => Change::Nothing,
             (Entry::Zero { host: None, .. }, _) => Change::Nothing,
-            (Entry::Data { owned: true, .. }, Aim::Keep) if v3 => {
-                Change::Entry(raw | ZERO | COPIED)
-            }
+            (Entry::Data { owned: true, .. }, Aim::Keep) if v3 => Change::Entry(self.kept(raw)),
             (Entry::Data { .. }, Aim::Keep) if !v3 => Change::Write,
             // The rest has a place in the file that it gives up. With a backing file, an empty
             // entry would bring its data back: zeros must be said, or the data kept.
-            _ if !hides_backing => Change::Entry(0),
-            _ if v3 => Change::Entry(ZERO),
+            _ if !hides_backing => nothing,
+            _ if v3 => zeros,
             (_, Aim::Discard) => Change::Nothing,
             _ => Change::Write,
         })
+    }
+
+    /// The entry of a cluster that keeps its place and reads as zeros.
+    fn kept(&self, raw: Raw) -> Raw {
+        if self.layout.extended {
+            Raw { word: raw.word | COPIED, subs: Raw::bitmaps(0, u32::MAX) }
+        } else {
+            Raw::plain(raw.word | ZERO | COPIED)
+        }
+    }
+
+    /// The entry of a cluster all of whose subclusters are data.
+    fn all_placed(&self, raw: Raw) -> Raw {
+        Raw { word: raw.word, subs: Raw::bitmaps(u32::MAX, 0) }
     }
 }

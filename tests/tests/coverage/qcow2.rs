@@ -15,6 +15,11 @@ const GROWS: &str = "making::disks_grow_and_what_they_gain_is_zero";
 const REBUILT: &str = "making::an_image_that_was_not_closed_is_rebuilt";
 const SNAPSHOTS: &str = "tests/snapshots::snapshots_hold_what_the_disk_held";
 const WIDTHS: &str = "widths::images_with_refcounts_of_every_width";
+const VM_STATE: &str = "tests/snapshots::machine_state_stays_with_its_snapshot";
+const TOO_LITTLE: &str = "tests/snapshots::a_snapshot_table_that_says_too_little_is_written_again";
+const DATA_FILE: &str = "data_file::every_cluster_is_where_it_is_on_the_disk";
+const GROWS_BESIDE: &str = "data_file::disks_grow_and_shrink_with_their_data_files";
+const SUBCLUSTERS: &str = "tests/subclusters::a_write_gives_a_place_to_what_it_touches_alone";
 const FIELDS: &str = "tests/header::every_impossible_field_is_refused_by_name";
 
 /// The page.
@@ -51,6 +56,8 @@ const HEADER: Group = Group {
             &[DAMAGE, FIELDS, "crash_tests/mod::refcount_tables_that_outgrow_their_place"],
         ),
         row("nb_snapshots", "Header", &[SNAPSHOTS, GUESTS, FIELDS]),
+        row("size of the VM state", "Snapshots", &[VM_STATE]),
+        row("extra data of a snapshot", "Snapshots", &[TOO_LITTLE]),
         row("snapshots_offset", "Header", &[SNAPSHOTS, GUESTS, FIELDS]),
         row("incompatible_features", "Header", &[REFUSED]),
         row("compatible_features", "Header", &[KEPT]),
@@ -72,9 +79,13 @@ const INCOMPATIBLE: Group = Group {
             "Header, bit 1",
             &[REFUSED, "hostile::a_write_through_a_lying_entry_is_refused_and_remembered"],
         ),
-        row("data_file", "Header, bit 2 (refused)", &[REFUSED]),
+        row("data_file", "Header, bit 2", &[DATA_FILE, "data_file::random_histories", REFUSED]),
         row("compression", "Header, bit 3", &[SIZES, FIELDS]),
-        row("extended_l2", "Header, bit 4 (refused)", &[REFUSED]),
+        row(
+            "extended_l2",
+            "Header, bit 4",
+            &[SUBCLUSTERS, "histories::clusters_of_subclusters", REFUSED],
+        ),
         row("any other", "Header (refused)", &[REFUSED]),
     ],
 };
@@ -93,6 +104,7 @@ const OTHER_BITS: Group = Group {
             ],
         ),
         row("bitmaps", "Header, autoclear bit 0", &[GUESTS]),
+        row("raw external data", "Header, autoclear bit 1", &[DATA_FILE, GROWS_BESIDE]),
         row("any other compatible bit", "Header (kept)", &[KEPT]),
         row("any other autoclear bit", "Header (cleared)", &[KEPT]),
     ],
@@ -105,6 +117,11 @@ const EXTENSIONS: Group = Group {
     rows: &[
         row("end of the list", "Header extensions", &[PARSES]),
         row("backing file format name", "Header extensions", &[NAMES]),
+        row(
+            "external data file name",
+            "Header extensions",
+            &["backing::the_data_files_name_changes"],
+        ),
         row("feature name table", "Feature name table", &[REFUSED]),
         row(
             "bitmaps",
@@ -159,7 +176,16 @@ const ENTRIES: Group = Group {
                 "crash_tests/mod::compressed_clusters",
             ],
         ),
-        row("bad", "reserved bits", &[DAMAGE]),
+        row("bad", "reserved bits", &[DAMAGE, "tests/subclusters::impossible_bitmaps_are_found"]),
+        row(
+            "subclusters",
+            "Extended L2 Entries",
+            &[
+                SUBCLUSTERS,
+                "tests/subclusters::what_a_snapshot_shares_moves_as_far_as_it_is_there",
+                "crash_tests/mod::clusters_of_subclusters",
+            ],
+        ),
     ],
 };
 
@@ -210,5 +236,7 @@ const RULES: Group = Group {
         row("bitmap_refs_first", "bitmap/store.rs", &["mutations::bitmap_refs_first"]),
         row("bitmap_tables_first", "bitmap/store.rs", &["mutations::bitmap_tables_first"]),
         row("bitmap_gone_first", "bitmap/mod.rs", &["mutations::bitmap_gone_first"]),
+        row("data_file_before_l2", "data.rs", &["mutations::data_file_before_l2"]),
+        row("fill_subclusters", "subclusters.rs", &["mutations::fill_subclusters"]),
     ],
 };

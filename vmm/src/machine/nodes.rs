@@ -69,6 +69,7 @@ fn driver(spec: &BlockdevSpec) -> DriverOptions {
         DriverSpec::Qcow2(qcow2) => DriverOptions::Qcow2(Qcow2Options {
             file: qcow2.file.clone(),
             backing: backing(&qcow2.backing),
+            data_file: qcow2.data_file.clone(),
             lazy_refcounts: qcow2.lazy_refcounts,
             l2_cache_size: qcow2.l2_cache_size,
         }),

@@ -103,6 +103,10 @@ pub struct Qcow2Spec {
     /// Where unallocated clusters are read from.
     #[serde(default, skip_serializing_if = "Backing::is_from_header")]
     pub backing: Backing,
+    /// The node that guest data is in, where it is not in the image; `None`: the file that the image
+    /// names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<String>,
     /// Whether refcount updates are put off; `None`: as the image says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lazy_refcounts: Option<bool>,
@@ -342,10 +346,14 @@ impl BlockdevSpec {
             DriverSpec::Raw(raw) => vec![&raw.file],
             DriverSpec::Fault(fault) => vec![&fault.file],
             DriverSpec::Blkdebug(blkdebug) => vec![&blkdebug.image],
-            DriverSpec::Qcow2(qcow2) => match &qcow2.backing {
-                Backing::Node(backing) => vec![&qcow2.file, backing],
-                Backing::FromHeader | Backing::None => vec![&qcow2.file],
-            },
+            DriverSpec::Qcow2(qcow2) => {
+                let mut below: Vec<&str> = vec![&qcow2.file];
+                below.extend(qcow2.data_file.as_deref());
+                if let Backing::Node(backing) = &qcow2.backing {
+                    below.push(backing);
+                }
+                below
+            }
             DriverSpec::Vmdk(image)
             | DriverSpec::Vdi(image)
             | DriverSpec::Vpc(image)
@@ -470,6 +478,7 @@ pub const QCOW2: Table = Table {
     props: &[
         CHILD,
         prop("backing", Kind::IdOrNull, "node below, null for none; default: the header's"),
+        prop("data-file", Kind::Id, "node with the guest data; default: what the image names"),
         prop("lazy-refcounts", Kind::Bool, "put off refcount updates; default: the image's"),
         prop("l2-cache-size", ANY_SIZE, "memory for L2 tables; default: for the whole disk"),
     ],

@@ -29,7 +29,7 @@ impl Overlay for Text {
                 return Err("not an overlay".to_owned());
             }
             let mut next = || lines.next().filter(|s| !s.is_empty()).map(str::to_owned);
-            Ok(Named { file: next(), format: next() })
+            Ok(Named { file: next(), format: next(), data: None })
         })
     }
 
@@ -37,6 +37,7 @@ impl Overlay for Text {
         &self,
         _cx: &Cx,
         file: Arc<dyn Node>,
+        _data: Option<Arc<dyn Node>>,
         backing: Option<Arc<dyn Node>>,
         read_only: bool,
         options: Option<&Qcow2Options>,
@@ -63,6 +64,7 @@ fn qcow2(name: &str, file: &str) -> NodeOptions {
     let qcow2 = Qcow2Options {
         file: file.to_owned(),
         backing: Backing::FromHeader,
+        data_file: None,
         lazy_refcounts: None,
         l2_cache_size: None,
     };

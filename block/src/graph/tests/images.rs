@@ -36,6 +36,7 @@ fn qcow2(name: &str, file: &str) -> NodeOptions {
     let qcow2 = Qcow2Options {
         file: file.to_owned(),
         backing: Backing::FromHeader,
+        data_file: None,
         lazy_refcounts: None,
         l2_cache_size: None,
     };
@@ -100,6 +101,61 @@ fn a_chain_that_qemu_made_reads_writes_and_is_sound_afterwards() {
     }
     let after = [dir.path().join("base.raw"), dir.path().join("middle.qcow2")];
     assert!(after.map(|path| std::fs::read(path).expect("read")) == before, "backing files");
+}
+
+#[test]
+fn data_files_are_opened_as_the_image_names_them_or_as_a_node() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().to_owned();
+    let at = move |name: &str| root.join(name);
+    let [data, base, top] = [at("data.raw"), at("base.qcow2"), at("top.qcow2")];
+    let option = format!("data_file={}", text(&data));
+    let create = ["create", "-q", "-f", "qcow2"];
+    qemu_ok("qemu-img", &[&create[..], &["-o", &option, text(&base), "4M"]].concat());
+    qemu_ok("qemu-io", &["-c", "write -P 8 1M 1M", text(&base)]);
+    let overlay = ["-F", "qcow2", "-b", "base.qcow2", text(&top)];
+    qemu_ok("qemu-img", &[&create[..], &overlay].concat());
+    let graph = Graph::new();
+    on_ring(async move |cx| {
+        // Of a backing file, it is read only and shared with other readers.
+        let mut disk = open_chain(&graph, &cx, &top).await.handle();
+        let (buf, result) = disk.io(&cx, Io::read(1 << 20, IoBuf::zeroed(512))).await;
+        result.expect("read");
+        assert_eq!(buf.to_vec(), [8; 512]);
+        let io = |args: &[&str]| qemu("qemu-io", args).status.success();
+        assert!(io(&["-r", "-f", "raw", "-c", "read 0 512", text(&data)]));
+        assert!(!io(&["-f", "raw", "-c", "write 0 512", text(&data)]), "it is locked");
+        drop(disk);
+        graph.close_all(&cx).await.expect("close");
+        assert!(io(&["-f", "raw", "-c", "read 0 512", text(&data)]), "it is no longer locked");
+
+        // Written to, it is locked as the image is.
+        let mut disk = open_chain(&graph, &cx, &base).await.handle();
+        let buf = IoBuf::from_slice(&[9; 512]);
+        disk.io(&cx, Io::write(1 << 20, buf)).await.1.expect("write");
+        assert!(!io(&["-f", "raw", "-c", "write 0 512", text(&data)]), "it is locked");
+        drop(disk);
+        graph.close_all(&cx).await.expect("close");
+
+        // By name, wherever the image says it is.
+        let moved = at("moved");
+        std::fs::rename(&data, &moved).expect("move");
+        graph.open(&cx, host("file", &base)).await.expect("open");
+        let missing = graph.open(&cx, qcow2("disk", "file")).await.expect_err("it is not there");
+        assert!(missing.to_string().contains("data.raw"), "{missing}");
+        graph.open(&cx, host("beside", &moved)).await.expect("open");
+        let mut options = qcow2("disk", "file");
+        if let DriverOptions::Qcow2(qcow2) = &mut options.driver {
+            qcow2.data_file = Some("beside".to_owned());
+        }
+        graph.open(&cx, options).await.expect("open");
+        let mut disk = graph.attach("disk0", "disk", Usage::WRITE).expect("attach").handle();
+        let (buf, result) = disk.io(&cx, Io::read(1 << 20, IoBuf::zeroed(1024))).await;
+        result.expect("read");
+        assert!(buf.to_vec() == [[9; 512], [8; 512]].concat());
+        drop(disk);
+        graph.close_all(&cx).await.expect("close");
+    });
 }
 
 #[test]

@@ -3,14 +3,10 @@
 use std::{cell::Cell, rc::Rc};
 
 use super::*;
-use crate::{
-    nodes::file::FileNode,
-    qcow2::{counts::Width, refcount::KEPT_SLICES},
-    ring::sim::World,
-};
+use crate::{nodes::file::FileNode, qcow2::refcount::KEPT_SLICES, ring::sim::World};
 
 /// Clusters of 64 KiB: a block is one cluster of 16 slices, each of 2048 counts.
-const LAYOUT: Layout = Layout { cluster_bits: 16, version: 3, refs: Width::of(4) };
+const LAYOUT: Layout = Layout::standard(16, 3);
 const PER_SLICE: u64 = 2048;
 const BLOCK: u64 = 1 << 16;
 const FILE: u64 = 1 << 20;

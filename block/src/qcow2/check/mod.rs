@@ -13,7 +13,7 @@ use super::{
     host::Host,
     open::{OpenError, read_header},
 };
-use crate::{BlockError, Cx, Node};
+use crate::{BlockError, Cx, Node, Range};
 
 pub(super) use repair::rebuild;
 pub(super) use walk::Walk;
@@ -77,8 +77,29 @@ impl Report {
     }
 
     fn corruption(&mut self, message: String) {
-        self.corruptions += 1;
-        self.say(format!("ERROR {message}"));
+        self.corruptions_of(1, message);
+    }
+
+    /// The same corruption, found once for each of so many tables that share it.
+    fn corruptions_of(&mut self, times: u32, message: String) {
+        self.corruptions_said(times, format!("ERROR {message}"));
+    }
+
+    fn corruptions_said(&mut self, times: u32, message: String) {
+        self.corruptions += u64::from(times.max(1));
+        self.say(message);
+    }
+
+    /// Something is said to be beyond the end of the file.
+    fn exceeds(&mut self, range: Range) {
+        let Range { offset, len } = range;
+        self.corruptions_said(
+            1,
+            format!(
+                "ERROR: counting reference for region exceeding the end of the file by one cluster \
+                 or more: offset {offset:#x} size {len:#x}"
+            ),
+        );
     }
 
     fn leak(&mut self, message: String) {
@@ -93,6 +114,9 @@ pub enum CheckError {
     /// It cannot be opened at all.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Leaks cannot be told from what is only not counted; with what was found.
+    #[error("the refcounts have to be rebuilt: repair everything ('-r all')")]
+    NeedsRebuild(Vec<String>),
     /// There is too much of it.
     #[error("the file has {0} clusters, more than can be checked")]
     TooLarge(u64),
@@ -116,6 +140,23 @@ fn io(doing: &'static str) -> impl Fn(BlockError) -> CheckError {
 /// # Errors
 /// See [`CheckError`]. What is merely wrong with the image is in the report.
 pub async fn check(cx: &Cx, file: &Arc<dyn Node>, repair: Repair) -> Result<Report, CheckError> {
+    look(cx, file, repair, true).await
+}
+
+/// Puts right an image that says that its refcounts may be wrong: as [`check`] does, but the refcounts
+/// stay where they are, if that is possible.
+pub(super) async fn put_right(cx: &Cx, file: &Arc<dyn Node>) -> Result<Report, CheckError> {
+    look(cx, file, Repair::All, false).await
+}
+
+/// `anew`: where clusters that are in use have no refcount at all, all refcounts get a new place, as
+/// with qemu-img, which has not to rely on them to find free ones.
+async fn look(
+    cx: &Cx,
+    file: &Arc<dyn Node>,
+    repair: Repair,
+    anew: bool,
+) -> Result<Report, CheckError> {
     let header = read_header(cx, file).await?;
     header.supported().map_err(OpenError::from)?;
     let host = Host::new(Arc::clone(file));
@@ -124,14 +165,30 @@ pub async fn check(cx: &Cx, file: &Arc<dyn Node>, repair: Repair) -> Result<Repo
         return Ok(walk.report);
     }
     let before = (walk.report.leaks, walk.report.corruptions);
+    if repair == Repair::Leaks && anew && walk.must_rebuild(anew) {
+        let mut said = walk.report.messages;
+        said.truncate(walk.messages_before_flags);
+        return Err(CheckError::NeedsRebuild(said));
+    }
     let marked = header.is_dirty() || header.is_corrupt();
     let wanted = before.0 > 0 || (repair == Repair::All && before.1 > 0);
-    if wanted {
-        repair::repair(cx, &host, &header, walk, repair).await?;
-    } else if !marked {
+    let said = if wanted {
+        repair::repair(cx, &host, &header, walk, (repair, anew)).await?
+    } else if marked {
+        walk.report.messages
+    } else {
         return Ok(walk.report);
-    }
-    finish(cx, file, &host, repair, before).await
+    };
+    finish(cx, file, &host, (repair, anew, before), said).await
+}
+
+/// Writes the snapshot table again, with all that it must say. The image is sound but for that.
+async fn complete_snapshots(cx: &Cx, file: &Arc<dyn Node>) -> Result<(), CheckError> {
+    let doing = io("writing the snapshot table");
+    let image = super::open(cx, Arc::clone(file), None, super::Options::default()).await?;
+    image.rewrite_snapshots(cx).await.map_err(&doing)?;
+    let node: Arc<dyn Node> = image;
+    node.close(Cx::clone(cx)).await.map_err(doing)
 }
 
 /// Looks again after a repair, and clears the marks of an image that is sound.
@@ -139,15 +196,32 @@ async fn finish(
     cx: &Cx,
     file: &Arc<dyn Node>,
     host: &Host,
-    repair: Repair,
-    before: (u64, u64),
+    (repair, anew, before): (Repair, bool, (u64, u64)),
+    mut said: Vec<String>,
 ) -> Result<Report, CheckError> {
-    let header: Header = read_header(cx, file).await?;
-    let mut report = Walk::new(cx, host, &header).await?.report;
+    let mut header: Header = read_header(cx, file).await?;
+    let mut walk = Walk::new(cx, host, &header).await?;
+    let incomplete = walk.incomplete_snapshots;
+    let nothing_else = walk.report.corruptions == incomplete && walk.report.check_errors == 0;
+    if repair == Repair::All && anew && incomplete > 0 && nothing_else {
+        repair::clear_marks(cx, host, &header).await?;
+        // Opening looks at images that were not closed.
+        Box::pin(complete_snapshots(cx, file)).await?;
+        for message in said.iter_mut().filter(|message| message.ends_with("is incomplete")) {
+            *message = message.replacen("ERROR", "Repairing", 1);
+        }
+        header = read_header(cx, file).await?;
+        walk = Walk::new(cx, host, &header).await?;
+    }
+    let mut report = walk.report;
     report.leaks_fixed = before.0.saturating_sub(report.leaks);
     report.corruptions_fixed = before.1.saturating_sub(report.corruptions);
     if repair == Repair::All && report.corruptions == 0 && report.check_errors == 0 {
         repair::clear_marks(cx, host, &header).await?;
     }
+    if report.leaks_fixed + report.corruptions_fixed > 0 {
+        said.append(&mut report.messages);
+    }
+    report.messages = said;
     Ok(report)
 }

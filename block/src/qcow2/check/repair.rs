@@ -12,7 +12,7 @@ use super::{
         host::Host,
         layout::{COPIED, Entry, Layout, REFTABLE_BYTES_MAX},
     },
-    CheckError, Repair, io,
+    CheckError, MESSAGES_MAX, Repair, io,
     walk::Walk,
 };
 use crate::{BlockError, Cx};
@@ -22,28 +22,54 @@ pub(super) async fn repair(
     host: &Host,
     header: &Header,
     mut walk: Walk,
-    repair: Repair,
-) -> Result<(), CheckError> {
+    (repair, anew): (Repair, bool),
+) -> Result<Vec<String>, CheckError> {
     let doing = io("writing refcounts");
-    let covered = |cluster: usize| {
-        let block = cluster as u64 / walk.layout.refs_per_block();
-        walk.reftable.get(block as usize).is_some_and(|e| *e != 0)
-    };
-    let uncovered = (0..walk.counted.len()).any(|c| walk.references(c) > 0 && !covered(c));
-    if repair == Repair::All && (walk.structure_broken || uncovered) {
+    let mut said = Said(std::mem::take(&mut walk.report.messages));
+    let flags = said.0.split_off(walk.messages_before_flags.min(said.0.len()));
+    if repair == Repair::All && walk.must_rebuild(anew) {
         let refs = walk.layout.refs;
+        said.say(|| "Rebuilding refcount structure".to_owned());
+        for (cluster, &structure) in walk.structure.iter().enumerate().filter(|(_, n)| **n > 0) {
+            let counted = walk.counted[cluster];
+            let stored = counted.saturating_add(structure);
+            said.say(|| {
+                format!("Repairing cluster {cluster} refcount={stored} reference={counted}")
+            });
+        }
         rebuild(cx, host, &mut walk, refs).await.map_err(&doing)?;
     } else {
-        in_place(cx, host, &mut walk, repair).await.map_err(&doing)?;
+        in_place(cx, host, &mut walk, repair, &mut said).await.map_err(&doing)?;
     }
     if repair == Repair::All {
-        copied_flags(cx, host, header, &walk).await.map_err(io("writing L2 tables"))?;
+        let written = copied_flags(cx, host, header, &walk, &mut said).await;
+        written.map_err(io("writing L2 tables"))?;
+    } else {
+        said.0.extend(flags);
     }
-    host.sync(cx).await.map_err(io("making the repair durable"))
+    host.sync(cx).await.map_err(io("making the repair durable"))?;
+    Ok(said.0)
+}
+
+/// What was done, in words; a bounded number.
+struct Said(Vec<String>);
+
+impl Said {
+    fn say(&mut self, message: impl FnOnce() -> String) {
+        if self.0.len() < MESSAGES_MAX {
+            self.0.push(message());
+        }
+    }
 }
 
 /// Corrects counts in their blocks.
-async fn in_place(cx: &Cx, host: &Host, walk: &mut Walk, repair: Repair) -> Result<(), BlockError> {
+async fn in_place(
+    cx: &Cx,
+    host: &Host,
+    walk: &mut Walk,
+    repair: Repair,
+    said: &mut Said,
+) -> Result<(), BlockError> {
     let per_block = walk.layout.refs_per_block() as usize;
     for (index, &block) in walk.reftable.iter().enumerate() {
         let usable = matches!(walk.layout.block_of(block), Ok(at) if at != 0);
@@ -58,6 +84,16 @@ async fn in_place(cx: &Cx, host: &Host, walk: &mut Walk, repair: Repair) -> Resu
             let wanted = if cluster < walk.counted.len() { walk.references(cluster) } else { 0 };
             let wanted = u64::from(wanted).min(refs.max());
             let stored = refs.get(&bytes, at as u64);
+            if wanted != stored && cluster < walk.counted.len() {
+                let what = match repair {
+                    _ if wanted < stored => "Repairing",
+                    Repair::All => "Repairing",
+                    _ => "ERROR",
+                };
+                said.say(|| {
+                    format!("{what} cluster {cluster} refcount={stored} reference={wanted}")
+                });
+            }
             if wanted < stored || (repair == Repair::All && wanted > stored) {
                 refs.put(&mut fixed, at as u64, wanted);
                 if let Some(stored) = walk.stored.get_mut(cluster) {
@@ -148,31 +184,52 @@ async fn copied_flags(
     host: &Host,
     header: &Header,
     walk: &Walk,
+    said: &mut Said,
 ) -> Result<(), BlockError> {
     let layout = walk.layout;
-    let flagged = |entry: u64, at: u64| {
-        let stored = walk.stored.get((at >> layout.cluster_bits) as usize).copied().unwrap_or(0);
-        if stored == 1 { entry | COPIED } else { entry & !COPIED }
+    let count =
+        |at: u64| walk.stored.get((at >> layout.cluster_bits) as usize).copied().unwrap_or(0);
+    let flagged = |entry: u64, count: u32| {
+        if count == 1 { entry | COPIED } else { entry & !COPIED }
     };
     let mut l1 = walk.l1.clone();
-    for entry in &mut l1 {
+    for (index, entry) in l1.iter_mut().enumerate() {
         let Ok(table) = layout.table_of(*entry) else { continue };
         if table == 0 || table >> layout.cluster_bits >= walk.counted.len() as u64 {
             continue;
         }
-        *entry = flagged(*entry, table);
+        let (old, refcount) = (*entry, count(table));
+        *entry = flagged(old, refcount);
+        if *entry != old {
+            said.say(|| {
+                format!(
+                    "Repairing OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={old:x} \
+                     refcount={refcount}"
+                )
+            });
+        }
         let bytes = host.read(cx, table, layout.cluster() as usize).await?;
         let old = be::table(&bytes);
-        let new: Vec<u64> = old
-            .iter()
-            .map(|raw| match layout.entry(*raw) {
+        let mut new = old.clone();
+        for raw in new.iter_mut().step_by(layout.words()) {
+            *raw = match layout.entry(*raw) {
                 Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => {
-                    flagged(*raw, host)
+                    let (old, refcount) = (*raw, if layout.external { 1 } else { count(host) });
+                    let new = flagged(old, refcount);
+                    if new != old {
+                        said.say(|| {
+                            format!(
+                                "Repairing OFLAG_COPIED data cluster: l2_entry={old:x} \
+                                 refcount={refcount}"
+                            )
+                        });
+                    }
+                    new
                 }
-                Entry::Compressed(_) => raw & !COPIED,
+                Entry::Compressed(_) => *raw & !COPIED,
                 _ => *raw,
-            })
-            .collect();
+            };
+        }
         if new != old {
             let bytes: Vec<u8> = new.iter().flat_map(|e| e.to_be_bytes()).collect();
             host.write_bytes(cx, table, &bytes).await?;

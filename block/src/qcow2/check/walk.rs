@@ -1,14 +1,16 @@
 //! Counting references.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use super::{
     super::{
         be,
         header::Header,
         host::Host,
-        layout::{COPIED, Entry, L1_BYTES_MAX, Layout, OFFSET},
-        snapshot::{TABLE_MAX, read_snapshots},
+        layout::{
+            COMPRESSED, COPIED, Entry, L1_BYTES_MAX, L1_RESERVED, L2_RESERVED, Layout, OFFSET, Raw,
+        },
+        snapshot::{Snapshot, TABLE_MAX, read_snapshots},
     },
     CheckError, Report, io,
 };
@@ -24,6 +26,16 @@ const BITMAPS_MAX: u32 = 65535;
 const BITMAP_DIRECTORY_MAX: u64 = 64 << 20;
 const BITMAP_TABLE_MAX: u64 = 64 << 20;
 
+/// What is wrong with where a snapshot's L1 table is said to be.
+fn impossible_l1(snapshot: &Snapshot, aligned: bool) -> Option<String> {
+    if !aligned {
+        let at = snapshot.l1_offset;
+        return Some(format!("l1_offset={at:#x}: L1 table is not cluster aligned"));
+    }
+    (u64::from(snapshot.l1_size) * 8 > L1_BYTES_MAX)
+        .then(|| format!("l1_size={:#x}: L1 table is too large", snapshot.l1_size))
+}
+
 /// Everything that is known of an image.
 pub(in super::super) struct Walk {
     pub layout: Layout,
@@ -38,6 +50,10 @@ pub(in super::super) struct Walk {
     pub structure_broken: bool,
     pub l1: Vec<u64>,
     pub report: Report,
+    /// Snapshots that do not say all that they must; of the corruptions, so many.
+    pub incomplete_snapshots: u64,
+    /// Messages of the report that are not about flags.
+    pub messages_before_flags: usize,
 }
 
 struct Walker<'a> {
@@ -45,7 +61,9 @@ struct Walker<'a> {
     host: &'a Host,
     walk: Walk,
     /// L2 tables by offset: references from the active L1 table, and from those of snapshots.
-    tables: BTreeMap<u64, (u32, u32)>,
+    tables: HashMap<u64, (u32, u32)>,
+    /// Their offsets, in the order in which they were found.
+    found: Vec<u64>,
 }
 
 impl Walk {
@@ -68,10 +86,27 @@ impl Walk {
             structure_broken: false,
             l1: Vec::new(),
             report,
+            incomplete_snapshots: 0,
+            messages_before_flags: 0,
         };
-        let mut walker = Walker { cx, host, walk, tables: BTreeMap::new() };
+        let mut walker = Walker { cx, host, walk, tables: HashMap::new(), found: Vec::new() };
         walker.all(header).await?;
         Ok(walker.walk)
+    }
+
+    /// Whether the refcounts need a new place: blocks are broken or missing or, where `anew` says so,
+    /// something in use is not counted at all.
+    pub fn must_rebuild(&self, anew: bool) -> bool {
+        let per_block = self.layout.refs_per_block();
+        let covered = |cluster: usize| {
+            let block = cluster as u64 / per_block;
+            self.reftable.get(block as usize).is_some_and(|e| *e != 0)
+        };
+        let missing = |cluster: usize| {
+            self.references(cluster) > 0
+                && ((anew && self.stored[cluster] == 0) || !covered(cluster))
+        };
+        self.structure_broken || (0..self.counted.len()).any(missing)
     }
 
     /// References by host cluster.
@@ -82,25 +117,26 @@ impl Walk {
 
 impl Walker<'_> {
     async fn all(&mut self, header: &Header) -> Result<(), CheckError> {
-        self.add(Range::new(0, self.walk.layout.cluster()), "header");
+        self.add(Range::new(0, self.walk.layout.cluster()));
         self.l1_tables(header).await?;
         self.l2_tables().await?;
         self.bitmaps(header).await?;
         self.refcounts(header).await?;
         self.compare();
+        self.walk.messages_before_flags = self.walk.report.messages.len();
         self.copied_flags().await
     }
 
     /// Counts a reference to each cluster of `range`.
-    fn add(&mut self, range: Range, what: &str) -> bool {
-        self.add_to(range, 1, what, false)
+    fn add(&mut self, range: Range) -> bool {
+        self.add_to(range, 1, false)
     }
 
-    fn add_to(&mut self, range: Range, times: u32, what: &str, structure: bool) -> bool {
+    fn add_to(&mut self, range: Range, times: u32, structure: bool) -> bool {
         let walk = &mut self.walk;
         let clusters = walk.layout.clusters_of(range);
         if clusters.end > walk.counted.len() as u64 {
-            walk.report.corruption(format!("{what} at {:#x} is outside the file", range.offset));
+            walk.report.exceeds(range);
             return false;
         }
         let counts = if structure { &mut walk.structure } else { &mut walk.counted };
@@ -116,11 +152,11 @@ impl Walker<'_> {
 
     async fn l1_tables(&mut self, header: &Header) -> Result<(), CheckError> {
         let bytes = u64::from(header.l1_size) * 8;
-        self.add(Range::new(header.l1_offset, bytes), "L1 table");
+        self.add(Range::new(header.l1_offset, bytes));
         let doing = io("reading the L1 table");
         self.walk.l1 = self.read_table(header.l1_offset, bytes).await.map_err(doing)?;
-        for (index, entry) in self.walk.l1.clone().into_iter().enumerate() {
-            self.l1_entry(index, entry, true);
+        for entry in self.walk.l1.clone() {
+            self.l1_entry(entry, true);
         }
         if header.snapshots == 0 {
             return Ok(());
@@ -128,97 +164,151 @@ impl Walker<'_> {
         let (snapshots, bytes) = read_snapshots(self.cx, self.host, header)
             .await
             .map_err(io("reading the snapshot table"))?;
-        self.add(Range::new(header.snapshots_offset, bytes.min(TABLE_MAX)), "snapshot table");
+        for (index, snapshot) in snapshots.iter().enumerate() {
+            // Version 3 says how large the disk was.
+            if header.version >= 3 && snapshot.disk_size.is_none() {
+                self.walk.incomplete_snapshots += 1;
+                let message = format!("snapshot table entry {index} is incomplete");
+                self.walk.report.corruption(message);
+            }
+        }
+        self.add(Range::new(header.snapshots_offset, bytes.min(TABLE_MAX)));
         for snapshot in snapshots {
             let bytes = u64::from(snapshot.l1_size) * 8;
             let aligned = self.walk.layout.is_cluster_offset(snapshot.l1_offset);
-            if bytes > L1_BYTES_MAX || !aligned {
-                let message = format!("L1 table of snapshot '{}' is impossible", snapshot.name);
+            if let Some(what) = impossible_l1(&snapshot, aligned) {
+                let (id, name) = (&snapshot.id, &snapshot.name);
+                let message =
+                    format!("snapshot {id} ({name}) {what}; snapshot table entry corrupted");
                 self.walk.report.corruption(message);
                 continue;
             }
-            if !self.add(Range::new(snapshot.l1_offset, bytes), "L1 table of a snapshot") {
+            if !self.add(Range::new(snapshot.l1_offset, bytes)) {
                 continue;
             }
             let doing = io("reading the L1 table of a snapshot");
             let entries = self.read_table(snapshot.l1_offset, bytes).await.map_err(doing)?;
-            for (index, entry) in entries.into_iter().enumerate() {
-                self.l1_entry(index, entry, false);
+            for entry in entries {
+                self.l1_entry(entry, false);
             }
         }
         Ok(())
     }
 
-    fn l1_entry(&mut self, index: usize, entry: u64, active: bool) {
-        match self.walk.layout.table_of(entry) {
-            Ok(0) => {}
-            Ok(host) => {
-                let uses = self.tables.entry(host).or_default();
-                if active { uses.0 += 1 } else { uses.1 += 1 }
-            }
-            Err(()) => {
-                let message = format!("L1 entry {index} is {entry:#x}: not a table");
-                self.walk.report.corruption(message);
-            }
+    fn l1_entry(&mut self, entry: u64, active: bool) {
+        let layout = self.walk.layout;
+        let host = entry & OFFSET;
+        if entry == 0 {
+            return;
         }
+        if entry & L1_RESERVED != 0 {
+            let message = format!("found L1 entry with reserved bits set: {entry:x}");
+            self.walk.report.corruption(message);
+        }
+        if !layout.is_cluster_offset(host) {
+            let message =
+                format!("l2_offset={host:x}: Table is not cluster aligned; L1 entry corrupted");
+            self.walk.report.corruption(message);
+        }
+        let found = &mut self.found;
+        let uses = self.tables.entry(host).or_insert_with(|| {
+            found.push(host);
+            (0, 0)
+        });
+        let uses = if active { &mut uses.0 } else { &mut uses.1 };
+        *uses = uses.saturating_add(1);
     }
 
     async fn l2_tables(&mut self) -> Result<(), CheckError> {
         let cluster = self.walk.layout.cluster();
-        let tables = std::mem::take(&mut self.tables);
-        for (&host, &(active, snapshots)) in &tables {
+        for host in std::mem::take(&mut self.found) {
+            let (active, snapshots) = self.tables.get(&host).copied().unwrap_or_default();
             let times = active.saturating_add(snapshots);
-            if !self.add_to(Range::new(host, cluster), times, "L2 table", false) {
+            if !self.add_to(Range::new(host, cluster), times, false) {
                 continue;
             }
             match self.read_table(host, cluster).await {
-                Ok(entries) => self.l2_entries(&entries, host, (active, times)),
+                Ok(words) => self.l2_entries(&words, (active, times)),
                 Err(error) => {
                     self.walk.report.check_errors += 1;
                     self.walk.report.say(format!("L2 table at {host:#x} cannot be read: {error}"));
                 }
             }
         }
-        self.tables = tables;
         Ok(())
     }
 
-    fn l2_entries(&mut self, entries: &[u64], table: u64, (active, times): (u32, u32)) {
+    fn l2_entries(&mut self, words: &[u64], (active, times): (u32, u32)) {
         let layout = self.walk.layout;
         let mut expected = None;
-        for (index, raw) in entries.iter().enumerate() {
-            let bad = match layout.entry(*raw) {
-                Entry::Unallocated | Entry::Zero { host: None, .. } => false,
-                Entry::Zero { host: Some(host), .. } | Entry::Data { host, .. } => {
-                    let range = Range::new(host, layout.cluster());
-                    self.add_to(range, times, "cluster of the disk", false);
-                    if active > 0 {
-                        self.walk.report.allocated_clusters += 1;
-                        if expected.is_some_and(|e| e != host) {
-                            self.walk.report.fragmented_clusters += 1;
-                        }
-                        expected = Some(host + layout.cluster());
-                    }
-                    false
-                }
-                Entry::Compressed(range) => {
-                    // The last sector may reach beyond a file that ends with the data.
-                    let file = (self.walk.counted.len() as u64) << layout.cluster_bits;
-                    let len = range.len.min(file.saturating_sub(range.offset).max(1));
-                    self.add_to(Range::new(range.offset, len), times, "compressed cluster", false);
-                    if active > 0 {
-                        self.walk.report.allocated_clusters += 1;
-                        self.walk.report.compressed_clusters += 1;
-                        self.walk.report.fragmented_clusters += 1;
-                    }
-                    raw & COPIED != 0
-                }
-                Entry::Bad => true,
-            };
-            if bad {
-                let message = format!("entry {index} of the L2 table at {table:#x} is {raw:#x}");
-                self.walk.report.corruption(message);
+        for (index, raw) in layout.entries(words).enumerate() {
+            if raw.word & L2_RESERVED != 0 && raw.word & COMPRESSED == 0 {
+                let message = format!("found l2 entry with reserved bits set: {:x}", raw.word);
+                self.walk.report.corruptions_of(times, message);
             }
+            if raw.word & COMPRESSED != 0 {
+                self.compressed_entry(index, raw, (active, times));
+                continue;
+            }
+            let host = raw.word & OFFSET;
+            let placed = host != 0 || (layout.external && raw.word & COPIED != 0);
+            if let Some(what) = layout.bad_bitmaps(raw) {
+                let place = if placed { format!(" offset={host:x}") } else { String::new() };
+                self.walk.report.corruptions_said(times, format!("ERROR{place}: {what}"));
+            }
+            if !placed {
+                continue;
+            }
+            if active > 0 {
+                self.walk.report.allocated_clusters += 1;
+                if expected.is_some_and(|e| e != host) {
+                    self.walk.report.fragmented_clusters += 1;
+                }
+                expected = Some(host + layout.cluster());
+            }
+            if !layout.is_cluster_offset(host) {
+                let kind = if layout.holds_data(raw) { "Data" } else { "Preallocated" };
+                let message = format!(
+                    "offset={host:x}: {kind} cluster is not properly aligned; L2 entry corrupted."
+                );
+                self.walk.report.corruptions_of(times, message);
+            }
+            if !layout.external {
+                self.add_to(Range::new(host, layout.cluster()), times, false);
+            }
+        }
+    }
+
+    fn compressed_entry(&mut self, index: usize, raw: Raw, (active, times): (u32, u32)) {
+        let layout = self.walk.layout;
+        let compressed =
+            |why: &str| format!("compressed cluster {index} with {why}, entry={:#x}", raw.word);
+        if raw.word & COPIED != 0 {
+            let message = "copied flag must never be set for compressed clusters";
+            let at = layout.compressed_at(raw.word);
+            self.walk.report.corruptions_said(times, format!("ERROR: coffset={at:#x}: {message}"));
+        }
+        if layout.external {
+            self.walk.report.corruptions_of(times, compressed("data file"));
+            return;
+        }
+        if raw.subs != 0 {
+            let message = compressed("non-zero subcluster allocation bitmap");
+            self.walk.report.corruptions_of(times, message);
+            return;
+        }
+        let Entry::Compressed(range) = layout.entry(raw.word) else {
+            self.walk.report.corruptions_of(times, compressed("an impossible offset"));
+            return;
+        };
+        // The last sector may reach beyond a file that ends with the data.
+        let file = (self.walk.counted.len() as u64) << layout.cluster_bits;
+        let len = range.len.min(file.saturating_sub(range.offset).max(1));
+        self.add_to(Range::new(range.offset, len), times, false);
+        if active > 0 {
+            self.walk.report.allocated_clusters += 1;
+            self.walk.report.compressed_clusters += 1;
+            self.walk.report.fragmented_clusters += 1;
         }
     }
 
@@ -231,7 +321,7 @@ impl Walker<'_> {
             self.walk.report.corruption("the bitmap directory is impossible".to_owned());
             return Ok(());
         }
-        if !self.add(Range::new(offset, bytes), "bitmap directory") {
+        if !self.add(Range::new(offset, bytes)) {
             return Ok(());
         }
         let doing = io("reading the bitmap directory");
@@ -258,14 +348,14 @@ impl Walker<'_> {
             self.walk.report.corruption(format!("bitmap table at {table:#x} is impossible"));
             return Ok(());
         }
-        if !self.add(Range::new(table, bytes), "bitmap table") {
+        if !self.add(Range::new(table, bytes)) {
             return Ok(());
         }
         let doing = io("reading a bitmap table");
         for entry in self.read_table(table, bytes).await.map_err(doing)? {
             let host = entry & OFFSET;
             if host != 0 {
-                self.add(Range::new(host, layout.cluster()), "bitmap data");
+                self.add(Range::new(host, layout.cluster()));
             }
         }
         Ok(())
@@ -276,24 +366,35 @@ impl Walker<'_> {
         let layout = self.walk.layout;
         let bytes = u64::from(header.reftable_clusters) << layout.cluster_bits;
         let range = Range::new(header.reftable_offset, bytes);
-        let inside = self.add_to(range, 1, "refcount table", true);
+        let inside = self.add_to(range, 1, true);
         self.walk.structure_broken |= !inside;
         let doing = io("reading the refcount table");
         self.walk.reftable = self.read_table(range.offset, bytes).await.map_err(doing)?;
         for index in 0..self.walk.reftable.len() {
             let entry = self.walk.reftable[index];
-            let ok = match layout.block_of(entry) {
-                Ok(0) => continue,
+            if entry == 0 {
+                continue;
+            }
+            let wrong = match layout.block_of(entry) {
                 Ok(host) => {
-                    let block = Range::new(host, layout.cluster());
-                    let inside = self.add_to(block, 1, "refcount block", true);
-                    inside && self.walk.structure[(host >> layout.cluster_bits) as usize] == 1
+                    let cluster = (host >> layout.cluster_bits) as usize;
+                    if cluster >= self.walk.counted.len() {
+                        Some(format!("refcount block {index} is outside image"))
+                    } else {
+                        self.add_to(Range::new(host, layout.cluster()), 1, true);
+                        let count = self.walk.references(cluster);
+                        (count != 1).then(|| format!("refcount block {index} refcount={count}"))
+                    }
                 }
-                Err(()) => false,
+                Err(()) if entry & 0x1ff != 0 => {
+                    Some(format!("refcount table entry {index} has reserved bits set"))
+                }
+                Err(()) => Some(format!(
+                    "refcount block {index} is not cluster aligned; refcount table entry corrupted"
+                )),
             };
-            if !ok {
+            if let Some(message) = wrong {
                 self.walk.structure_broken = true;
-                let message = format!("refcount table entry {index} is {entry:#x}");
                 self.walk.report.corruption(message);
                 continue;
             }
@@ -349,25 +450,34 @@ impl Walker<'_> {
         let layout = self.walk.layout;
         for index in 0..self.walk.l1.len() {
             let entry = self.walk.l1[index];
-            let Ok(host) = layout.table_of(entry) else { continue };
-            if host == 0 || !self.copied_is_right(host, entry) {
-                if host != 0 {
-                    let message = format!("OFLAG_COPIED of L1 entry {index}: {entry:#x}");
-                    self.wrong_flag(host, entry, message);
-                }
-                if host == 0 {
+            let host = entry & OFFSET;
+            if host == 0 {
+                continue;
+            }
+            if !self.copied_is_right(host, entry) {
+                let count = self.stored_at(host);
+                let message = format!(
+                    "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}"
+                );
+                self.wrong_flag(host, entry, message);
+            }
+            if layout.table_of(entry).is_err() {
+                continue;
+            }
+            let Ok(words) = self.read_table(host, layout.cluster()).await else { continue };
+            for raw in layout.entries(&words).map(|raw| raw.word) {
+                let data = raw & OFFSET;
+                if raw & COMPRESSED != 0 || data == 0 {
                     continue;
                 }
-            }
-            let Ok(entries) = self.read_table(host, layout.cluster()).await else { continue };
-            for (at, raw) in entries.into_iter().enumerate() {
-                let data = match layout.entry(raw) {
-                    Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => host,
-                    _ => continue,
+                let (right, count) = if layout.external {
+                    (raw & COPIED != 0, 1)
+                } else {
+                    (self.copied_is_right(data, raw), self.stored_at(data))
                 };
-                if !self.copied_is_right(data, raw) {
+                if !right {
                     let message =
-                        format!("OFLAG_COPIED of entry {at} of table {host:#x}: {raw:#x}");
+                        format!("OFLAG_COPIED data cluster: l2_entry={raw:x} refcount={count}");
                     self.wrong_flag(data, raw, message);
                 }
             }
@@ -383,8 +493,11 @@ impl Walker<'_> {
     }
 
     fn copied_is_right(&self, host: u64, entry: u64) -> bool {
+        (entry & COPIED != 0) == (self.stored_at(host) == 1)
+    }
+
+    fn stored_at(&self, host: u64) -> u32 {
         let cluster = (host >> self.walk.layout.cluster_bits) as usize;
-        let stored = self.walk.stored.get(cluster).copied().unwrap_or(0);
-        (entry & COPIED != 0) == (stored == 1)
+        self.walk.stored.get(cluster).copied().unwrap_or(0)
     }
 }

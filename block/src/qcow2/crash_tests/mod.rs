@@ -24,7 +24,7 @@ use crate::{
     ring::sim::World,
 };
 use recovery::Recovery;
-use shape::{Origin, Sessions, Shape};
+use shape::{DataFile, Origin, Sessions, Shape};
 
 /// Runs `sessions` on an image and cuts them; QEMU looks at one image in `oracle`. Returns the number
 /// of images that were checked.
@@ -128,6 +128,24 @@ fn disks_that_grow() {
 #[test]
 fn clusters_of_2_mib() {
     survives(Shape { base: 3 << 20, ..Shape::new(21, 8 << 20) }, 8, 30);
+}
+
+#[test]
+fn clusters_of_subclusters() {
+    let shape = Shape { extended: true, ..Shape::new(14, 512 << 10) };
+    survives(Shape { base: 300 << 10, ..shape }, 1, 300);
+    survives(Shape { lazy: true, small_cache: true, ..shape }, 1, 300);
+    survives(Shape { base: 300 << 10, align: 512, grows_to: 700 << 10, ..shape }, 2, 150);
+}
+
+#[test]
+fn data_files() {
+    let shape = Shape { data: DataFile::Mapped, ..Shape::new(12, 256 << 10) };
+    survives(Shape { base: 200 << 10, ..shape }, 1, 300);
+    survives(Shape { data: DataFile::Raw, ..shape }, 1, 300);
+    let extended = Shape { extended: true, ..Shape::new(14, 512 << 10) };
+    survives(Shape { data: DataFile::Mapped, base: 300 << 10, ..extended }, 1, 300);
+    survives(Shape { data: DataFile::Raw, ..extended }, 1, 300);
 }
 
 #[test]

@@ -210,6 +210,20 @@ fn bitmap_gone_first() {
 }
 
 #[test]
+fn data_file_before_l2() {
+    let shape = Shape { data: DataFile::Mapped, base: 256 << 10, ..small() };
+    Search::new(shape).notices(Rule::DataFileBeforeL2);
+}
+
+#[test]
+fn fill_subclusters() {
+    // What is not there yet would hide the backing file.
+    let shape = Shape { extended: true, base: 512 << 10, ..Shape::new(14, 512 << 10) };
+    let mix = Mix { flush: 25, ..Mix::default() };
+    Search { mix, hot: 64, ..Search::new(shape) }.notices(Rule::FillSubclusters);
+}
+
+#[test]
 fn every_rule_has_its_test() {
     let name = |rule: &Rule| {
         let mut name = String::new();

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     lock,
-    shape::{BASE, Files, IMAGE, Origin, SNAPSHOT, Shape},
+    shape::{BASE, DATA, DataFile, Files, IMAGE, Origin, SNAPSHOT, Shape},
 };
 use crate::{
     Cx, Io, IoBuf, Node, Range,
@@ -138,7 +138,7 @@ impl Recovery {
     /// What QEMU's tools say of the image.
     fn ask_qemu(&self, crash: &CrashImage, sectors: &SharedSectors) -> Result<(), String> {
         let path = |name: &str| self.dir.path().join(name);
-        for name in [IMAGE, BASE] {
+        for name in [IMAGE, BASE, DATA] {
             let bytes = crash.file(name).ok_or("a file is missing")?.to_vec();
             std::fs::write(path(name), bytes).map_err(|e| e.to_string())?;
         }
@@ -152,6 +152,11 @@ impl Recovery {
         let bytes = std::fs::read(&raw).map_err(|e| e.to_string())?;
         let range = Range::new(0, bytes.len() as u64);
         lock(sectors).check_crashed(range, &bytes)?;
+        if self.shape.data == DataFile::Raw {
+            // Closed or not, it is the disk.
+            let bytes = std::fs::read(path(DATA)).map_err(|e| e.to_string())?;
+            lock(sectors).check_crashed(range, &bytes)?;
+        }
         if self.shape.origin == Origin::Snapshot { self.check_snapshot(&image) } else { Ok(()) }
     }
 
@@ -183,8 +188,10 @@ impl Verify for Recovery {
 }
 
 pub(super) fn qemu_img(allowed: &[i32], args: &[&str], paths: &[&PathBuf]) -> Result<(), String> {
+    // QEMU looks for a data file where it is started.
+    let dir = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("."));
     let paths = paths.iter().map(|path| -> &Path { path });
-    let output = Command::new("qemu-img").args(args).args(paths).output();
+    let output = Command::new("qemu-img").args(args).args(paths).current_dir(dir).output();
     let output = output.map_err(|e| format!("qemu-img (package qemu-utils): {e}"))?;
     if output.status.code().is_some_and(|code| allowed.contains(&code)) {
         return Ok(());

@@ -12,9 +12,9 @@ use crate::{
     file::File,
     nodes::file::FileNode,
     qcow2::{
-        Options, Qcow2,
+        Files as Opened, Options, Qcow2,
         create::{CreateOptions, create},
-        open,
+        open_files,
     },
     ring::sim::{CrashImage, Image, World},
 };
@@ -22,6 +22,7 @@ use crate::{
 /// Names of the files in a world.
 pub(super) const IMAGE: &str = "image.qcow2";
 pub(super) const BASE: &str = "base.raw";
+pub(super) const DATA: &str = "disk.data";
 
 /// Where an image comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,17 @@ pub(super) enum Origin {
 
 /// The name of the snapshot.
 pub(super) const SNAPSHOT: &str = "one";
+
+/// Whether guest data is in a file of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DataFile {
+    /// No.
+    None,
+    /// Yes, to be read through the image.
+    Mapped,
+    /// Yes, and that file is the disk.
+    Raw,
+}
 
 /// What an image is like.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +69,10 @@ pub(super) struct Shape {
     pub stale: u64,
     /// The disk grows to this size (bytes) in the first history.
     pub grows_to: u64,
+    /// Clusters are made of subclusters.
+    pub extended: bool,
+    /// Guest data is in a file of its own, which may be raw.
+    pub data: DataFile,
 }
 
 impl Shape {
@@ -73,6 +89,8 @@ impl Shape {
             prefill: 0,
             stale: 0,
             grows_to: size,
+            extended: false,
+            data: DataFile::None,
         }
     }
 
@@ -88,11 +106,18 @@ impl Shape {
         Arc::new(Mutex::new(Sectors::new(values)))
     }
 
+    fn data_len(&self) -> u64 {
+        if self.data == DataFile::None { 0 } else { self.size }
+    }
+
     fn options(&self) -> CreateOptions {
         CreateOptions {
             cluster_size: 1 << self.cluster_bits,
             version: self.version,
             lazy_refcounts: self.lazy,
+            extended_l2: self.extended,
+            data_file: (self.data != DataFile::None).then(|| DATA.to_owned()),
+            data_file_raw: self.data == DataFile::Raw,
             backing: (self.base > 0).then(|| (BASE.to_owned(), "raw".to_owned())),
             ..CreateOptions::new(self.size)
         }
@@ -107,6 +132,7 @@ impl Shape {
         let files = Files {
             image: world.create(IMAGE, image),
             base: world.create(BASE, base),
+            data: world.create(DATA, Image::from(&*vec![0; self.data_len() as usize])),
             shape: *self,
         };
         if self.origin != Origin::New {
@@ -168,6 +194,7 @@ impl Shape {
 pub(super) struct Files {
     pub image: Arc<File>,
     base: Arc<File>,
+    data: Arc<File>,
     shape: Shape,
 }
 
@@ -178,7 +205,7 @@ impl Files {
             let image = crash.file(name).ok_or_else(|| format!("no file {name}"))?;
             Ok::<_, String>(world.create(name, image.clone()))
         };
-        Ok(Self { image: file(IMAGE)?, base: file(BASE)?, shape })
+        Ok(Self { image: file(IMAGE)?, base: file(BASE)?, data: file(DATA)?, shape })
     }
 
     /// The image file as a node; `len` is its present length in bytes.
@@ -202,7 +229,10 @@ impl Files {
         let shape = self.shape;
         let cache_bytes = shape.small_cache.then_some(0);
         let options = Options { cache_bytes, ..Options::default() };
-        let node = open(&cx, self.node(len, false), self.backing(), options).await;
+        let data = (shape.data != DataFile::None)
+            .then(|| FileNode::over(Arc::clone(&self.data), shape.size, shape.align, false) as _);
+        let opened = Opened { file: self.node(len, false), backing: self.backing(), data };
+        let node = open_files(&cx, opened, options).await;
         node.map_err(|e| format!("open: {e}"))
     }
 }

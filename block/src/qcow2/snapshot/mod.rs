@@ -106,6 +106,10 @@ impl Qcow2 {
         cx: &Cx,
         new: NewSnapshot,
     ) -> Result<String, SnapshotError> {
+        // What is in a data file cannot be in two places.
+        if self.has_data_file() {
+            return Err(BlockError::Unsupported.into());
+        }
         let _alone = self.alone(cx).await?;
         let stored = self.stored_snapshots(cx).await?;
         if stored.list.len() >= table::SNAPSHOTS_MAX {
@@ -202,6 +206,28 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Writes the snapshot table again, as this version of the format has it. Every request is drained.
+    ///
+    /// # Errors
+    /// As for any write; the old table is there then, or the new one.
+    pub(super) async fn rewrite_snapshots(&self, cx: &Cx) -> Result<(), BlockError> {
+        let io = |error| match error {
+            SnapshotError::Io(error) => error,
+            _ => BlockError::NoSpace,
+        };
+        let _alone = self.alone(cx).await.map_err(io)?;
+        let stored = self.stored_snapshots(cx).await?;
+        let marked = self.mark(cx).await?;
+        let (bytes, place) = self.place_table(cx, &stored.list).await.map_err(io)?;
+        self.settle_refcounts(cx, Rule::SnapshotRefsFirst).await?;
+        self.write_new(cx, place, &bytes).await?;
+        self.host.sync(cx).await?;
+        self.switch(cx, stored.list.len(), place).await?;
+        self.free_bytes(cx, stored.offset, stored.bytes).await;
+        self.settle_refcounts(cx, Rule::SnapshotRefsFirst).await?;
+        self.unmark(cx, marked).await
+    }
+
     /// Makes the disk what it was when a snapshot was taken: the one with this identifier, or else
     /// the first with this name. What the disk has now is lost. Every request is drained.
     ///
@@ -209,6 +235,9 @@ impl Qcow2 {
     /// See [`SnapshotError`].
     pub async fn apply_snapshot(&self, cx: &Cx, which: &str) -> Result<(), SnapshotError> {
         self.check_writable()?;
+        if self.has_data_file() {
+            return Err(BlockError::Unsupported.into());
+        }
         // Anything may be different.
         self.record(cx, Range::new(0, self.size.load(SeqCst))).await?;
         let _alone = self.alone(cx).await?;

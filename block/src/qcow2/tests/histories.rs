@@ -71,6 +71,26 @@ fn every_cluster_size() {
 }
 
 #[test]
+fn clusters_of_subclusters() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let stage = Stage::host(Aio::IoUring, 2).expect("iothreads");
+    for seed in seeds() {
+        for (options, cache_bytes) in [
+            ("cluster_size=16k", None),
+            ("cluster_size=64k", Some(0)),
+            ("cluster_size=2M", None),
+            ("cluster_size=32k,lazy_refcounts=on", None),
+            ("cluster_size=16k,preallocation=metadata", Some(0)),
+        ] {
+            let path = dir.path().join("image");
+            let mut shape = create(&path, 3 << 20, &format!("extended_l2=on,{options}"));
+            shape.cache_bytes = cache_bytes;
+            run(&stage, &shape, seed, options);
+        }
+    }
+}
+
+#[test]
 fn version_2_lazy_refcounts_and_a_tiny_cache() {
     let dir = tempfile::tempdir().expect("a directory");
     let stage = Stage::host(Aio::IoUring, 2).expect("iothreads");
@@ -103,6 +123,8 @@ fn backing_chains() {
             ("cluster_size=4k", "cluster_size=64k"),
             ("cluster_size=512", "cluster_size=2M"),
             ("compat=0.10,cluster_size=16k", "compat=0.10,cluster_size=512"),
+            ("extended_l2=on,cluster_size=16k", "cluster_size=64k"),
+            ("extended_l2=on,cluster_size=128k", "extended_l2=on,cluster_size=16k"),
         ] {
             let path = |name: &str| dir.path().join(name);
             let (base, mid, top) = (path("base"), path("mid"), path("top"));
@@ -135,7 +157,11 @@ fn compressed_images_are_written_over() {
     let dir = tempfile::tempdir().expect("a directory");
     let stage = Stage::host(Aio::IoUring, 2).expect("iothreads");
     for seed in seeds() {
-        for options in ["cluster_size=64k", "compression_type=zstd,cluster_size=4k"] {
+        for options in [
+            "cluster_size=64k",
+            "compression_type=zstd,cluster_size=4k",
+            "extended_l2=on,cluster_size=32k",
+        ] {
             let (raw, image) = (dir.path().join("raw"), dir.path().join("image"));
             let contents = pattern(seed, 3 << 20);
             std::fs::write(&raw, &contents).expect("write");

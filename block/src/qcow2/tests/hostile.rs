@@ -22,10 +22,14 @@ use crate::{
 
 /// A small sound image with data, zeros, a snapshot and compressed clusters.
 fn victim() -> Vec<u8> {
+    victim_of("cluster_size=4k")
+}
+
+fn victim_of(options: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().expect("a directory");
     let (raw, path) = (dir.path().join("raw"), dir.path().join("image"));
     std::fs::write(&raw, super::golden::pattern(5, 200 << 10)).expect("write");
-    let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k"];
+    let args = ["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options];
     qemu("qemu-img", &[&args[..], &[text(&raw), text(&path)]].concat());
     qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 5 8k 40k", text(&path)]);
     qemu("qemu-img", &["snapshot", "-c", "snap", text(&path)]);
@@ -89,11 +93,13 @@ proptest! {
 
     #[test]
     fn damaged_tables_do_no_harm(
+        extended in any::<bool>(),
         hits in prop::collection::vec((0usize..6, any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {
-        static VICTIM: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-        let sound = VICTIM.get_or_init(victim);
+        static VICTIMS: [std::sync::OnceLock<Vec<u8>>; 2] = [const { std::sync::OnceLock::new() }; 2];
+        let options = ["cluster_size=4k", "cluster_size=16k,extended_l2=on"][usize::from(extended)];
+        let sound = VICTIMS[usize::from(extended)].get_or_init(|| victim_of(options));
         let mut bytes = sound.clone();
         let tables = tables(sound);
         for (table, index, value, keep) in hits {
@@ -136,9 +142,12 @@ fn features_that_are_not_known_are_refused_by_name() {
     };
     assert_eq!(opened(&sound), Ok(()));
     let mut bytes = sound.clone();
-    bytes[79] |= 4 | 16;
-    let error = opened(&bytes).expect_err("refused").to_string();
-    assert!(error.contains("external data file, extended L2 entries"), "{error}");
+    bytes[79] |= 4;
+    assert_eq!(opened(&bytes), Err(OpenError::NoDataFile));
+    let mut bytes = sound.clone();
+    bytes[79] |= 16;
+    let small = HeaderError::Field("extended L2 entries with clusters below 16 KiB");
+    assert_eq!(opened(&bytes), Err(OpenError::Header(small)));
     let mut bytes = sound.clone();
     bytes[72] |= 0x80;
     let error = opened(&bytes).expect_err("refused").to_string();

@@ -26,9 +26,13 @@ pub(super) fn make(path: &Path, options: CreateOptions) -> Result<(), CreateErro
 }
 
 pub(super) fn run_check(path: &Path, repair: Repair) -> Report {
+    try_check(path, repair).expect("check")
+}
+
+fn try_check(path: &Path, repair: Repair) -> Result<Report, check::CheckError> {
     let node = file(path, repair == Repair::None);
     on_ring(move |cx| async move {
-        let report = check::check(&cx, &node, repair).await.expect("check");
+        let report = check::check(&cx, &node, repair).await;
         close(&cx, &node).await;
         report
     })
@@ -168,9 +172,18 @@ fn damage_is_counted_as_qemu_counts_it_and_repaired() {
         let found = run_check(&path, Repair::None);
         assert!(!found.is_clean(), "{what}");
         assert_same_report(&path, &found);
-        let leaks = run_check(&path, Repair::Leaks);
-        assert_eq!(leaks.leaks, 0, "{what}");
-        assert_eq!(leaks.is_clean(), only_leaks, "{what}: {leaks:?}");
+        match try_check(&path, Repair::Leaks) {
+            Ok(leaks) => {
+                assert_eq!(leaks.leaks, 0, "{what}");
+                assert_eq!(leaks.is_clean(), only_leaks, "{what}: {leaks:?}");
+            }
+            // What is not counted at all cannot be told from what is free.
+            Err(check::CheckError::NeedsRebuild(said)) => {
+                assert!(said[0].contains("refcount=0 reference=1"), "{what}: {said:?}");
+                assert!(what == "a missing count" || what == "no block at all");
+            }
+            Err(error) => panic!("{what}: {error}"),
+        }
         let repaired = run_check(&path, Repair::All);
         assert!(repaired.is_clean(), "{what}: {repaired:?}");
         assert_sound(&path);

@@ -3,6 +3,7 @@
 
 mod bitmaps;
 mod cutting;
+mod data_file;
 mod faults;
 mod golden;
 mod header;
@@ -11,6 +12,7 @@ mod hostile;
 mod making;
 mod simulated;
 mod snapshots;
+mod subclusters;
 mod widths;
 
 use std::{

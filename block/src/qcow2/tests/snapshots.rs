@@ -5,11 +5,11 @@ use std::{path::Path, sync::Arc};
 use super::{
     assert_sound, file,
     golden::pattern,
-    making::{assert_same_report, make, run_check},
+    making::{assert_same_report, make, patch, run_check},
     open_chain, qemu, text,
 };
 use crate::{
-    Cx, Node, Op,
+    Cx, IoBuf, Node, Op,
     nodes::testing::{bare, close, on_ring, read, write},
     qcow2::{
         NewSnapshot, Options, Qcow2, SnapshotError, check::Repair, create::CreateOptions, info,
@@ -174,6 +174,100 @@ fn compressed_clusters_and_disks_that_change_their_size() {
     assert!(by_qemu(&path, Some("small")) == bytes[..1 << 20]);
     assert!(by_us(&path, "small") == bytes);
     qemu("qemu-img", &["snapshot", "-d", "large", text(&path)]);
+    assert_sound(&path);
+}
+
+#[test]
+fn machine_state_stays_with_its_snapshot() {
+    const M: u64 = 1 << 20;
+    /// Where the state of a disk of up to 512 MiB begins.
+    const STATE_AT: u64 = 512 * M;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("image");
+    qemu("qemu-img", &["create", "-q", "-f", "qcow2", text(&path), "4M"]);
+    let io = |command: &str| qemu("qemu-io", &["-f", "qcow2", "-c", command, text(&path)]);
+    io("write -P 1 0 256k");
+    // The state, as a machine leaves it, and that it is 128 KiB long after an hour.
+    io("write -b -P 9 0 128k");
+    qemu("qemu-img", &["snapshot", "-c", "vm", text(&path)]);
+    let bytes = std::fs::read(&path).expect("read");
+    let table = u64::from_be_bytes(bytes[64..72].try_into().expect("eight bytes"));
+    patch(&path, table + 24, |_| 3_600_000_000_000);
+    patch(&path, table + 32, |word| word & 0xffff_ffff | (128 << 10) << 32);
+    patch(&path, table + 40, |_| 128 << 10);
+    assert_sound(&path);
+    let at = path.clone();
+    on_ring(move |cx| async move {
+        let (image, file) = open_image(&cx, &at).await;
+        let list = image.snapshots(&cx).await.expect("a list");
+        assert_eq!((list[0].vm_state_size, list[0].vm_clock_ns), (128 << 10, 3_600_000_000_000));
+        let node: Arc<dyn Node> = Arc::clone(&image) as _;
+        write(&cx, &node, 0, &[2; 65536]).await.expect("write");
+        image.create_snapshot(&cx, new("disk")).await.expect("create");
+        image.apply_snapshot(&cx, "vm").await.expect("apply");
+        // A part of what the snapshot shares, and more than there was.
+        image.write_vm_state(&cx, 1000, &IoBuf::from_slice(&[7; 24])).await.expect("write");
+        image.write_vm_state(&cx, 300 << 10, &IoBuf::from_slice(&[8; 512])).await.expect("write");
+        let mut state = IoBuf::zeroed(128 << 10);
+        image.read_vm_state(&cx, 0, &mut state).await.expect("read");
+        let state = state.to_vec();
+        assert!(state[1000..1024] == [7; 24] && state[..1000] == [9; 1000]);
+        assert!(state[1024..].iter().all(|b| *b == 9));
+        close_image(&cx, image, file).await;
+    });
+    io("read -b -P 8 300k 512");
+    qemu("qemu-img", &["snapshot", "-a", "vm", text(&path)]);
+    assert_sound(&path);
+    assert_same_report(&path, &run_check(&path, Repair::None));
+    io("read -b -P 9 0 128k");
+    io("read -P 1 0 256k");
+    let about = qemu("qemu-img", &["info", text(&path)]);
+    assert!(about.contains("128 KiB") && about.contains("01:00:00.000"), "{about}");
+    let at = path.clone();
+    on_ring(move |cx| async move {
+        let (image, file) = open_image(&cx, &at).await;
+        let node: Arc<dyn Node> = Arc::clone(&image) as _;
+        // The state is behind the disk, until the disk gets there.
+        Arc::clone(&node).resize(cx.clone(), 2 * STATE_AT).await.expect("grow");
+        let gained = read(&cx, &node, STATE_AT, 128 << 10).await.expect("read");
+        assert!(gained.iter().all(|b| *b == 0), "what a disk gains is zeros");
+        image.apply_snapshot(&cx, "vm").await.expect("apply");
+        assert_eq!(node.info().size, 4 * M);
+        image.delete_snapshot(&cx, "disk").await.expect("delete");
+        close_image(&cx, image, file).await;
+    });
+    assert_sound(&path);
+    io("read -b -P 9 0 128k");
+    qemu("qemu-img", &["snapshot", "-d", "vm", text(&path)]);
+    assert_sound(&path);
+}
+
+#[test]
+fn a_snapshot_table_that_says_too_little_is_written_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("image");
+    qemu("qemu-img", &["create", "-q", "-f", "qcow2", text(&path), "4M"]);
+    qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 1 0 256k", text(&path)]);
+    qemu("qemu-img", &["snapshot", "-c", "one", text(&path)]);
+    let mut bytes = std::fs::read(&path).expect("read");
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    let table = u64::from_be_bytes(bytes[64..72].try_into().expect("eight bytes")) as usize;
+    // As long ago: no extra data, the identifier and the name follow at once.
+    let tail = bytes[table + 64..table + 68].to_vec();
+    bytes[table + 36..table + 40].fill(0);
+    bytes[table + 40..table + 44].copy_from_slice(&tail);
+    bytes[table + 44..table + 72].fill(0);
+    std::fs::write(&path, &bytes).expect("write");
+    let found = run_check(&path, Repair::None);
+    assert_eq!(found.messages, ["ERROR snapshot table entry 0 is incomplete"]);
+    assert_same_report(&path, &found);
+    let repaired = run_check(&path, Repair::All);
+    assert!(repaired.is_clean() && repaired.corruptions_fixed == 1, "{repaired:?}");
+    assert_eq!(repaired.messages, ["Repairing snapshot table entry 0 is incomplete"]);
+    assert_sound(&path);
+    let about = qemu("qemu-img", &["snapshot", "-l", text(&path)]);
+    assert!(about.contains("one"), "{about}");
+    qemu("qemu-img", &["snapshot", "-a", "one", text(&path)]);
     assert_sound(&path);
 }
 

@@ -26,7 +26,7 @@ struct Sound {
 fn images() -> &'static [Sound] {
     static IMAGES: OnceLock<Vec<Sound>> = OnceLock::new();
     IMAGES.get_or_init(|| {
-        let shapes = [(9, 3, false), (12, 3, false), (12, 2, false), (16, 3, true)];
+        let shapes = [(9, 3, false), (12, 3, false), (12, 2, false), (16, 3, true), (14, 3, false)];
         shapes.into_iter().map(|(bits, version, lazy)| make(bits, version, lazy)).collect()
     })
 }
@@ -43,6 +43,8 @@ fn make(cluster_bits: u32, version: u32, lazy_refcounts: bool) -> Sound {
             cluster_size: 1 << cluster_bits,
             version,
             lazy_refcounts,
+            // Those of 16 KiB are made of subclusters.
+            extended_l2: cluster_bits == 14,
             ..CreateOptions::new(1 << 20)
         };
         create(&cx, &node, &options).await.expect("an image");

@@ -290,8 +290,17 @@ fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
     if args.blind && plan.size.is_none() {
         return Err(Stop::usage("-u does not look at the backing file, so a size must be given"));
     }
-    let size = create::run(&plan, args.blind).map_err(Stop::input)?;
-    let text = if args.quiet { String::new() } else { plan.announce(size) };
+    let mut text = String::new();
+    let made = create::run_announced(&plan, args.blind, |size| {
+        if !args.quiet {
+            text = plan.announce(size);
+        }
+    });
+    if let Err(error) = made {
+        // What was going to be made is said all the same, as with qemu-img.
+        print!("{text}");
+        return Err(Stop::input(error));
+    }
     Ok(Outcome::Print { text, status: 0 })
 }
 

@@ -144,11 +144,10 @@ async fn understand(cx: &Cx, image: &Image, options: &[String]) -> Result<Wanted
              compat=1.1 or greater)",
         );
     }
-    // Images with a data file have not got so far.
-    if wanted.data_file_raw == Some(true) {
+    if wanted.data_file_raw == Some(true) && !header.has_raw_data_file() {
         return said("data-file-raw cannot be set on existing images");
     }
-    if wanted.data_file.is_some() {
+    if wanted.data_file.is_some() && !header.has_data_file() {
         return said("data-file can only be set for images that use an external data file");
     }
     Ok(wanted)
@@ -223,7 +222,8 @@ async fn amend(
     let falls = wanted.amend.version == Some(2);
     let all_but_the_fall =
         Amend { version: wanted.amend.version.filter(|_| !falls), ..wanted.amend };
-    offline(cx, path, mode, &all_but_the_fall).await?;
+    let data_file = (wanted.data_file.as_deref(), wanted.data_file_raw);
+    offline(cx, path, mode, &all_but_the_fall, Some(data_file)).await?;
     if wanted.size.is_some() || falls {
         let image = Image::open(cx, path, mode).await?;
         let result = online(cx, &image, wanted.size, falls).await;
@@ -233,7 +233,7 @@ async fn amend(
     }
     if falls {
         let fall = Amend { version: Some(2), ..Amend::default() };
-        offline(cx, path, mode, &fall).await?;
+        offline(cx, path, mode, &fall, None).await?;
     }
     Ok(())
 }
@@ -243,11 +243,19 @@ async fn offline(
     path: &std::path::Path,
     mode: OpenMode,
     wanted: &Amend,
+    data_file: Option<(Option<&str>, Option<bool>)>,
 ) -> Result<(), ImgError> {
     debug_assert_eq!(mode.format, Some(Format::Qcow2));
     let file = open_file(path, mode)?;
     let node: Arc<dyn Node> = Arc::clone(&file) as _;
-    let result = qcow2::amend(cx, &node, wanted).await;
+    let result = match data_file {
+        Some((name, raw)) => qcow2::set_data_file(cx, &node, name, raw).await.map_err(Into::into),
+        None => Ok(()),
+    };
+    let result = match result {
+        Ok(()) => qcow2::amend(cx, &node, wanted).await,
+        failed => failed,
+    };
     file.close(Cx::clone(cx)).await.map_err(failed)?;
     result.map_err(|error| match error {
         AmendError::Open(error) => ImgError::said(open_detail(&error)),

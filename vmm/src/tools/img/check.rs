@@ -1,11 +1,12 @@
 //! What `check` shows, and its exit status.
 use super::files::block_layer;
-use super::image::{OpenMode, open_bytes};
+use super::image::{OpenMode, cannot_open, open_bytes, open_data_file};
 use super::source::Top;
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use serde::Serialize;
 use spindle_block::Cx;
+use spindle_block::qcow2::check::CheckError;
 pub use spindle_block::qcow2::check::Repair;
 use std::fmt::Write;
 use std::path::Path;
@@ -171,11 +172,27 @@ pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, I
         return Ok(None);
     }
     let file = bottom.node;
+    let (on, task, shown) = (cx.clone(), Arc::clone(&file), path.clone());
+    // It is not looked into, but an image without it is none.
+    let beside = cx.block_on(async move {
+        let header = spindle_block::qcow2::read_header(&on, &task).await;
+        header.map(|header| open_data_file(&shown, &header, mode))
+    });
+    if let Ok(Err(detail)) = beside {
+        return Err(cannot_open(&path, 0, &detail));
+    }
     let task = Arc::clone(&file);
     let on = cx.clone();
     let found = cx
         .block_on(async move { spindle_block::qcow2::check::check(&on, &task, repair).await })
-        .map_err(|source| ImgError::Check { path: path.clone(), source })?;
+        .map_err(|source| match source {
+            CheckError::NeedsRebuild(findings) => {
+                findings.iter().for_each(|line| eprintln!("{line}"));
+                eprintln!("ERROR need to rebuild refcount structures");
+                ImgError::said("Check failed: Input/output error")
+            }
+            source => ImgError::Check { path: path.clone(), source },
+        })?;
     let report = CheckReport {
         image_end_offset: Some(found.image_end_offset),
         total_clusters: found.total_clusters,

@@ -1,6 +1,7 @@
 //! `create`: what it is asked for, how that is checked, and the making.
 use super::files::{backing_path, block_layer, open_to_read};
 use super::formats::{self, ImagePlan};
+use super::image::file_detail;
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use crate::spec::keyval::{self, Options};
@@ -8,7 +9,7 @@ use crate::spec::props::{self, Kind, Mode, Prop, prop};
 use crate::spec::{SpecError, size};
 use serde_json::Value;
 use spindle_block::nodes::file::{FileNode, FileOptions};
-use spindle_block::qcow2::create::{self as qcow2, CreateOptions};
+use spindle_block::qcow2::create::{self as qcow2, CreateError, CreateOptions};
 use spindle_block::qcow2::header::Compression;
 use spindle_block::submit::node_io;
 use spindle_block::{Cx, Io, IoBuf, Node};
@@ -63,6 +64,12 @@ pub struct Qcow2Plan {
     pub refcount_bits: u32,
     /// How much is allocated beforehand.
     pub preallocation: Preallocation,
+    /// Whether clusters are made of subclusters.
+    pub extended_l2: bool,
+    /// The file that guest data will be in, where that is another one.
+    pub data_file: Option<String>,
+    /// Whether that file is to be the disk, to be read without the image, where it was said.
+    pub data_file_raw: Option<bool>,
 }
 
 /// How much of an image is allocated beforehand.
@@ -122,7 +129,9 @@ const QCOW2: &[Prop] = &[
     .or("off"),
     prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
         .or("16"),
-    prop("extended_l2", Kind::Enum(&["off"]), "subclusters").or("off"),
+    prop("extended_l2", Kind::Bool, "clusters are made of 32 subclusters").or("off"),
+    prop("data_file", Kind::Str { len_max: 1023 }, "file name of an external data file"),
+    prop("data_file_raw", Kind::Bool, "the external data file is a raw image by itself"),
 ];
 
 /// What `-o help` prints for a format.
@@ -270,6 +279,9 @@ impl Qcow2Plan {
                 .and_then(|bits| u32::try_from(bits).ok())
                 .unwrap_or(16),
             preallocation,
+            extended_l2: options.get("extended_l2").and_then(Value::as_bool).unwrap_or(false),
+            data_file: options.get("data_file").and_then(Value::as_str).map(str::to_owned),
+            data_file_raw: options.get("data_file_raw").and_then(Value::as_bool),
         };
         if plan.cluster_size == 0 {
             return Err(SpecError::bad("-o for qcow2", "cluster_size", "it is 512 to 2M"));
@@ -300,7 +312,8 @@ impl Plan {
                 preallocation.announce(&mut out);
             }
             FormatPlan::Qcow2(plan) => {
-                let _ = write!(out, " cluster_size={} extended_l2=off", plan.cluster_size);
+                let extended = on(plan.extended_l2);
+                let _ = write!(out, " cluster_size={} extended_l2={extended}", plan.cluster_size);
                 plan.preallocation.announce(&mut out);
                 let compression = if plan.zstd { "zstd" } else { "zlib" };
                 let _ = write!(out, " compression_type={compression} size={size}");
@@ -309,6 +322,12 @@ impl Plan {
                 }
                 if let Some(compat) = &plan.compat {
                     let _ = write!(out, " compat={compat}");
+                }
+                if let Some(name) = &plan.data_file {
+                    let _ = write!(out, " data_file={name}");
+                }
+                if let Some(raw) = plan.data_file_raw {
+                    let _ = write!(out, " data_file_raw={}", on(raw));
                 }
                 let _ = write!(
                     out,
@@ -355,6 +374,19 @@ impl Preallocation {
 /// A file that cannot be made, a backing file that cannot be opened, no space. A file that did
 /// not exist before does not exist then either.
 pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
+    run_announced(plan, blind, |_| ())
+}
+
+/// The same; `announce` is told the size of the disk before anything is made.
+///
+/// # Errors
+///
+/// As for [`run`].
+pub fn run_announced(
+    plan: &Plan,
+    blind: bool,
+    announce: impl FnOnce(u64),
+) -> Result<u64, ImgError> {
     let backing_size = match &plan.backing {
         Some((name, format)) if !blind => Some(backing_size(plan, name, *format)?),
         _ => None,
@@ -362,6 +394,7 @@ pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
     let Some(size) = plan.size.or(backing_size) else {
         return Err(ImgError::refused(&plan.path, "the image needs a size"));
     };
+    announce(size);
     let existed = plan.path.symlink_metadata().is_ok();
     let result = match &plan.format {
         FormatPlan::Raw { preallocation } => make_raw(&plan.path, size, *preallocation),
@@ -418,27 +451,63 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
             Preallocation::Off => qcow2::Preallocation::Off,
             _ => qcow2::Preallocation::Metadata,
         },
+        extended_l2: own.extended_l2,
+        data_file: own.data_file.clone(),
+        data_file_raw: own.data_file_raw == Some(true),
         ..CreateOptions::new(size)
     };
     let path = &plan.path;
+    let refused = |source: CreateError| match source {
+        CreateError::PreallocatedBacking
+        | CreateError::ExtendedClusterSize
+        | CreateError::ExtendedVersion
+        | CreateError::DataFileVersion
+        | CreateError::RawWithoutDataFile
+        | CreateError::RawBacking => ImgError::said(format!("{}: {source}", path.display())),
+        source => ImgError::Create { path: path.clone(), source },
+    };
+    qcow2::check(&options).map_err(refused)?;
+    let data = own.data_file.as_deref().map(|name| make_data_file(path, name, size)).transpose()?;
     let file_options = FileOptions::new(path);
     // What is there already keeps its content until the options are known to be good.
     let file: Arc<dyn Node> =
         if existed { FileNode::open(&file_options)? } else { FileNode::create(&file_options, 0)? };
     let cx = block_layer()?;
     let (on, task) = (cx.clone(), Arc::clone(&file));
-    cx.block_on(async move { qcow2::create(&on, &task, &options).await })
-        .map_err(|source| ImgError::Create { path: path.clone(), source })?;
+    cx.block_on(async move { qcow2::create(&on, &task, &options).await }).map_err(refused)?;
     let failed = |source| ImgError::Allocate { path: path.clone(), source };
-    match own.preallocation {
-        Preallocation::Off | Preallocation::Metadata => Ok(()),
-        Preallocation::Falloc => allocate(path).map_err(failed),
-        Preallocation::Full => {
+    match (own.preallocation, data) {
+        (Preallocation::Off | Preallocation::Metadata, _) => Ok(()),
+        (Preallocation::Falloc, Some(data)) => allocate(&data).map_err(failed),
+        (Preallocation::Full, Some(data)) => write_zeros(&data, size).map_err(failed),
+        (Preallocation::Falloc, None) => allocate(path).map_err(failed),
+        (Preallocation::Full, None) => {
             let on = cx.clone();
             let filled = cx.block_on(async move { fill_disk(&on, file).await });
             filled.map_err(|error| failed(io::Error::other(error)))
         }
     }
+}
+
+/// Makes the file that guest data of a new image will be in.
+fn make_data_file(image: &Path, name: &str, size: u64) -> Result<PathBuf, ImgError> {
+    let shown = image.display();
+    let path = PathBuf::from(name);
+    let itself = |path: &Path| path.canonicalize().ok();
+    if path == image || (itself(&path).is_some() && itself(&path) == itself(image)) {
+        return Err(ImgError::said(format!(
+            "{shown}: Failed to get shared \"resize\" lock\nIs another process using the image \
+             [{shown}]?"
+        )));
+    }
+    let made = FileNode::create(&FileOptions::new(&path), size);
+    let made = made.map_err(|error| {
+        let detail = file_detail(&error);
+        let detail = detail.replacen("Could not open", "Could not create", 1);
+        ImgError::said(format!("{shown}: {detail}"))
+    })?;
+    drop(made);
+    Ok(path)
 }
 
 /// Writes zeros over the whole disk of a new image.

@@ -95,6 +95,8 @@ pub struct Image {
     pub writable: bool,
     /// Its format was guessed from what it begins like.
     pub probed: bool,
+    /// The file that guest data is in, where that is another one.
+    pub data: Option<PathBuf>,
     /// Its disk.
     pub node: Arc<dyn Node>,
     /// The same, where it is qcow2.
@@ -123,6 +125,7 @@ struct Level {
     probed: bool,
     /// What the image above calls it by.
     id: Option<[u8; 16]>,
+    data: Option<(PathBuf, Bottom)>,
 }
 
 impl Image {
@@ -154,7 +157,8 @@ impl Image {
         let mut next = Some((given, mode));
         while let Some((place, level_mode)) = next.take() {
             let wrap = |detail: String| cannot_open(path, levels.len(), &detail);
-            let (top, format) = open_place(cx, place, level_mode, &wrap).await?;
+            let (mut top, format) = open_place(cx, place, level_mode, &wrap).await?;
+            let mut data = top.data.take();
             let identity = top.bottom.host.as_ref().and_then(|file| file.identity());
             if levels.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
                 return Err(wrap("the backing chain is endless".to_owned()));
@@ -163,10 +167,12 @@ impl Image {
             let mut id = None;
             let named = match format {
                 Format::Raw => None,
-                Format::Qcow2 if matches!(top.backing, Backing::None) => None,
                 Format::Qcow2 => {
                     let header = qcow2::read_header(cx, &top.bottom.node).await;
                     let header = header.map_err(|e| wrap(open_detail(&e)))?;
+                    if data.is_none() {
+                        data = open_data_file(&top.path, &header, top.mode).map_err(&wrap)?;
+                    }
                     let format = header.backing_format();
                     header.backing_file.map(|name| (name, format))
                 }
@@ -201,7 +207,7 @@ impl Image {
                     }
                 }
             }
-            levels.push(Level { top, format, probed, id });
+            levels.push(Level { top, format, probed, id, data });
         }
         Ok((assemble(cx, path, levels).await?, found))
     }
@@ -256,6 +262,7 @@ impl Image {
             policy: Policy { read_only: false, ..self.policy },
             writable: true,
             probed: false,
+            data: None,
             node: Arc::clone(&opened) as _,
             qcow2: Some(opened),
             backing: Some(Box::new(self)),
@@ -317,6 +324,23 @@ async fn open_place(
     Ok((top, format))
 }
 
+/// Opens the file that a header names for guest data, if it does.
+///
+/// # Errors
+///
+/// QEMU's sentence about a file that cannot be opened.
+pub(super) fn open_data_file(
+    image: &Path,
+    header: &qcow2::Header,
+    mode: OpenMode,
+) -> Result<Option<(PathBuf, Bottom)>, String> {
+    let Some(name) = header.data_file() else { return Ok(None) };
+    let path = qcow2::data_path(Some(image), &name)
+        .ok_or_else(|| format!("Could not open '{name}': the name of a data file is a file's"))?;
+    let file = open_file(&path, mode).map_err(|e| file_detail(&e))?;
+    Ok(Some((path, Bottom::of_file(file))))
+}
+
 /// Opens a file that was given by its name alone.
 fn open_path(path: PathBuf, mode: OpenMode) -> Result<Top, String> {
     let file = open_file(&path, mode).map_err(|e| file_detail(&e))?;
@@ -341,14 +365,16 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
     let mut image: Option<Image> = None;
     let mut backing_id = None;
     for (depth, level) in levels.into_iter().enumerate().rev() {
-        let Level { top, format, probed, id } = level;
+        let Level { mut top, format, probed, id, data } = level;
         let mut qcow2 = None;
         let mut node = Arc::clone(&top.bottom.node);
         let writable = depth == 0 && top.mode.writable;
         if format == Format::Qcow2 {
             let backing = image.as_ref().map(|image| Arc::clone(&image.node));
             let options = qcow2::Options { read_only: !writable, ..top.qcow2 };
-            let opened = qcow2::open(cx, node, backing, options).await;
+            let beside = data.as_ref().map(|(_, bottom)| Arc::clone(&bottom.node));
+            let files = qcow2::Files { file: node, backing, data: beside };
+            let opened = qcow2::open_files(cx, files, options).await;
             let opened = opened.map_err(|e| cannot_open(path, depth, &open_detail(&e)))?;
             node = Arc::clone(&opened) as _;
             qcow2 = Some(opened);
@@ -368,13 +394,18 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
         }
         backing_id = id;
         let preallocated = match (&top.bottom.host, &qcow2) {
-            (Some(file), Some(qcow2)) => is_preallocated(file, qcow2),
+            // What is mapped is in the image's own file.
+            (Some(file), Some(qcow2)) if !qcow2.has_data_file() => is_preallocated(file, qcow2),
             _ => false,
         };
         let mut policy = top.policy;
         policy.read_only = !writable;
         policy.write_through = top.mode.cache.write_through;
         policy.ignore_flush = top.mode.cache.no_flush;
+        let data = data.map(|(path, bottom)| {
+            top.bottom.below.extend(bottom.below);
+            path
+        });
         image = Some(Image {
             path: top.path,
             format,
@@ -385,6 +416,7 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
             policy,
             writable,
             probed,
+            data,
             node,
             qcow2,
             backing: image.map(Box::new),

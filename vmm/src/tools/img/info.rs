@@ -80,6 +80,12 @@ pub struct Qcow2Report {
     pub bitmaps: Vec<BitmapReport>,
     /// Bits of a refcount.
     pub refcount_bits: u32,
+    /// The file that guest data is in, where that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<String>,
+    /// Whether that file is the disk, to be read without the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file_raw: Option<bool>,
     /// Whether the image is known to be damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrupt: Option<bool>,
@@ -154,11 +160,15 @@ impl Qcow2Report {
         flag("lazy refcounts", self.lazy_refcounts);
         out.push_str(&bitmap::human(&self.bitmaps));
         let _ = writeln!(out, "    refcount bits: {}", self.refcount_bits);
+        if let Some(name) = &self.data_file {
+            let _ = writeln!(out, "    data file: {name}");
+        }
         let mut flag = |name: &str, value: Option<bool>| {
             if let Some(value) = value {
                 let _ = writeln!(out, "    {name}: {value}");
             }
         };
+        flag("data file raw", self.data_file_raw);
         flag("corrupt", self.corrupt);
         flag("extended l2", self.extended_l2);
     }
@@ -258,6 +268,8 @@ pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport,
             lazy_refcounts: version_3.then_some(image.lazy_refcounts),
             bitmaps: image.bitmaps.into_iter().map(Into::into).collect(),
             refcount_bits: image.refcount_bits,
+            data_file: image.data_file,
+            data_file_raw: image.data_file_raw,
             corrupt: version_3.then_some(image.corrupt),
             extended_l2: version_3.then_some(image.extended_l2),
         })),

@@ -61,7 +61,8 @@ async fn entries(cx: &Cx, image: &Image, request: &MapRequest) -> Result<Vec<Map
         let status = status.map_err(|e| {
             ImgError::said(format!("Failed to read image metadata: {}", errno_text(e)))
         })?;
-        let file = layers.get(status.depth).map_or(&image.path, |layer| &layer.path);
+        let layer = layers.get(status.depth).copied().unwrap_or(image);
+        let file = layer.data.as_ref().unwrap_or(&layer.path);
         let len = status.len.max(1);
         match entries.last_mut() {
             Some(last) if continues(last, &status) => last.status.len += len,

@@ -162,10 +162,12 @@ fn measured(
 fn whole_file(size: u64, own: &Qcow2Plan) -> Option<u64> {
     let cluster = own.cluster_size;
     let per_table = cluster / ENTRY;
-    let l2_entries = (size / cluster).checked_next_multiple_of(per_table)?;
-    let l1_entries = (l2_entries / per_table).checked_next_multiple_of(per_table)?;
+    let l2_entry = if own.extended_l2 { 2 * ENTRY } else { ENTRY };
+    let per_l2 = cluster / l2_entry;
+    let l2_entries = (size / cluster).checked_next_multiple_of(per_l2)?;
+    let l1_entries = (l2_entries / per_l2).checked_next_multiple_of(per_table)?;
     // The header, and the tables.
-    let metadata = cluster + l2_entries.checked_mul(ENTRY)? + l1_entries.checked_mul(ENTRY)?;
+    let metadata = cluster + l2_entries.checked_mul(l2_entry)? + l1_entries.checked_mul(ENTRY)?;
     let clusters = size.checked_add(metadata)? / cluster;
     let per_block = cluster * 8 / u64::from(own.refcount_bits.max(1));
     let (mut blocks, mut tables) = (0_u64, 0_u64);

@@ -77,6 +77,8 @@ pub(super) struct Top {
     /// `None`: what it begins like.
     pub format: Option<Format>,
     pub backing: Backing,
+    /// What the options say that guest data is in; `None`: what the header names, if anything.
+    pub data: Option<(PathBuf, Bottom)>,
     pub mode: OpenMode,
     pub qcow2: qcow2::Options,
     pub policy: Policy,
@@ -89,6 +91,7 @@ impl Top {
             bottom,
             format: mode.format,
             backing: Backing::FromHeader,
+            data: None,
             mode,
             qcow2: qcow2::Options::default(),
             policy: Policy::default(),
@@ -326,6 +329,8 @@ pub(super) fn open(mut options: Options, mode: OpenMode) -> Result<Top, String> 
             if top.format == Some(Format::Qcow2) {
                 top.qcow2.lazy_refcounts = take_switch(&mut options, "lazy-refcounts")?;
                 top.qcow2.cache_bytes = take_size(&mut options, "l2-cache-size")?;
+                let data = child(&mut options, "data-file")?;
+                top.data = data.map(|data| self::bottom(data, mode, 0)).transpose()?;
             }
             if top.format.is_some_and(Format::has_backing) {
                 top.backing = backing(&mut options)?;

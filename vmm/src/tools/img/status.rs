@@ -57,6 +57,7 @@ impl Image {
                 status.offset = extent.host_offset;
             }
             ExtentKind::Unallocated => {
+                status.offset = extent.host_offset;
                 status.zero =
                     self.backing.as_ref().is_none_or(|below| range.offset >= below.size());
             }

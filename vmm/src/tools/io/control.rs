@@ -132,7 +132,7 @@ pub(super) async fn info(cx: &Cx, disk: &Disk) -> Result<(), Failed> {
     }
     let (cluster, state) = match &image.qcow2 {
         None => (0, 0),
-        Some(qcow2) => (qcow2.cluster_size(), vm_state_offset(image.size(), qcow2.cluster_size())),
+        Some(qcow2) => (qcow2.cluster_size(), qcow2.vm_state_offset()),
     };
     let mut out = format!(
         "format name: {}\ncluster size: {}\nvm state offset: {}\n",
@@ -148,14 +148,6 @@ pub(super) async fn info(cx: &Cx, disk: &Disk) -> Result<(), Failed> {
     }
     say(&out);
     Ok(())
-}
-
-/// Where the state of a virtual machine begins: behind the disk, at what the next whole L2 table maps
-/// (QEMU, block/qcow2.c).
-fn vm_state_offset(size: u64, cluster: u64) -> u64 {
-    const L2_ENTRY: u64 = 8;
-    let table = cluster * (cluster / L2_ENTRY);
-    size.div_ceil(table) * table
 }
 
 pub(super) async fn truncate(

@@ -177,12 +177,17 @@ pub(super) async fn read(
     let Some(part) = part.filter(|part| part.checked_add(skip).is_some_and(|e| e <= count)) else {
         return refuse("pattern verification range exceeds end of read data");
     };
-    if letters.has('b') {
+    let state = letters.has('b');
+    if state {
         aligned(offset, count)?;
-        return refuse("read failed: Operation not supported");
     }
     let began = Instant::now();
-    let (buffer, result) = read_disk(cx, disk, offset, filled(count, BEFORE_READ)).await;
+    let buffer = filled(count, BEFORE_READ);
+    let (buffer, result) = if state {
+        read_state(cx, disk, offset, buffer).await
+    } else {
+        read_disk(cx, disk, offset, buffer).await
+    };
     let took = began.elapsed();
     if let Err(error) = result {
         return refuse(&format!("read failed: {}", errno_text(error)));
@@ -201,6 +206,27 @@ pub(super) async fn read(
         Report { what: "read", offset, count, took, terse: letters.has('C') }.print();
     }
     verdict
+}
+
+/// Reads machine state, which only qcow2 images have.
+async fn read_state(
+    cx: &Cx,
+    disk: &Disk,
+    offset: u64,
+    mut buffer: IoBuf,
+) -> (IoBuf, Result<(), BlockError>) {
+    let result = match &disk.image.qcow2 {
+        Some(qcow2) => qcow2.read_vm_state(cx, offset, &mut buffer).await,
+        None => Err(BlockError::Unsupported),
+    };
+    (buffer, result)
+}
+
+async fn write_state(cx: &Cx, disk: &Disk, offset: u64, buffer: &IoBuf) -> Result<(), BlockError> {
+    match &disk.image.qcow2 {
+        Some(qcow2) => qcow2.write_vm_state(cx, offset, buffer).await,
+        None => Err(BlockError::Unsupported),
+    }
 }
 
 fn aligned(offset: u64, count: u64) -> Result<(), Failed> {
@@ -311,7 +337,7 @@ pub(super) async fn write(
     };
     let began = Instant::now();
     let result = if has('b') {
-        Err(BlockError::Unsupported)
+        write_state(cx, disk, offset, &buffer).await
     } else if has('z') {
         write_zeroes(cx, disk, range, &letters).await
     } else if has('c') {
