@@ -164,21 +164,23 @@ async fn look(
     if repair == Repair::None {
         return Ok(walk.report);
     }
-    let before = (walk.report.leaks, walk.report.corruptions);
+    let corruptions = walk.report.corruptions;
+    let before = (walk.report.leaks, walk.corruptions_before_flags);
     if repair == Repair::Leaks && anew && walk.must_rebuild(anew) {
         let mut said = walk.report.messages;
         said.truncate(walk.messages_before_flags);
         return Err(CheckError::NeedsRebuild(said));
     }
     let marked = header.is_dirty() || header.is_corrupt();
-    let wanted = before.0 > 0 || (repair == Repair::All && before.1 > 0);
-    let said = if wanted {
+    let wanted = before.0 + before.1 > 0 || (repair == Repair::All && corruptions > 0);
+    let (said, flags) = if wanted {
         repair::repair(cx, &host, &header, walk, (repair, anew)).await?
     } else if marked {
-        walk.report.messages
+        (walk.report.messages, 0)
     } else {
         return Ok(walk.report);
     };
+    let before = (before.0, before.1, flags);
     finish(cx, file, &host, (repair, anew, before), said).await
 }
 
@@ -191,12 +193,13 @@ async fn complete_snapshots(cx: &Cx, file: &Arc<dyn Node>) -> Result<(), CheckEr
     node.close(Cx::clone(cx)).await.map_err(doing)
 }
 
-/// Looks again after a repair, and clears the marks of an image that is sound.
+/// Looks again after a repair of so many leaks and corruptions, and of so many flags, and clears the
+/// marks of an image that is sound.
 async fn finish(
     cx: &Cx,
     file: &Arc<dyn Node>,
     host: &Host,
-    (repair, anew, before): (Repair, bool, (u64, u64)),
+    (repair, anew, (leaks, corruptions, flags)): (Repair, bool, (u64, u64, u64)),
     mut said: Vec<String>,
 ) -> Result<Report, CheckError> {
     let mut header: Header = read_header(cx, file).await?;
@@ -213,9 +216,10 @@ async fn finish(
         header = read_header(cx, file).await?;
         walk = Walk::new(cx, host, &header).await?;
     }
+    let left = walk.corruptions_before_flags;
     let mut report = walk.report;
-    report.leaks_fixed = before.0.saturating_sub(report.leaks);
-    report.corruptions_fixed = before.1.saturating_sub(report.corruptions);
+    report.leaks_fixed = leaks.saturating_sub(report.leaks);
+    report.corruptions_fixed = corruptions.saturating_sub(left) + flags;
     if repair == Repair::All && report.corruptions == 0 && report.check_errors == 0 {
         repair::clear_marks(cx, host, &header).await?;
     }

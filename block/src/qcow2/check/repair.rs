@@ -17,16 +17,18 @@ use super::{
 };
 use crate::{BlockError, Cx};
 
+/// Returns what was found and done, in words, and how many flags were put right.
 pub(super) async fn repair(
     cx: &Cx,
     host: &Host,
     header: &Header,
     mut walk: Walk,
     (repair, anew): (Repair, bool),
-) -> Result<Vec<String>, CheckError> {
+) -> Result<(Vec<String>, u64), CheckError> {
     let doing = io("writing refcounts");
-    let mut said = Said(std::mem::take(&mut walk.report.messages));
-    let flags = said.0.split_off(walk.messages_before_flags.min(said.0.len()));
+    let mut messages = std::mem::take(&mut walk.report.messages);
+    let flags = messages.split_off(walk.messages_before_flags.min(messages.len()));
+    let mut said = Said { messages, flags: 0 };
     if repair == Repair::All && walk.must_rebuild(anew) {
         let refs = walk.layout.refs;
         said.say(|| "Rebuilding refcount structure".to_owned());
@@ -45,19 +47,22 @@ pub(super) async fn repair(
         let written = copied_flags(cx, host, header, &walk, &mut said).await;
         written.map_err(io("writing L2 tables"))?;
     } else {
-        said.0.extend(flags);
+        said.messages.extend(flags);
     }
     host.sync(cx).await.map_err(io("making the repair durable"))?;
-    Ok(said.0)
+    Ok((said.messages, said.flags))
 }
 
-/// What was done, in words; a bounded number.
-struct Said(Vec<String>);
+/// What was done, in words, of which there is a bounded number; and how many flags were put right.
+struct Said {
+    messages: Vec<String>,
+    flags: u64,
+}
 
 impl Said {
     fn say(&mut self, message: impl FnOnce() -> String) {
-        if self.0.len() < MESSAGES_MAX {
-            self.0.push(message());
+        if self.messages.len() < MESSAGES_MAX {
+            self.messages.push(message());
         }
     }
 }
@@ -201,6 +206,7 @@ async fn copied_flags(
         let (old, refcount) = (*entry, count(table));
         *entry = flagged(old, refcount);
         if *entry != old {
+            said.flags += 1;
             said.say(|| {
                 format!(
                     "Repairing OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={old:x} \
@@ -217,6 +223,7 @@ async fn copied_flags(
                     let (old, refcount) = (*raw, if layout.external { 1 } else { count(host) });
                     let new = flagged(old, refcount);
                     if new != old {
+                        said.flags += 1;
                         said.say(|| {
                             format!(
                                 "Repairing OFLAG_COPIED data cluster: l2_entry={old:x} \

@@ -54,6 +54,8 @@ pub(in super::super) struct Walk {
     pub incomplete_snapshots: u64,
     /// Messages of the report that are not about flags.
     pub messages_before_flags: usize,
+    /// Corruptions that are not about flags.
+    pub corruptions_before_flags: u64,
 }
 
 struct Walker<'a> {
@@ -88,6 +90,7 @@ impl Walk {
             report,
             incomplete_snapshots: 0,
             messages_before_flags: 0,
+            corruptions_before_flags: 0,
         };
         let mut walker = Walker { cx, host, walk, tables: HashMap::new(), found: Vec::new() };
         walker.all(header).await?;
@@ -124,6 +127,7 @@ impl Walker<'_> {
         self.refcounts(header).await?;
         self.compare();
         self.walk.messages_before_flags = self.walk.report.messages.len();
+        self.walk.corruptions_before_flags = self.walk.report.corruptions;
         self.copied_flags().await
     }
 
