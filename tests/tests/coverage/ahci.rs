@@ -130,6 +130,8 @@ const COMMAND: Group = Group {
         row("PxCMD.CCS", "3.3.7", &["queued::slots_are_taken_in_turn"]),
         row("PxCMD.FR", "3.3.7", &["resets::without_a_place_for_it_the_signature_waits"]),
         row("PxCMD.CR", "3.3.7", &[STOP]),
+        row("PxCMD.PMA", "3.3.7", &["multiplier::it_says_what_it_is_and_what_is_behind_it"]),
+        row("PxCMD.FBSCP", "3.3.7", &["multiplier::it_says_what_it_is_and_what_is_behind_it"]),
         row("PxCMD.HPCP", "3.3.7", &[RESET]),
         row("PxCMD.ATAPI", "3.3.7", &[RESET]),
         row("PxCMD.DLAE", "3.3.7", &[RESET]),
