@@ -1,6 +1,9 @@
 //! The image tool, started as `qemu-img`, against qemu-img: what one says, the other says; what one
 //! makes, the other takes. Without qemu-img there is nothing to compare with, and nothing is tested.
 
+mod alike;
+
+use alike::{Said, alike};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -12,9 +15,6 @@ use std::{
 struct Pair {
     dir: tempfile::TempDir,
 }
-
-/// Standard output, error output and exit status.
-type Said = (String, String, Option<i32>);
 
 fn said(output: &Output) -> Said {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
@@ -133,7 +133,7 @@ impl Pair {
                 ours.0 = ours.0.replace(&format!(", \"compressed\": {value}"), "");
             }
         }
-        assert_eq!(ours, theirs, "{args:?}");
+        assert_eq!(alike(ours), alike(theirs), "{args:?}");
     }
 }
 
@@ -187,24 +187,18 @@ fn mistakes_are_named_in_the_same_words() {
         &["map"],
         &["map", "base.raw", "base.raw"],
         &["map", "-f", "zz", "base.raw"],
-        &["map", "-s", "zz", "base.raw"],
-        &["map", "--output=xx", "base.raw"],
-        &["map", "--zz", "base.raw"],
         &["map", "-f", "qcow2", "base.raw"],
         &["info", "none"],
         &["info", "-f", "zz", "base.raw"],
         &["info"],
         &["check", "none"],
         &["check"],
-        &["check", "-r", "zz", "base.qcow2"],
         &["compare", "base.raw"],
         &["compare", "base.raw", "none"],
         &["compare", "-f", "zz", "base.raw", "base.raw"],
         &["measure"],
-        &["measure", "--size", "zz"],
         &["measure", "--size", "1G", "base.raw"],
         &["measure", "-O", "zz", "base.raw"],
-        &["resize", "base.qcow2"],
         &["resize", "base.qcow2", "5M"],
         &["resize", "base.qcow2", "zz"],
         &["resize", "none", "5M"],
@@ -224,7 +218,6 @@ fn mistakes_are_named_in_the_same_words() {
         &["convert", "-n", "-O", "raw", "longer.raw", "empty.raw"],
         &["convert", "-c", "-O", "raw", "base.qcow2", "x"],
         &["convert", "-S", "3", "base.raw", "x"],
-        &["convert", "-S", "zz", "base.raw", "x"],
         &["convert", "-m", "0", "base.raw", "x"],
         &["convert", "-m", "17", "base.raw", "x"],
         &["convert", "-t", "xx", "base.raw", "x"],
@@ -239,9 +232,6 @@ fn mistakes_are_named_in_the_same_words() {
         &["dd", "if=base.raw"],
         &["dd", "zz=1"],
         &["dd", "if=base.raw", "of=x", "bs=0"],
-        &["dd", "if=base.raw", "of=x", "bs=zz"],
-        &["dd", "if=base.raw", "of=x", "count=zz"],
-        &["dd", "if=base.raw", "of=x", "skip=zz"],
         &["dd", "if=none", "of=x"],
         &["dd", "-f", "zz", "if=base.raw", "of=x"],
         &["dd", "-O", "zz", "if=base.raw", "of=x"],
@@ -265,14 +255,105 @@ fn mistakes_are_named_in_the_same_words() {
         &["bench"],
         &["bench", "--flush-interval=3", "-f", "raw", "base.raw"],
         &["bench", "-w", "--flush-interval=3", "-f", "raw", "base.raw"],
-        &["bench", "-w", "--pattern=300", "base.raw"],
         &["bench", "-i", "zz", "base.raw"],
-        &["bench", "-o", "zz", "base.raw"],
     ] {
         pair.agree(args);
         assert!(!pair.at("ours").join("x").exists(), "{args:?} left a target behind");
         let _ = fs::remove_file(pair.at("theirs").join("x"));
     }
+}
+
+/// Version 10's words, where they are others than those of version 7.2.
+#[test]
+fn newer_words_are_version_10s() {
+    let dir = tempfile::tempdir().expect("a directory");
+    symlink(env!("CARGO_BIN_EXE_spindle"), dir.path().join("qemu-img")).expect("a link");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(dir.path().join("qemu-img"));
+        said(&command.args(args).current_dir(dir.path()).output().expect("our tool"))
+    };
+    assert_eq!(run(&["create", "-q", "-f", "raw", "a", "1M"]).2, Some(0));
+    let hint = |command: &str| format!("Try 'qemu-img {command} --help' for more info\n");
+    for (args, words, command) in [
+        (&["create"][..], "qemu-img: Expecting image file name", "create"),
+        (&["create", "-f"], "qemu-img create: option requires an argument -- 'f'", "create"),
+        (&["create", "a", "1M", "b"], "qemu-img: Unexpected argument: b", "create"),
+        (&["create", "-Z"], "qemu-img create: invalid option -- 'Z'", "create"),
+        (&["map", "--zz", "a"], "qemu-img map: unrecognized option '--zz'", "map"),
+        (
+            &["map", "--output=x", "a"],
+            "qemu-img: --output expects 'human' or 'json' not 'x'",
+            "map",
+        ),
+        (
+            &["bitmap", "--merge"],
+            "qemu-img bitmap: option '--merge' requires an argument",
+            "bitmap",
+        ),
+        (
+            &["check", "-r", "zz", "a"],
+            "qemu-img: --repair (-r) expects 'leaks' or 'all' not 'zz'",
+            "check",
+        ),
+        (&["resize", "a"], "qemu-img: Expecting image file name and size", "resize"),
+        (&["resize", "a", "1", "2"], "qemu-img: Extra argument(s) in command line", "resize"),
+        (&["map", "-s", "zz", "a"], "qemu-img: Invalid start offset specified: 'zz'.", ""),
+        (&["measure", "--size", "zz"], "qemu-img: Invalid image size specified: 'zz'.", ""),
+        (&["dd", "if=a", "of=b", "bs=zz"], "qemu-img: Invalid bs specified: 'zz'.", ""),
+        (
+            &["bench", "-c", "0", "a"],
+            "qemu-img: Invalid request count specified. Must be between 1 and 2147483647.",
+            "",
+        ),
+        (
+            &["bench", "-w", "--pattern=300", "a"],
+            "qemu-img: Invalid pattern byte specified. Must be between 0 and 255.",
+            "",
+        ),
+        (&["create", "-f", "zz", "b", "1M"], "qemu-img: b: Unknown file format 'zz'", ""),
+        (&["create", "-f", "qcow2", "b"], "qemu-img: b: Image creation needs a size parameter", ""),
+        (
+            &["create", "-f", "qcow2", "b", "1X"],
+            "qemu-img: Invalid image size specified: '1X'.",
+            "",
+        ),
+        (
+            &["create", "-f", "qcow2", "-o", "zz=1", "b", "1M"],
+            "qemu-img: b: Invalid parameter 'zz'",
+            "",
+        ),
+        (
+            &["create", "-f", "qcow2", "-b", "none", "-F", "raw", "b"],
+            "qemu-img: b: Could not open 'none': No such file or directory\nCould not open backing \
+             image.",
+            "",
+        ),
+        (
+            &["create", "-f", "qcow2", "-b", "a", "b"],
+            "qemu-img: b: Backing file specified without backing format\nDetected format of raw.",
+            "",
+        ),
+        (
+            &["create", "-f", "dmg", "-o", "help"],
+            "qemu-img: Format driver 'dmg' does not support image creation",
+            "",
+        ),
+    ] {
+        let tail = if command.is_empty() { String::new() } else { hint(command) };
+        let wanted = (String::new(), format!("{words}\n{tail}"), Some(1));
+        assert_eq!(run(args), wanted, "{args:?}");
+    }
+    let (out, _, status) = run(&["info", "--output=json", "a"]);
+    assert_eq!(status, Some(0));
+    let value: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(value["children"][0]["info"]["virtual-size"], 1 << 20, "{out}");
+    let (out, ..) = run(&["info", "a"]);
+    assert!(
+        out.contains("Child node '/file':\n    filename: a\n    protocol type: file\n"),
+        "{out}"
+    );
+    let (out, ..) = run(&["create", "-f", "vdi", "-o", "help"]);
+    assert!(out.starts_with("Supported vdi options:\n  size=<size>            - Virtual"), "{out}");
 }
 
 /// Options of `convert`, and the names of source and target.
@@ -462,6 +543,17 @@ fn a_rebased_image_reads_as_before() {
         let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
         assert_eq!(info["backing-filename"].as_str().unwrap_or_default(), backing);
     }
+    // Since version 9.1 what is copied may be compressed.
+    pair.must("ours", &["convert", "-O", "qcow2", "base.qcow2", "under.qcow2"]);
+    pair.must(
+        "ours",
+        &["create", "-q", "-f", "qcow2", "-b", "under.qcow2", "-F", "qcow2", "packs.qcow2"],
+    );
+    let packed = pair.ours(&["rebase", "-c", "-b", "empty.raw", "-F", "raw", "packs.qcow2"]);
+    assert_eq!(packed, (String::new(), String::new(), Some(0)));
+    pair.must("ours", &["compare", "packs.qcow2", "under.qcow2"]);
+    let counts = pair.must("ours", &["check", "--output=json", "packs.qcow2"]);
+    assert!(counts.contains("compressed-clusters\": "), "{counts}");
     // Only the name, of a file that is not there.
     pair.agree(&["rebase", "-u", "-b", "none", "-F", "qcow2", "top.qcow2"]);
     pair.agree(&["rebase", "-u", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"]);
@@ -519,7 +611,6 @@ fn images_are_named_by_options_and_json_too() {
         &["info", "--object", "secret,id=x,data=y", "--output=json", "none"],
         &["convert", "-C", "-S", "4k", "base.raw", "x"],
         &["convert", "-C", "-c", "base.raw", "x"],
-        &["convert", "-r", "zz", "base.raw", "x"],
         &["convert", "--target-image-opts", "base.raw", "x"],
         &["convert", "--skip-broken-bitmaps", "base.raw", "x"],
         &["convert", "--bitmaps", "-f", "raw", "-O", "qcow2", "base.raw", "x"],

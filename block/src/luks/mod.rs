@@ -7,6 +7,7 @@
 mod cipher;
 mod create;
 mod hash;
+pub(crate) mod health;
 mod node;
 mod v1;
 mod v2;

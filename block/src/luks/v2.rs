@@ -71,6 +71,67 @@ pub(super) async fn read(cx: &Cx, host: &Host) -> Result<Header, FormatError> {
     Ok(Header { json })
 }
 
+/// The headers that are whole: where each is, and its sequence number.
+pub(super) struct Copies {
+    pub first: Option<(u64, u64)>,
+    pub second: Option<(u64, u64)>,
+}
+
+/// Looks at both places.
+pub(super) async fn copies(cx: &Cx, host: &Host) -> Result<Copies, FormatError> {
+    let first = whole_at(cx, host, 0, MAGIC).await?;
+    let mut second = None;
+    for at in SECOND_AT {
+        second = second.or(whole_at(cx, host, at, SECOND_MAGIC).await?);
+    }
+    Ok(Copies { first, second })
+}
+
+/// One whose JSON cannot be read is not whole.
+async fn whole_at(
+    cx: &Cx,
+    host: &Host,
+    at: u64,
+    magic: &[u8; 6],
+) -> Result<Option<(u64, u64)>, FormatError> {
+    match header_at(cx, host, at, magic).await {
+        Ok(found) => Ok(found.map(|(sequence, _)| (at, sequence))),
+        Err(FormatError::Field { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the older or damaged header again, from the other.
+pub(super) async fn copy_newer(cx: &Cx, host: &Host) -> Result<(), FormatError> {
+    let copies = copies(cx, host).await?;
+    let (from, to, magic) = match (copies.first, copies.second) {
+        (Some((_, a)), Some((_, b))) if a == b => return Ok(()),
+        (None, None) => return Ok(()),
+        (Some((_, a)), Some((second, b))) if a < b => (second, 0, MAGIC),
+        (None, Some((second, _))) => (second, 0, MAGIC),
+        (Some(_), Some((second, _))) => (0, second, SECOND_MAGIC),
+        (Some(_), None) => {
+            let bytes = host.read(cx, 0, BINARY).await.map_err(io("reading the LUKS2 header"))?;
+            // The second is right behind the first (2.1).
+            (0, be::u64_at(&bytes, 8), SECOND_MAGIC)
+        }
+    };
+    let reading = io("reading the LUKS2 header");
+    let size = be::u64_at(&host.read(cx, from, BINARY).await.map_err(&reading)?, 8);
+    if !size.is_power_of_two() || size > SIZE_MAX {
+        return Ok(());
+    }
+    let mut bytes = host.read(cx, from, size as usize).await.map_err(&reading)?;
+    be::put(&mut bytes, 0, magic);
+    be::put(&mut bytes, 256, &to.to_be_bytes());
+    be::put(&mut bytes, 448, &[0; 64]);
+    let sum = Hash::Sha256.digest(&[&bytes]);
+    be::put(&mut bytes, 448, &sum);
+    let writing = io("writing the LUKS2 header");
+    host.write_bytes(cx, to, &bytes).await.map_err(&writing)?;
+    host.sync(cx).await.map_err(writing)
+}
+
 fn missing(what: &'static str) -> FormatError {
     refuse("LUKS2 JSON", format!("has no usable {what}"))
 }
@@ -165,6 +226,11 @@ impl Header {
                 "LUKS2 disks of several segments (being reencrypted) are not supported".to_owned(),
             )),
         }
+    }
+
+    /// How many key slots there are.
+    pub fn slots(&self) -> usize {
+        self.json.get("keyslots").and_then(Value::as_object).map_or(0, serde_json::Map::len)
     }
 
     /// Where the disk is in the file, and its size where that is given.

@@ -2,8 +2,10 @@
 
 pub mod fault;
 pub mod file;
+pub mod nbd;
 pub mod null;
 pub mod raw;
+pub mod rehearsal;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -15,6 +15,7 @@ mod bitmap;
 mod cache;
 pub mod check;
 mod close;
+pub mod compact;
 mod compressed;
 mod counts;
 pub mod create;

@@ -51,7 +51,7 @@ fn plan(options: &CreateOptions) -> Result<(Metadata, u64), FormatError> {
     }
     let has_parent = options.backing.is_some();
     let metadata =
-        Metadata { size: options.size, block, sector: 512, has_parent, parent_file: None };
+        Metadata { size: options.size, block, sector: 512, has_parent, ..Metadata::default() };
     Ok((metadata, log))
 }
 

@@ -6,6 +6,11 @@ pub(super) const fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> [u8; 16] {
     [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]
 }
 
+/// Whether `text` is this GUID's, in whatever case.
+pub(super) fn is(id: &[u8; 16], text: &str) -> bool {
+    self::text(id).eq_ignore_ascii_case(text.trim_end_matches('\0'))
+}
+
 /// Its text, in braces.
 pub(super) fn text(id: &[u8; 16]) -> String {
     let le = |range: std::ops::Range<usize>| -> String {

@@ -43,6 +43,8 @@ pub(super) struct Metadata {
     pub has_parent: bool,
     /// Its parent, where the metadata names a file.
     pub parent_file: Option<String>,
+    /// What the parent's data write GUID may be, as text.
+    pub parent_ids: Vec<String>,
 }
 
 impl Metadata {
@@ -107,7 +109,10 @@ impl Metadata {
         metadata.check()?;
         if metadata.has_parent {
             let locator = locator.ok_or_else(|| refuse("parent locator", "is missing"))?;
-            metadata.parent_file = parent_file(&locator)?;
+            let pairs = pairs(&locator)?;
+            metadata.parent_file = parent_file(&pairs);
+            let links = pairs.into_iter().filter(|(key, _)| key.starts_with("parent_linkage"));
+            metadata.parent_ids = links.map(|(_, id)| id).collect();
         }
         Ok(metadata)
     }
@@ -155,13 +160,13 @@ fn utf16(bytes: &[u8]) -> Option<String> {
     String::from_utf16(&units).ok()
 }
 
-/// The parent's file name (2.6.2.6): the relative path, or else what there is.
-fn parent_file(locator: &[u8]) -> Result<Option<String>, FormatError> {
+/// Keys and values of a parent locator (2.6.2.6).
+fn pairs(locator: &[u8]) -> Result<Vec<(String, String)>, FormatError> {
     if le::bytes_at(locator, 0) != VHDX_LOCATOR {
         return Err(FormatError::Unsupported("the parent of the VHDX image is no VHDX".to_owned()));
     }
     let count = usize::from(le::u16_at(locator, 18));
-    let mut found: Option<(u32, String)> = None;
+    let mut pairs = Vec::new();
     for n in 0..count {
         let Some(entry) = locator.get(20 + n * 12..32 + n * 12) else {
             return Err(refuse("parent locator", format!("has {count} entries, and is shorter")));
@@ -174,19 +179,17 @@ fn parent_file(locator: &[u8]) -> Result<Option<String>, FormatError> {
         let (Some(key), Some(value)) = (part(0, 8), part(4, 10)) else {
             return Err(refuse("parent locator", format!("has entry {n} outside itself")));
         };
-        let rank = match &*key {
-            "relative_path" => 0,
-            "absolute_win32_path" => 1,
-            _ => continue,
-        };
-        if found.as_ref().is_none_or(|(best, _)| rank < *best) {
-            found = Some((rank, value));
-        }
+        pairs.push((key, value));
     }
-    Ok(found.map(|(_, path)| {
-        let path = path.replace('\\', "/");
-        path.strip_prefix("./").unwrap_or(&path).to_owned()
-    }))
+    Ok(pairs)
+}
+
+/// The parent's file name: the relative path, or else what there is.
+fn parent_file(pairs: &[(String, String)]) -> Option<String> {
+    let named = |key: &str| pairs.iter().find(|(known, _)| known == key);
+    let (_, path) = named("relative_path").or_else(|| named("absolute_win32_path"))?;
+    let path = path.replace('\\', "/");
+    Some(path.strip_prefix("./").unwrap_or(&path).to_owned())
 }
 
 /// The parent of a new differencing disk: its path and its data write GUID.

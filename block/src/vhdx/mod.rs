@@ -98,6 +98,18 @@ async fn open_mapped(
     }
     // The log may have changed everything.
     let Front { header, regions, metadata } = read_front(cx, &host).await?;
+    let nobody = guid::text(&[0; 16]);
+    let mut known =
+        metadata.parent_ids.iter().filter(|id| !id.eq_ignore_ascii_case(&nobody)).peekable();
+    if let Some(id) = request.backing_id.filter(|_| known.peek().is_some())
+        && !known.any(|text| guid::is(&id, text))
+    {
+        return Err(FormatError::Unsupported(
+            "the image belongs to a parent with another data write GUID than this one has: it was \
+             changed since, or is another disk"
+                .to_owned(),
+        ));
+    }
     // The file may be longer than it was.
     let opened = request.file.info().size;
     let mut reserved = regions.reserved.clone();

@@ -7,6 +7,7 @@
 //! Source: Microsoft, *Virtual Hard Disk Image Format Specification*, version 1.0 (2006).
 
 mod create;
+pub(crate) mod health;
 mod spec;
 
 use std::sync::Arc;
@@ -103,12 +104,30 @@ pub(crate) async fn facts(cx: &Cx, file: &Arc<dyn Node>) -> Result<Facts, Format
 
 /// Opens an image.
 pub(crate) async fn open(cx: &Cx, request: Request<'_>) -> Result<Arc<dyn Node>, FormatError> {
+    Ok(open_mapped(cx, request).await?.0)
+}
+
+/// The same, and its table where it has one.
+async fn open_mapped(
+    cx: &Cx,
+    request: Request<'_>,
+) -> Result<(Arc<dyn Node>, Option<Arc<Mapped>>), FormatError> {
     let headers = read_headers(cx, &request.file).await?;
     let read_only = request.is_read_only();
     let Some(dynamic) = headers.dynamic else {
-        return Ok(extents::flat("vpc", request.file, 0, headers.footer.size, read_only));
+        let disk = extents::flat("vpc", request.file, 0, headers.footer.size, read_only);
+        return Ok((disk, None));
     };
     let differencing = headers.footer.kind == Kind::Differencing;
+    if let Some(id) = request.backing_id.filter(|_| differencing && dynamic.parent_id != [0; 16])
+        && id != dynamic.parent_id
+    {
+        return Err(FormatError::Unsupported(
+            "the image belongs to a parent with another unique id than this one has: it is not the \
+             disk that it was made on"
+                .to_owned(),
+        ));
+    }
     let table = Range::new(dynamic.table_at, dynamic.entries * 4);
     let header = Range::new(headers.footer.data_offset, spec::DYNAMIC as u64);
     let mut reserved = vec![Range::new(0, FOOTER as u64), table, header];
@@ -140,7 +159,8 @@ pub(crate) async fn open(cx: &Cx, request: Request<'_>) -> Result<Arc<dyn Node>,
         differencing,
         footer: headers.bytes,
     };
-    Ok(Mapped::new(request.file, request.backing, shape, Box::new(bat)))
+    let image = Mapped::new(request.file, request.backing, shape, Box::new(bat));
+    Ok((Arc::clone(&image) as _, Some(image)))
 }
 
 /// The block allocation table.

@@ -138,6 +138,8 @@ pub(super) struct Dynamic {
     pub block: u64,
     /// The parent's name, without a directory.
     pub parent_name: String,
+    /// Its unique id; zeros: nobody knew it.
+    pub parent_id: [u8; 16],
     pub locators: Vec<Locator>,
 }
 
@@ -205,7 +207,9 @@ impl Dynamic {
         }
         let name = bytes.get(64..576).unwrap_or_default();
         let parent_name = utf16(name, u16::from_be_bytes).unwrap_or_default();
-        Ok(Self { table_at, entries, block, parent_name, locators })
+        let mut parent_id = [0; 16];
+        parent_id.copy_from_slice(bytes.get(40..56).unwrap_or(&[0; 16]));
+        Ok(Self { table_at, entries, block, parent_name, parent_id, locators })
     }
 
     /// Bytes of the bitmap in front of a block.

@@ -1,5 +1,7 @@
 //! `spindle io`: the options of `qemu-io`.
+use super::img::names_a_server;
 use super::{EXIT_INPUT, Outcome, Stop};
+use crate::sandbox::tool::{self as sandbox, Needs};
 use crate::tools::getopt::{Found, Long, Takes, long, parse};
 use crate::tools::img::ImgError;
 use crate::tools::img::error::prefix;
@@ -29,6 +31,7 @@ const LONG: &[Long] = &[
     long("force-share", Takes::Nothing, "U"),
     long("object", Takes::Argument, ""),
     long("image-opts", Takes::Nothing, ""),
+    long("sandbox", Takes::Argument, ""),
 ];
 
 const HELP: &str = "\
@@ -50,6 +53,7 @@ OPTIONS
   -m, --misalign        nothing: memory is aligned where O_DIRECT needs it
   -T, --trace PATTERN   nothing: there are no trace events
   -U, --force-share     even while somebody else writes to it
+      --sandbox on|off  confine the program to what it needs [default: on]
   -h, --help            show this
   -V, --version         show the version
 
@@ -90,7 +94,7 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
     let parsed = parse(&name(), &words, SHORT, LONG);
     let mut request = IoRequest::default();
     let mut open = OpenRequest::default();
-    let mut native = false;
+    let (mut native, mut confined) = (false, true);
     for found in parsed.found {
         let (key, value) = match found {
             Found::Option(key, value) => (key, value.unwrap_or_default()),
@@ -126,6 +130,7 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
             "U" => open.force_share = true,
             "object" => request.secrets.add(&value).map_err(said)?,
             "image-opts" => open.by_options = true,
+            "sandbox" => confined = confinement(&value)?,
             _ => {}
         }
     }
@@ -146,9 +151,22 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
         open.path = if open.by_options { options_path(image) } else { PathBuf::from(image) };
         request.open = Some(open);
     }
+    if confined {
+        // What it opens is given by commands, later.
+        sandbox::arm(Needs { writes: true, network: names_a_server() });
+    }
     let well =
         io::run(request).map_err(|error| Stop { status: EXIT_INPUT, failure: error.into() })?;
     Ok(Outcome::Exit(if well { 0 } else { EXIT_INPUT }))
+}
+
+/// `--sandbox`.
+pub(super) fn confinement(value: &str) -> Result<bool, Stop> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(said(format!("Invalid sandbox option: {value} (on or off)"))),
+    }
 }
 
 /// The name that the C library's words begin with: as it was typed.

@@ -95,10 +95,6 @@ impl From<SpecError> for Stop {
 }
 
 impl Stop {
-    fn usage(failure: &str) -> Self {
-        Self { status: EXIT_USAGE, failure: failure.into() }
-    }
-
     fn input(failure: impl Into<Failure>) -> Self {
         Self { status: EXIT_INPUT, failure: failure.into() }
     }
@@ -113,7 +109,7 @@ pub fn main(programs: &Programs) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             if let Some(sentence) = img_command().then(|| img::refused(&error)).flatten() {
-                eprintln!("{}: {sentence}", error::prefix());
+                eprintln!("{sentence}");
                 return ExitCode::from(EXIT_INPUT);
             }
             // Help and version are "errors" too, with status 0 and standard output.

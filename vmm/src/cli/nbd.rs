@@ -1,10 +1,12 @@
 //! `spindle nbd`: the options of `qemu-nbd`.
-use super::io::{mistake, name, version};
+use super::io::{confinement, mistake, name, version};
 use super::{EXIT_INPUT, Outcome, Stop};
+use crate::sandbox::tool::{self as sandbox, Needs};
 use crate::tools::getopt::{Found, Long, Takes, long, parse};
 use crate::tools::img::ImgError;
 use crate::tools::img::error::prefix;
 use crate::tools::img::image::Cache;
+use crate::tools::img::snapshot::Which;
 use crate::tools::img::source::options_path;
 use crate::tools::nbd::{self, Address, ServeRequest};
 use crate::tools::object::Secrets;
@@ -54,6 +56,7 @@ const LONG: &[Long] = &[
     long("pid-file", Takes::Argument, ""),
     long("selinux-label", Takes::Argument, ""),
     long("handshake-limit", Takes::Argument, ""),
+    long("sandbox", Takes::Argument, ""),
 ];
 
 const HELP: &str = "\
@@ -76,7 +79,9 @@ WHAT IS EXPORTED
   -o, --offset BYTES       where the export begins in the image [default: 0]
   -r, --read-only          only for reading
   -s, --snapshot           writes go to a temporary overlay and are forgotten
+  -l, --load-snapshot ID   an internal snapshot instead of the disk, only for reading
   -A, --allocation-depth   offer the context qemu:allocation-depth
+  -B, --bitmap NAME        offer a dirty bitmap as a context; may be given several times
   -n, --nocache            bypass the host's page cache, as --cache=none
       --cache MODE         none, writeback, writethrough, directsync or unsafe
                            [default: writeback]
@@ -87,10 +92,14 @@ WHAT IS EXPORTED
 RUNNING
       --fork               return once clients can come; the server goes on
       --pid-file PATH      write the server's process id there
+      --sandbox on|off     confine the program to what it needs [default: on]
   -v, --verbose            say why a client was dropped
   -L, --list               show what the server at --bind and --port or --socket exports
   -h, --help               show this
   -V, --version            show the version
+
+  With LISTEN_PID and LISTEN_FDS in the environment, as systemd sets them for a socket unit, the
+  socket is the one that was handed over.
 
   SIGTERM, SIGINT and SIGHUP end the server; what was written is in the image then.
 
@@ -136,6 +145,10 @@ struct Given {
     export: bool,
     discard: Option<bool>,
     native: bool,
+    /// `--sandbox`.
+    confined: bool,
+    /// -b or -p were given.
+    placed: bool,
 }
 
 impl Given {
@@ -156,6 +169,8 @@ impl Given {
             shared: 1,
             persistent: false,
             allocation_depth: false,
+            bitmaps: Vec::new(),
+            load_snapshot: None,
             verbose: false,
             handshake_limit: Some(Duration::from_secs(10)),
             pid_file: None,
@@ -173,14 +188,16 @@ impl Given {
             export: false,
             discard: None,
             native: false,
+            confined: true,
+            placed: false,
         }
     }
 
     fn take(&mut self, key: &str, value: String, cached: &mut bool) -> Result<(), Stop> {
         let request = &mut self.request;
         match key {
-            "b" => self.host = value,
-            "p" => self.port = value,
+            "b" => (self.host, self.placed) = (value, true),
+            "p" => (self.port, self.placed) = (value, true),
             "k" if !value.starts_with('/') => return Err(said("socket path must be absolute")),
             "k" => self.socket = Some(PathBuf::from(value)),
             "o" => match number(&value) {
@@ -189,13 +206,17 @@ impl Given {
             },
             "r" => request.read_only = true,
             "A" => (request.allocation_depth, self.export) = (true, true),
-            "B" => return Err(said(format!("Bitmap '{value}' is not found"))),
+            "B" => {
+                request.bitmaps.push(value);
+                self.export = true;
+            }
             "c" => self.connect = true,
             "d" => self.disconnect = true,
             "L" => self.list = true,
             "s" => request.snapshot = true,
             "l" => {
-                return Err(said("Failed to load snapshot: internal snapshots are not supported"));
+                let which = Which::parse(&value).map_err(|error| said(error.to_string()))?;
+                (request.load_snapshot, request.read_only) = (Some(which), true);
             }
             "n" | "cache" if std::mem::replace(cached, true) => {
                 return Err(said("-n and --cache can only be specified once"));
@@ -243,11 +264,15 @@ impl Given {
                     "Failed to get TLS creds: No TLS credentials with id '{value}'"
                 )));
             }
-            "tls-hostname" | "tls-authz" => {
-                return Err(said("TLS options need TLS credentials, and there are none"));
+            "tls-authz" => {
+                return Err(said("--tls-authz is not permitted without --tls-creds"));
+            }
+            "tls-hostname" => {
+                return Err(said("--tls-hostname is not permitted without --tls-creds"));
             }
             "selinux-label" => return Err(said("SELinux support not enabled in this binary")),
             "image-opts" => self.by_options = true,
+            "sandbox" => self.confined = confinement(&value)?,
             "fork" => self.fork = true,
             "pid-file" => request.pid_file = Some(PathBuf::from(value)),
             "handshake-limit" => match value.parse::<u32>() {
@@ -327,10 +352,19 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
         )));
     }
     let path = if given.by_options { options_path(image) } else { PathBuf::from(image) };
+    let activated = activated()?;
+    if activated.is_some() && given.fork {
+        return Err(said("Socket activation does not go with --fork"));
+    }
+    if activated.is_some() && (given.placed || given.socket.is_some()) {
+        return Err(said(
+            "Socket activation does not go with -b, -p and -k: whoever activates has the address",
+        ));
+    }
     let request = ServeRequest {
         path,
         ignore_discard: given.discard != Some(true),
-        address: given.address(),
+        address: activated.unwrap_or_else(|| given.address()),
         ..given.request
     };
     let is_child = std::env::var_os(CHILD).is_some();
@@ -343,8 +377,27 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
             let _ = writeln!(std::io::stderr(), "{READY}");
         }
     };
+    if given.confined {
+        sandbox::arm(Needs { writes: true, network: true });
+    }
     nbd::serve(&request, ready).map_err(said)?;
     Ok(Outcome::Exit(0))
+}
+
+/// The sockets that systemd hands over (sd_listen_fds(3)): those from descriptor 3 on.
+fn activated() -> Result<Option<Address>, Stop> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(count)) if pid == std::process::id() && count > 0 => {
+            if count > 1 {
+                return Err(said(
+                    "qemu-nbd does not support socket activation with LISTEN_FDS > 1",
+                ));
+            }
+            Ok(Some(Address::Activated))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Starts the same again as a process of its own, and waits until it serves.

@@ -4,6 +4,8 @@
 mod calls;
 #[cfg(test)]
 mod tests;
+pub mod tool;
+mod trap;
 
 use std::{collections::BTreeMap, io, sync::Arc};
 

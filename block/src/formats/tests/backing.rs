@@ -76,6 +76,44 @@ fn stack(case: &Case, base_format: Option<ImageFormat>, dir: &Path) -> Vec<u8> {
     })
 }
 
+/// Opens an image above one with another id, and returns what is said of it.
+fn above_another(case: &Case, id: [u8; 16], given: [u8; 16], top: &Path) -> Result<(), String> {
+    let (mut case, top) = (case.clone(), top.to_owned());
+    if let Made::Plain(options) = &mut case.made {
+        options.backing = Some(("base".to_owned(), case.format.name().to_owned()));
+        options.backing_id = Some(id);
+    }
+    on_ring(async move |cx| {
+        make_on_host(&cx, &case, &top).await;
+        let beside = Dir(top.parent().expect("a directory").to_owned());
+        let below: Arc<dyn Node> =
+            crate::nodes::null::NullNode::new(crate::nodes::null::NullOptions {
+                size: SIZE,
+                read_zeroes: true,
+                ..Default::default()
+            });
+        let request = Request {
+            backing: Some(below),
+            backing_id: Some(given),
+            ..Request::read(host_file(&top, true).expect("the image"), &beside)
+        };
+        open(&cx, case.format, request).await.map(drop).map_err(|e| e.to_string())
+    })
+}
+
+#[test]
+fn a_parent_is_known_by_its_id() {
+    for case in cases(SIZE).into_iter().filter(|c| ["vpc", "vhdx"].contains(&c.name)) {
+        let dir = directory();
+        let top = dir.path().join("top");
+        let (one, other, none) = ([1; 16], [2; 16], [0; 16]);
+        assert_eq!(above_another(&case, one, one, &top), Ok(()), "{}", case.name);
+        let error = above_another(&case, one, other, &top).expect_err("another parent");
+        assert!(error.contains("belongs to a parent"), "{error}");
+        assert_eq!(above_another(&case, none, other, &top), Ok(()), "{}", case.name);
+    }
+}
+
 #[test]
 fn images_above_others_read_what_they_should() {
     for case in cases(SIZE) {

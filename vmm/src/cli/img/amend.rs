@@ -2,6 +2,7 @@
 use super::super::{Outcome, Stop};
 use super::copying::{ProgressStyle, show};
 use super::failed;
+use crate::spec::format::Format;
 use crate::tools::img::amend::{self, AmendRequest};
 use crate::tools::img::error::ImgError;
 use clap::Args;
@@ -38,6 +39,17 @@ pub(super) struct AmendArgs {
 
 pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
     if args.options.iter().any(|text| text == "help" || text == "?") {
+        match args.format.as_deref() {
+            None | Some("qcow2") => {}
+            Some(other) if Format::called(other).is_some() => {
+                return Err(failed(ImgError::said(format!(
+                    "Format driver '{other}' does not support option amendment"
+                ))));
+            }
+            Some(other) => {
+                return Err(failed(ImgError::said(format!("Unknown file format '{other}'"))));
+            }
+        }
         return Ok(Outcome::Print { text: amend::HELP.to_owned(), status: 0 });
     }
     let mut files = args.files;

@@ -278,6 +278,9 @@ pub(super) struct RebaseArgs {
     /// Only change the name: for a backing file that was moved and holds the same
     #[arg(short = 'u', long = "unsafe")]
     name_only: bool,
+    /// Compress what is copied into the image
+    #[arg(short, long)]
+    compress: bool,
     /// Cache mode of the image [default: writeback]
     #[arg(short = 't', value_name = "CACHE")]
     cache: Option<String>,
@@ -312,6 +315,7 @@ pub(super) fn run_rebase(args: RebaseArgs) -> Result<Outcome, Stop> {
         backing: args.backing,
         backing_format: args.backing_format,
         name_only: args.name_only,
+        compress: args.compress,
         cache: args.cache,
         source_cache: args.source_cache,
         force_share: args.force_share,

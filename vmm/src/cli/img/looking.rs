@@ -2,7 +2,7 @@
 use super::super::{Outcome, Stop};
 use super::{Named, Output, failed, json, number, one_file, usage};
 use crate::tools::img::bench::{self, BenchRequest};
-use crate::tools::img::error::ImgError;
+use crate::tools::img::error::{ImgError, number_between};
 use crate::tools::img::map::{self, MapRequest};
 use crate::tools::img::measure::{self, MeasureRequest};
 use crate::tools::img::resize::{self, ResizeRequest};
@@ -93,7 +93,7 @@ pub(super) fn run_measure(args: MeasureArgs) -> Result<Outcome, Stop> {
     let size = args.size.map(|text| number("image size", &text)).transpose()?;
     let mut files = args.named.take(args.files, args.format.as_deref())?;
     if files.len() > 1 {
-        return Err(usage("At most one filename argument is allowed."));
+        return Err(failed(ImgError::said("At most one filename argument is allowed.")));
     }
     let request = MeasureRequest {
         path: files.pop(),
@@ -135,7 +135,10 @@ pub(super) struct ResizeArgs {
 
 pub(super) fn run_resize(mut args: ResizeArgs) -> Result<Outcome, Stop> {
     if args.operands.len() < 2 {
-        return Err(usage("Not enough arguments"));
+        return Err(usage("Expecting image file name and size"));
+    }
+    if args.operands.len() > 2 {
+        return Err(usage("Extra argument(s) in command line"));
     }
     let size = args.operands.pop().unwrap_or_default();
     let files = args.operands.into_iter().map(PathBuf::from).collect();
@@ -160,11 +163,11 @@ pub(super) struct BenchArgs {
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
     /// Number of requests
-    #[arg(short, value_name = "NUMBER", default_value_t = 75_000)]
-    count: u64,
+    #[arg(short, value_name = "NUMBER", default_value = "75000")]
+    count: String,
     /// Requests in flight
-    #[arg(short, value_name = "NUMBER", default_value_t = 64)]
-    depth: u64,
+    #[arg(short, value_name = "NUMBER", default_value = "64")]
+    depth: String,
     /// Bytes of a request
     #[arg(short = 's', value_name = "SIZE", default_value = "4096")]
     length: String,
@@ -181,8 +184,8 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "BYTE")]
     pattern: Option<String>,
     /// Flush after so many writes
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-    flush_interval: u64,
+    #[arg(long, value_name = "NUMBER", default_value = "0")]
+    flush_interval: String,
     /// Flushes do not wait for the requests before them
     #[arg(long)]
     no_drain: bool,
@@ -211,21 +214,21 @@ pub(super) fn run_bench(args: BenchArgs) -> Result<Outcome, Stop> {
     {
         return Err(failed(ImgError::said(format!("Invalid aio option: {aio}"))));
     }
-    let pattern = args.pattern.map_or(Ok(0), |text| {
-        let byte = crate::spec::size::parse(&text, 1).ok().and_then(|n| u8::try_from(n).ok());
-        byte.ok_or_else(|| failed(ImgError::said("Invalid pattern byte specified")))
-    })?;
+    let between =
+        |name: &str, text: &str, min, max| number_between(name, text, min, max).map_err(failed);
+    const INT_MAX: u64 = i32::MAX as u64;
+    let pattern = args.pattern.map_or(Ok(0), |text| between("pattern byte", &text, 0, 255))?;
     let request = BenchRequest {
         path: one_file(args.named.take(args.files, args.format.as_deref())?)?,
         format: args.format,
-        count: args.count,
-        depth: args.depth,
-        length: number("buffer size", &args.length)?,
+        count: between("request count", &args.count, 1, INT_MAX)?,
+        depth: between("queue depth", &args.depth, 1, INT_MAX)?,
+        length: between("buffer size", &args.length, 1, INT_MAX)?,
         step: args.step.map_or(Ok(0), |text| number("step_size", &text))?,
         offset: args.offset.map_or(Ok(0), |text| number("offset", &text))?,
         write: args.write,
-        pattern,
-        flush_interval: args.flush_interval,
+        pattern: u8::try_from(pattern).unwrap_or(0),
+        flush_interval: between("flush interval", &args.flush_interval, 0, INT_MAX)?,
         no_drain: args.no_drain,
         cache: args.cache,
         force_share: args.force_share,

@@ -1,13 +1,17 @@
 //! `spindle img`: the options of `qemu-img`.
 mod amend;
 mod bitmap;
+mod compact;
 mod copying;
+mod doctor;
 mod looking;
 mod snapshot;
+mod words;
 
 use super::{EXIT_INPUT, Failure, Outcome, Stop};
-use crate::tools::img::error::{ImgError, not_a_size, prefix};
-use crate::tools::img::image::{Cache, driver_called};
+use crate::sandbox::tool::{self as sandbox, Needs};
+use crate::tools::img::error::{BYTES_MAX, ImgError, number_between, prefix};
+use crate::tools::img::image::{Cache, driver_called, shown};
 use crate::tools::img::source::options_path;
 use crate::tools::img::{Look, check, create, info};
 use crate::tools::object::Secrets;
@@ -15,12 +19,26 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
+use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
 pub(super) struct ImgArgs {
+    /// Confine the command to what it needs, by a seccomp filter and a limit of memory
+    #[arg(long, value_name = "on|off", default_value = "on", global = true)]
+    #[arg(value_parser = switch, action = clap::ArgAction::Set)]
+    sandbox: bool,
     #[command(subcommand)]
     command: ImgCommand,
+}
+
+/// `on` or `off`.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -31,6 +49,10 @@ enum ImgCommand {
     Info(InfoArgs),
     /// Check an image: 0 clean, 1 not completed, 2 damaged, 3 leaks, 63 nothing to check
     Check(CheckArgs),
+    /// Say in plain words what is wrong with an image, repair it, and take the repair back
+    Doctor(doctor::DoctorArgs),
+    /// Make the file of an image smaller, in place
+    Compact(compact::CompactArgs),
     /// Copy images into another format or shape
     Convert(copying::ConvertArgs),
     /// Compare the contents of two images: 0 the same, 1 different, above 1 not compared
@@ -190,19 +212,50 @@ impl Output {
         match text {
             None | Some("human") => Ok(Self::Human),
             Some("json") => Ok(Self::Json),
-            Some(_) => {
-                Err(failed(ImgError::said("--output must be used with human or json as argument.")))
-            }
+            Some(other) => Err(usage(&format!("--output expects 'human' or 'json' not '{other}'"))),
         }
     }
 }
 
+impl ImgCommand {
+    /// Whether files are opened for writing, made or changed.
+    fn writes(&self) -> bool {
+        match self {
+            Self::Info(_) | Self::Map(_) | Self::Measure(_) | Self::Compare(_) => false,
+            Self::Check(args) => args.repair.is_some(),
+            Self::Doctor(args) => args.writes(),
+            Self::Create(_)
+            | Self::Compact(_)
+            | Self::Convert(_)
+            | Self::Amend(_)
+            | Self::Bitmap(_)
+            | Self::Snapshot(_)
+            | Self::Resize(_)
+            | Self::Commit(_)
+            | Self::Rebase(_)
+            | Self::Dd(_)
+            | Self::Bench(_) => true,
+        }
+    }
+}
+
+/// Whether something on the command line may name a server.
+pub(super) fn names_a_server() -> bool {
+    std::env::args_os().skip(1).any(|arg| arg.to_string_lossy().contains("nbd"))
+}
+
 /// Does what the arguments of `spindle img` say.
 pub(super) fn run(args: ImgArgs) -> Result<Outcome, Stop> {
+    if args.sandbox {
+        let needs = Needs { writes: args.command.writes(), network: names_a_server() };
+        sandbox::arm(needs);
+    }
     match args.command {
         ImgCommand::Create(args) => run_create(args),
         ImgCommand::Info(args) => run_info(args),
         ImgCommand::Check(args) => run_check(args),
+        ImgCommand::Doctor(args) => doctor::run_doctor(args),
+        ImgCommand::Compact(args) => compact::run_compact(args),
         ImgCommand::Convert(args) => copying::run_convert(args),
         ImgCommand::Compare(args) => copying::run_compare(args),
         ImgCommand::Map(args) => looking::run_map(args),
@@ -228,8 +281,20 @@ fn usage(sentence: &str) -> Stop {
     failed(ImgError::said(format!("{sentence}\n{}", hint())))
 }
 
+/// The command, as it was typed; empty where there is none.
+fn command_name() -> String {
+    let started_as_tool = prefix() == "qemu-img";
+    let words = std::env::args().skip(if started_as_tool { 1 } else { 2 });
+    let known = |word: &String| ImgCommand::has_subcommand(word);
+    words
+        .take_while(|word| !word.starts_with('-') || word.starts_with("--"))
+        .find(known)
+        .unwrap_or_default()
+}
+
 fn hint() -> String {
-    format!("Try '{} --help' for more information", prefix())
+    let name = format!("{} {}", prefix(), command_name());
+    format!("Try '{} --help' for more info", name.trim_end())
 }
 
 /// What qemu-img says of a command line that clap refuses, where it has words for it.
@@ -238,15 +303,35 @@ pub(super) fn refused(error: &clap::Error) -> Option<String> {
         Some(ContextValue::String(text)) => text.clone(),
         _ => String::new(),
     };
+    let name = format!("{} {}", prefix(), command_name());
+    let name = name.trim_end();
+    // The C library's words begin with the name of the program and the command.
     let sentence = match error.kind() {
         ErrorKind::UnknownArgument => {
-            format!("unrecognized option '{}'", context(ContextKind::InvalidArg))
+            let typed = context(ContextKind::InvalidArg);
+            let letter = typed.strip_prefix('-').and_then(|rest| rest.chars().next());
+            match letter {
+                Some('-') => format!("{name}: unrecognized option '{typed}'"),
+                Some(letter) => format!("{name}: invalid option -- '{letter}'"),
+                None => format!("{}: Unexpected argument: {typed}", prefix()),
+            }
+        }
+        ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
+            let arg = context(ContextKind::InvalidArg);
+            let option = arg.split([' ', '=']).next().unwrap_or_default().to_owned();
+            match option.strip_prefix("--") {
+                Some(_) => format!("{name}: option '{option}' requires an argument"),
+                None => {
+                    let letter = option.trim_start_matches('-');
+                    format!("{name}: option requires an argument -- '{letter}'")
+                }
+            }
         }
         ErrorKind::InvalidSubcommand => {
-            format!("Command not found: {}", context(ContextKind::InvalidSubcommand))
+            format!("{name}: Command not found: {}", context(ContextKind::InvalidSubcommand))
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            "Not enough arguments".to_owned()
+            format!("{name}: Not enough arguments")
         }
         _ => return None,
     };
@@ -263,7 +348,7 @@ fn one_file(mut files: Vec<PathBuf>) -> Result<PathBuf, Stop> {
 
 /// A byte count, or qemu-img's sentence about it.
 fn number(name: &str, text: &str) -> Result<u64, Stop> {
-    crate::spec::size::parse(text, 1).map_err(|_| failed(not_a_size(name)))
+    number_between(name, text, 0, BYTES_MAX).map_err(failed)
 }
 
 fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
@@ -273,7 +358,7 @@ fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
     }
     let wants_help = args.options.iter().any(|text| text == "help" || text == "?");
     let Some(path) = args.file.clone().or_else(|| wants_help.then(PathBuf::new)) else {
-        return Err(Stop::usage("give the file to create: spindle img create FILE SIZE"));
+        return Err(usage("Expecting image file name"));
     };
     let request = create::Request {
         path,
@@ -284,23 +369,25 @@ fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
         options: args.options,
     };
     if wants_help {
-        return Ok(Outcome::Print { text: create::options_help(request.format()?), status: 0 });
+        let format = request.format();
+        let format = format.map_err(|error| failed(words::of_format(&error)))?;
+        let text = create::options_help(format, args.file.is_some()).map_err(failed)?;
+        return Ok(Outcome::Print { text, status: 0 });
     }
-    let plan = request.plan()?;
-    if args.blind && plan.size.is_none() {
-        return Err(Stop::usage("-u does not look at the backing file, so a size must be given"));
+    if let Some(text) = &request.size {
+        // Its own sentence, before anything else is looked at.
+        number("image size", text)?;
     }
-    let mut text = String::new();
-    let made = create::run_announced(&plan, args.blind, |size| {
-        if !args.quiet {
-            text = plan.announce(size);
-        }
-    });
-    if let Err(error) = made {
-        // What was going to be made is said all the same, as with qemu-img.
-        print!("{text}");
-        return Err(Stop::input(error));
-    }
+    let path = request.path.clone();
+    let plan = request.plan().map_err(|error| failed(words::of_plan(&path, error)))?;
+    let size = create::size(&plan, args.blind);
+    let size = size.map_err(|error| failed(words::of_backing(&path, error)))?;
+    let text = if args.quiet { String::new() } else { plan.announce(size) };
+    create::make(&plan, size).map_err(|error| {
+        // qemu-img says what it is about to do. A reader that has gone away is no reason to stop.
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        failed(words::of_making(&path, error))
+    })?;
     Ok(Outcome::Print { text, status: 0 })
 }
 
@@ -324,8 +411,8 @@ fn run_check(args: CheckArgs) -> Result<Outcome, Stop> {
         Some("leaks") => check::Repair::Leaks,
         Some("all") => check::Repair::All,
         Some(other) => {
-            let sentence = "Unknown option value for -r (expecting 'leaks' or 'all')";
-            return Err(usage(&format!("{sentence}: {other}")));
+            let sentence = "--repair (-r) expects 'leaks' or 'all' not";
+            return Err(usage(&format!("{sentence} '{other}'")));
         }
     };
     let output = Output::parse(args.output.as_deref())?;
@@ -334,9 +421,10 @@ fn run_check(args: CheckArgs) -> Result<Outcome, Stop> {
     let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
     let look = Look { format, force_share: args.force_share, cache };
     if repair != check::Repair::None && args.force_share {
-        return Err(failed(ImgError::said(
-            "Could not open image: an image is repaired alone: -r and -U exclude each other",
-        )));
+        return Err(failed(ImgError::said(format!(
+            "Could not open '{}': force-share=on can only be used with read-only images",
+            shown(&file)
+        ))));
     }
     let Some(found) = check::run(&file, look, repair).map_err(failed)? else {
         let failure = ImgError::said("This image format does not support checks").into();
@@ -367,15 +455,20 @@ fn json(value: &impl Serialize) -> Result<String, Stop> {
     String::from_utf8(out).map(|text| open_up(&text)).map_err(|e| internal(e.into()))
 }
 
-/// Empty lists take two lines with qemu-img.
+/// Empty lists and objects take two lines with qemu-img.
 fn open_up(text: &str) -> String {
     let line = |line: &str| {
         let indent = " ".repeat(line.len() - line.trim_start().len());
-        match (line.strip_suffix("[]"), line.strip_suffix("[],")) {
-            (Some(start), _) => format!("{start}[\n{indent}]\n"),
-            (_, Some(start)) => format!("{start}[\n{indent}],\n"),
-            _ => format!("{line}\n"),
+        for (empty, open, close) in [("[]", "[", "]"), ("{}", "{", "}")] {
+            let (bare, comma) = match line.strip_suffix(',') {
+                Some(bare) => (bare, ","),
+                None => (line, ""),
+            };
+            if let Some(start) = bare.strip_suffix(empty) {
+                return format!("{start}{open}\n{indent}{close}{comma}\n");
+            }
         }
+        format!("{line}\n")
     };
     text.lines().map(line).collect()
 }

@@ -51,6 +51,11 @@ Amend options for 'qcow2':
   compat=<str>           - Compatibility level (v2 [0.10] or v3 [1.1])
   data_file=<str>        - File name of an external data file
   data_file_raw=<bool (on/off)> - The external data file must stay valid as a raw image
+  encrypt.iter-time=<num> - Time to spend in PBKDF in milliseconds
+  encrypt.keyslot=<num>  - Select a single keyslot to modify explicitly
+  encrypt.new-secret=<str> - New secret to set in the matching keyslots. Empty string to erase
+  encrypt.old-secret=<str> - Select all keyslots that match this password
+  encrypt.state=<str>    - Select new state of affected keyslots (active/inactive)
   lazy_refcounts=<bool (on/off)> - Postpone refcount updates
   refcount_bits=<num>    - Width of a reference count entry in bits
   size=<size>            - Virtual disk size
@@ -79,7 +84,7 @@ fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
 pub fn run(request: AmendRequest) -> Result<(), ImgError> {
     if request.options.is_empty() {
         return said(format!(
-            "Must specify options (-o)\nTry '{} --help' for more information",
+            "Must specify options (-o)\nTry '{} --help' for more info",
             super::error::prefix()
         ));
     }

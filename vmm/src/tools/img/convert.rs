@@ -101,7 +101,7 @@ fn check(request: ConvertRequest) -> Result<Checked, ImgError> {
     let sparse = match &request.sparse {
         None => 4096,
         Some(text) => match crate::spec::size::parse(text, 1) {
-            Err(_) => return Err(not_a_size("buffer size for sparse output")),
+            Err(_) => return Err(not_a_size("buffer size for sparse output", text)),
             Ok(bytes) if bytes.is_multiple_of(512) && bytes <= SPARSE_MAX => bytes,
             Ok(_) => {
                 return said(format!(

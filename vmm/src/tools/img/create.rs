@@ -134,16 +134,13 @@ const QCOW2: &[Prop] = &[
     prop("data_file_raw", Kind::Bool, "the external data file is a raw image by itself"),
 ];
 
-/// What `-o help` prints for a format.
-#[must_use]
-pub fn options_help(format: Format) -> String {
-    let mut out = format!("Supported {} options:\n", format.name());
-    for row in rows(format) {
-        let left = format!("{}=<{}>", row.name, props::type_text(row.kind));
-        let default = row.default.map_or(String::new(), |text| format!(" (default: {text})"));
-        let _ = writeln!(out, "  {left:<44} - {}{default}", row.help);
-    }
-    out
+/// What `-o help` prints for a format; with a file's name also the options of files.
+///
+/// # Errors
+///
+/// A format in which nothing is created.
+pub fn options_help(format: Format, with_file: bool) -> Result<String, ImgError> {
+    super::option_help::text(format, with_file).map_err(ImgError::said)
 }
 
 fn rows(format: Format) -> &'static [Prop] {
@@ -200,21 +197,20 @@ impl Request {
         {
             if let Some(value) = value {
                 if !format.has_backing() {
-                    let name = format.name();
-                    let reason = format!("a {name} image has no backing file; type -f qcow2");
-                    return Err(SpecError::Conflict(reason));
+                    let (path, name) = (self.path.display(), format.name());
+                    return Err(SpecError::Conflict(format!(
+                        "{path}: Backing file not supported for file format '{name}'"
+                    )));
                 }
                 given.insert(name.to_owned(), Value::String(value.clone()));
             }
         }
         let options = props::apply(&of, rows(format), given, Mode::Lenient)?;
         let text = |name: &str| options.get(name).and_then(Value::as_str);
-        let backing = backing(text("backing_file"), text("backing_fmt"))?;
+        let backing = backing(text("backing_file"), text("backing_fmt"), &self.path)?;
         let size = self.size(options.get("size").and_then(Value::as_u64))?;
         if size.is_none() && backing.is_none() {
-            return Err(SpecError::Conflict(
-                "the image needs a size: spindle img create FILE SIZE".to_owned(),
-            ));
+            return Err(SpecError::Conflict(no_size(&self.path)));
         }
         let preallocation = match text("preallocation") {
             Some("metadata") => Preallocation::Metadata,
@@ -251,15 +247,29 @@ impl Request {
 fn backing(
     file: Option<&str>,
     format: Option<&str>,
+    path: &Path,
 ) -> Result<Option<(String, Format)>, SpecError> {
+    let path_shown = path.display();
     match (file, format) {
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(SpecError::Conflict(
-            "a backing format is given, but no backing file (-b)".to_owned(),
-        )),
-        (Some(file), None) => Err(SpecError::Conflict(format!(
-            "backing file '{file}' is given without its format; type -F raw or -F qcow2"
+        (None, Some(_)) => Err(SpecError::Conflict(format!(
+            "{path_shown}: Backing format cannot be used without backing file"
         ))),
+        (Some(file), None) => Err(SpecError::Conflict(match backing_path(path, file) {
+            Ok(below) => match super::files::format_of(&below, None) {
+                Ok(format) => format!(
+                    "{path_shown}: Backing file specified without backing format\nDetected format \
+                     of {}.",
+                    format.name()
+                ),
+                Err(_) => format!(
+                    "{path_shown}: Could not open '{}': No such file or directory\nCould not open \
+                     backing image.",
+                    below.display()
+                ),
+            },
+            Err(error) => error.to_string(),
+        })),
         (Some(file), Some(format)) => Ok(Some((file.to_owned(), format_called(format)?))),
     }
 }
@@ -371,30 +381,38 @@ impl Preallocation {
 ///
 /// # Errors
 ///
-/// A file that cannot be made, a backing file that cannot be opened, no space. A file that did
-/// not exist before does not exist then either.
+/// As for [`size`] and [`make`].
 pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
-    run_announced(plan, blind, |_| ())
+    let size = size(plan, blind)?;
+    make(plan, size)?;
+    Ok(size)
 }
 
-/// The same; `announce` is told the size of the disk before anything is made.
+/// The size that the disk will have, in bytes: as given, or the backing file's. With `blind`, that is
+/// not looked at.
 ///
 /// # Errors
 ///
-/// As for [`run`].
-pub fn run_announced(
-    plan: &Plan,
-    blind: bool,
-    announce: impl FnOnce(u64),
-) -> Result<u64, ImgError> {
+/// A backing file that cannot be opened, no size at all.
+pub fn size(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
     let backing_size = match &plan.backing {
         Some((name, format)) if !blind => Some(backing_size(plan, name, *format)?),
         _ => None,
     };
-    let Some(size) = plan.size.or(backing_size) else {
-        return Err(ImgError::refused(&plan.path, "the image needs a size"));
-    };
-    announce(size);
+    plan.size.or(backing_size).ok_or_else(|| ImgError::said(no_size(&plan.path)))
+}
+
+fn no_size(path: &Path) -> String {
+    format!("{}: Image creation needs a size parameter", path.display())
+}
+
+/// Makes the image, with a disk of `size` bytes.
+///
+/// # Errors
+///
+/// A file that cannot be made, no space. A file that did not exist before does not exist then
+/// either.
+pub fn make(plan: &Plan, size: u64) -> Result<(), ImgError> {
     let existed = plan.path.symlink_metadata().is_ok();
     let result = match &plan.format {
         FormatPlan::Raw { preallocation } => make_raw(&plan.path, size, *preallocation),
@@ -405,7 +423,7 @@ pub fn run_announced(
         // The first error is the one to tell.
         let _ = std::fs::remove_file(&plan.path);
     }
-    result.map(|()| size)
+    result
 }
 
 /// The size of the backing file's disk. It must be there and be what it is said to be.
@@ -428,7 +446,8 @@ pub(super) fn backing_size(plan: &Plan, name: &str, format: Format) -> Result<u6
 fn make_raw(path: &Path, size: u64, preallocation: Preallocation) -> Result<(), ImgError> {
     let node = FileNode::create(&FileOptions::new(path), size)?;
     let allocated = match preallocation {
-        Preallocation::Off | Preallocation::Metadata => Ok(()),
+        // The first block has storage, so that its alignment can be found out (QEMU does so).
+        Preallocation::Off | Preallocation::Metadata => write_zeros(path, size.min(4096)),
         Preallocation::Falloc => allocate(path),
         Preallocation::Full => write_zeros(path, size),
     };
@@ -602,7 +621,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let error = |request: Request| request.plan().unwrap_err().to_string();
-        assert!(error(request("a.qcow2", None, &[])).contains("needs a size"));
+        assert!(error(request("a.qcow2", None, &[])).contains("needs a size parameter"));
         assert!(error(request("a.qcow2", Some("1G"), &["clustersize=1"])).contains("cluster_size"));
         assert!(error(request("a.qcow2", Some("1G"), &["cluster_size=3000"])).contains("power"));
         assert!(error(request("a.qcow2", Some("1G"), &["refcount_bits=x"])).contains("refcount"));
@@ -613,10 +632,10 @@ mod tests {
         assert!(error(request("a.raw", Some("9E"), &[])).contains("8E"));
         let backing = Some("x".to_owned());
         let no_format = Request { backing: backing.clone(), ..request("a.qcow2", None, &[]) };
-        assert!(error(no_format).contains("-F raw"));
+        assert!(error(no_format).contains("Could not open 'x'"));
         let raw = Request { backing, ..request("a.raw", Some("1G"), &[]) };
-        assert!(error(raw).contains("no backing file"));
+        assert!(error(raw).contains("Backing file not supported"));
         let alone = request("a.qcow2", Some("1G"), &["backing_fmt=raw"]);
-        assert!(error(alone).contains("no backing file (-b)"));
+        assert!(error(alone).contains("cannot be used without backing file"));
     }
 }

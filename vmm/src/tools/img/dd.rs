@@ -2,10 +2,9 @@
 use super::ImgError;
 use super::copy::BUFFER;
 use super::create::{self, Request, format_called};
-use super::error::{not_a_size, prefix};
+use super::error::{BYTES_MAX, number_between, prefix};
 use super::files::on_block_layer;
 use super::image::{Cache, Image, OpenMode, driver_called, errno_text, file_detail};
-use crate::spec::size;
 use spindle_block::submit::node_io;
 use spindle_block::{Cx, Io, IoBuf};
 use std::path::PathBuf;
@@ -42,7 +41,7 @@ fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
 }
 
 fn number(name: &str, text: &str) -> Result<u64, ImgError> {
-    size::parse(text, 1).map_err(|_| not_a_size(name))
+    number_between(name, text, 0, BYTES_MAX)
 }
 
 impl Operands {

@@ -28,13 +28,33 @@ pub fn prefix() -> &'static str {
 
 /// The sentence about a number that is none.
 #[must_use]
-pub fn not_a_size(name: &str) -> ImgError {
-    ImgError::said(format!(
-        "Invalid {name} specified. You may use k, M, G, T, P or E suffixes for\n{}: kilobytes, \
-         megabytes, gigabytes, terabytes, petabytes and exabytes.",
-        prefix()
-    ))
+pub fn not_a_size(name: &str, text: &str) -> ImgError {
+    ImgError::said(format!("Invalid {name} specified: '{text}'."))
 }
+
+/// The sentence about a number that is too small or too large.
+#[must_use]
+pub fn not_between(name: &str, min: u64, max: u64) -> ImgError {
+    ImgError::said(format!("Invalid {name} specified. Must be between {min} and {max}."))
+}
+
+/// A byte count from `min` to `max`, which is below 2^63.
+///
+/// # Errors
+///
+/// qemu-img's sentence about any other text (qemu-img.c, cvtnum_full).
+pub fn number_between(name: &str, text: &str, min: u64, max: u64) -> Result<u64, ImgError> {
+    match crate::spec::size::parse(text, 1) {
+        Ok(n) if (min..=max).contains(&n) => Ok(n),
+        Ok(_) => Err(not_between(name, min, max)),
+        // More than 64 bits is a number all the same.
+        Err(error) if error.contains("64 bits") => Err(not_between(name, min, max)),
+        Err(_) => Err(not_a_size(name, text)),
+    }
+}
+
+/// The largest number of bytes.
+pub const BYTES_MAX: u64 = i64::MAX as u64;
 
 /// What went wrong with an image.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +112,9 @@ pub enum ImgError {
         #[source]
         source: io::Error,
     },
+    /// The kernel refuses the sandbox.
+    #[error("cannot enter the sandbox (--sandbox off does without)")]
+    Sandbox(#[source] io::Error),
     /// The host has no ring for the work.
     #[error("cannot start the block layer")]
     Start(#[source] io::Error),

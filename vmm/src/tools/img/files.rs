@@ -1,6 +1,7 @@
 //! Opening the files of images, and running the block layer on the caller's thread.
 use super::image::{cannot_open, file_detail};
 use super::{ImgError, Look};
+use crate::sandbox::tool as sandbox;
 use crate::spec::format::{self, Format, HostFiles};
 use spindle_block::formats::ImageFormat;
 use spindle_block::iothread::Clock;
@@ -19,6 +20,8 @@ pub(crate) fn block_layer() -> Result<Cx, ImgError> {
         Ok(engine) => Box::new(engine),
         Err(_) => Box::new(ThreadsEngine::new().map_err(ImgError::Start)?),
     };
+    // Nothing of an image has been looked at but its first bytes.
+    sandbox::enter().map_err(ImgError::Sandbox)?;
     Iothread::new("img", engine, Clock::Real).map_err(ImgError::Start)
 }
 

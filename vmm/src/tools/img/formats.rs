@@ -2,7 +2,7 @@
 use super::create::{FormatPlan, Plan};
 use super::files::block_layer;
 use super::image::{OpenMode, cannot_open, file_detail, file_options};
-use super::info::{FormatSpecific, ImageReport};
+use super::info::{ChildReport, FormatSpecific, ImageReport};
 use super::source::Bottom;
 use super::{ImgError, Look};
 use crate::spec::SpecError;
@@ -281,10 +281,10 @@ pub(super) fn report(
         .map_err(|reason| cannot_open(path, 0, &reason))?;
     let backing = facts.backing.clone();
     let full = backing.as_ref().map(|b| super::files::backing_path(path, &b.file)).transpose()?;
-    let mut others = 0;
+    let (mut others, mut extents) = (0, Vec::new());
     let specific = facts.specific.clone().filter(|_| format == ImageFormat::Vmdk);
     let specific = specific.map(|mut value| {
-        others = name_extents(&mut value, path);
+        (others, extents) = name_extents(&mut value, path);
         FormatSpecific::Vmdk(value)
     });
     let report = ImageReport {
@@ -297,7 +297,9 @@ pub(super) fn report(
         full_backing_filename: full.map(|path| path.to_string_lossy().into_owned()),
         backing_filename: backing.as_ref().map(|b| b.file.clone()),
         backing_filename_format: backing.and_then(|b| b.format).map(str::to_owned),
-        dirty_flag: facts.dirty.unwrap_or(false),
+        // Parallels' driver does not say it, as with qemu-img.
+        dirty_flag: (format != ImageFormat::Parallels).then_some(facts.dirty.unwrap_or(false)),
+        children: extents,
         ..ImageReport::default()
     };
     Ok((report, facts))
@@ -305,9 +307,9 @@ pub(super) fn report(
 
 /// Extents are shown with the names by which they are opened. Returns the bytes of storage that those
 /// in files of their own use.
-fn name_extents(value: &mut Value, path: &Path) -> u64 {
+fn name_extents(value: &mut Value, path: &Path) -> (u64, Vec<ChildReport>) {
     use std::os::unix::fs::MetadataExt;
-    let mut used = 0;
+    let (mut used, mut children) = (0, Vec::new());
     let extents = value.get_mut("extents").and_then(Value::as_array_mut);
     for extent in extents.into_iter().flatten() {
         let Some(Value::String(name)) = extent.get_mut("filename") else { continue };
@@ -315,12 +317,17 @@ fn name_extents(value: &mut Value, path: &Path) -> u64 {
             path.to_owned()
         } else {
             let full = path.parent().map_or_else(|| PathBuf::from(&*name), |dir| dir.join(&*name));
-            used += std::fs::metadata(&full).map_or(0, |meta| meta.blocks() * 512);
+            if let Ok(meta) = std::fs::metadata(&full) {
+                let (length, own) = (meta.len(), meta.blocks() * 512);
+                used += own;
+                let child = format!("extents.{}", children.len());
+                children.push(ChildReport::file(&child, &full, "file", length, Some(own)));
+            }
             full
         };
         *name = full.to_string_lossy().into_owned();
     }
-    used
+    (used, children)
 }
 
 /// Adds a value to what `info` prints for people, as qemu-img does.

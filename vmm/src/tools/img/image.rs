@@ -463,7 +463,7 @@ pub(crate) fn shown(path: &Path) -> std::borrow::Cow<'_, str> {
 }
 
 /// What qemu-img says of a file that cannot be opened.
-pub(super) fn file_detail(error: &FileError) -> String {
+pub(crate) fn file_detail(error: &FileError) -> String {
     let path = error.path.display();
     let because = |reason: &str| format!("Could not open '{path}': {reason}");
     match &error.reason {

@@ -50,9 +50,28 @@ pub struct ImageReport {
     /// The snapshots inside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotReport>,
-    /// Whether the image was not closed properly.
-    pub dirty_flag: bool,
+    /// Whether the image was not closed properly; `None`: the format does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_flag: Option<bool>,
+    /// The files that it is in.
+    pub children: Vec<ChildReport>,
+    /// The length of the file, where this is one.
+    #[serde(skip)]
+    pub file_length: u64,
 }
+
+/// A file of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChildReport {
+    /// What it is to the image: `file`, `extents.0`, …
+    pub name: String,
+    /// What it is.
+    pub info: ImageReport,
+}
+
+/// A host file with nothing particular.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FileReport {}
 
 /// What only one format has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -62,6 +81,8 @@ pub enum FormatSpecific {
     Qcow2(Qcow2Report),
     /// VMDK: as the block layer tells it.
     Vmdk(serde_json::Value),
+    /// A file.
+    File(FileReport),
 }
 
 /// What only qcow2 has.
@@ -107,7 +128,7 @@ impl ImageReport {
         );
         let disk = self.actual_size.map_or("unavailable".to_owned(), human_size);
         let _ = writeln!(out, "disk size: {disk}");
-        if self.dirty_flag {
+        if self.dirty_flag == Some(true) {
             out.push_str("cleanly shut down: no\n");
         }
         if let Some(bytes) = self.cluster_size {
@@ -126,7 +147,11 @@ impl ImageReport {
             let _ = writeln!(out, "backing file format: {format}");
         }
         out.push_str(&snapshot::human(&self.snapshots));
-        out + &self.specific()
+        out.push_str(&self.specific());
+        for child in &self.children {
+            child.human(&mut out);
+        }
+        out
     }
 
     /// What only this format has, for people.
@@ -139,9 +164,49 @@ impl ImageReport {
                 out.push_str("Format specific information:\n");
                 super::formats::human(value, 1, &mut out);
             }
-            None => {}
+            Some(FormatSpecific::File(_)) | None => {}
         }
         out
+    }
+}
+
+impl ChildReport {
+    /// The file `path` of an image, `length` bytes long, as the child `name`; `allocated`: bytes of
+    /// storage.
+    pub(super) fn file(
+        name: &str,
+        path: &Path,
+        driver: &str,
+        length: u64,
+        allocated: Option<u64>,
+    ) -> Self {
+        let specific = (driver == "file").then_some(FormatSpecific::File(FileReport {}));
+        let info = ImageReport {
+            virtual_size: length.next_multiple_of(512),
+            filename: path.to_string_lossy().into_owned(),
+            format: driver.to_owned(),
+            actual_size: allocated,
+            format_specific: specific,
+            dirty_flag: Some(false),
+            file_length: length,
+            ..ImageReport::default()
+        };
+        Self { name: name.to_owned(), info }
+    }
+
+    fn human(&self, out: &mut String) {
+        let info = &self.info;
+        let disk = info.actual_size.map_or("unavailable".to_owned(), human_size);
+        let _ = write!(
+            out,
+            "Child node '/{}':\n    filename: {}\n    protocol type: {}\n    file length: {} ({} \
+             bytes)\n    disk size: {disk}\n",
+            self.name,
+            info.filename,
+            info.format,
+            human_size(info.file_length),
+            info.file_length
+        );
     }
 }
 
@@ -196,11 +261,12 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
         let task = Cx::clone(&cx);
         let opened = cx.block_on(async move { open_bytes(&task, &path, mode).await })?;
         let (Top { path, bottom, .. }, format) = opened;
+        let at = path.clone();
         let identity = bottom.host.as_ref().and_then(|file| file.identity());
         if reports.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
             return Err(ImgError::refused(path, "the backing chain is endless"));
         }
-        let file = bottom.node;
+        let file = Arc::clone(&bottom.node);
         let report = match format {
             Format::Raw => raw(&path, file.info().size),
             Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file))?,
@@ -211,9 +277,15 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
         }
         // Of images of several files, the others are counted already.
         let others = report.actual_size.unwrap_or(0);
-        let own = bottom.host.and_then(|file| file.allocated());
+        let own = bottom.host.as_ref().and_then(|file| file.allocated());
         let actual_size = own.map(|own| own.saturating_add(others));
-        reports.push(ImageReport { actual_size, ..report });
+        let mut report = ImageReport { actual_size, ..report };
+        if let Some(host) = bottom.host.filter(|_| bottom.below.len() == 1) {
+            let length = host.length().and_then(Result::ok).unwrap_or(report.virtual_size);
+            let child = ChildReport::file("file", &at, host.driver(), length, own);
+            report.children.push(child);
+        }
+        reports.push(report);
     }
     Ok(reports)
 }
@@ -223,6 +295,7 @@ fn raw(path: &Path, size: u64) -> ImageReport {
         virtual_size: size,
         filename: path.to_string_lossy().into_owned(),
         format: Format::Raw.name().to_owned(),
+        dirty_flag: Some(false),
         ..ImageReport::default()
     }
 }
@@ -277,6 +350,7 @@ pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport,
         backing_filename: image.backing_file,
         backing_filename_format: image.backing_format,
         snapshots: snapshot::reports(image.snapshots),
-        dirty_flag: image.dirty,
+        dirty_flag: Some(image.dirty),
+        ..ImageReport::default()
     })
 }

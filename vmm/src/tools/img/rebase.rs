@@ -12,8 +12,9 @@ use super::image::{
 };
 use super::progress::{Progress, Show};
 use crate::spec::format::Format;
+use spindle_block::qcow2::{ClusterPacker, PackedCluster};
 use spindle_block::submit::node_io;
-use spindle_block::{Cx, Io, IoBuf, Range, qcow2};
+use spindle_block::{BlockError, Cx, Io, IoBuf, Range, qcow2};
 use std::path::PathBuf;
 
 /// What the command line of `rebase` says.
@@ -29,6 +30,8 @@ pub struct RebaseRequest {
     pub backing_format: Option<String>,
     /// `-u`: only the name changes.
     pub name_only: bool,
+    /// `-c`: what is copied is compressed.
+    pub compress: bool,
     /// `-t`.
     pub cache: Option<String>,
     /// `-T`.
@@ -153,7 +156,8 @@ async fn copy_from_old(cx: &Cx, checked: &Checked, image: &Image) -> Result<(), 
         }
     };
     let progress = Progress::new(checked.request.show, image.size());
-    let result = keep_differences(cx, image, new.as_ref(), &progress).await;
+    let compress = checked.request.compress;
+    let result = keep_differences(cx, image, new.as_ref(), compress, &progress).await;
     if let Some(new) = new {
         // It was only read.
         let _ = new.close(cx).await;
@@ -167,9 +171,14 @@ async fn keep_differences(
     cx: &Cx,
     image: &Image,
     new: Option<&Image>,
+    compress: bool,
     progress: &Progress,
 ) -> Result<(), ImgError> {
     let size = image.size();
+    let mut packer = match image.qcow2.as_ref().filter(|_| compress) {
+        Some(qcow2) => Some(ClusterPacker::new(qcow2.compression()).map_err(not_written)?),
+        None => None,
+    };
     let unit = image.qcow2.as_ref().map_or(512, |qcow2| qcow2.cluster_size());
     let old = image.backing.as_deref();
     let mut at = 0;
@@ -196,16 +205,45 @@ async fn keep_differences(
                 while to < len && differs(to, piece(to)) {
                     to = piece(to);
                 }
-                let buf = IoBuf::from_slice(bytes(&before, from, to));
-                let written = node_io(cx, &image.node, Io::write(at + from, buf)).await.1;
-                written.map_err(|e| {
-                    ImgError::said(format!("Error while writing to COW image: {}", errno_text(e)))
-                })?;
+                let data = bytes(&before, from, to);
+                write(cx, image, at + from, data, packer.as_mut()).await.map_err(not_written)?;
                 from = to;
             }
         }
         at += len;
         progress.advance(len);
+    }
+    Ok(())
+}
+
+fn not_written(error: BlockError) -> ImgError {
+    ImgError::said(format!("Error while writing to COW image: {}", errno_text(error)))
+}
+
+/// Writes data into the image: clusters that become smaller compressed, the others as they are.
+async fn write(
+    cx: &Cx,
+    image: &Image,
+    offset: u64,
+    data: &[u8],
+    packer: Option<&mut ClusterPacker>,
+) -> Result<(), BlockError> {
+    let (Some(packer), Some(qcow2)) = (packer, &image.qcow2) else {
+        return node_io(cx, &image.node, Io::write(offset, IoBuf::from_slice(data))).await.1;
+    };
+    let unit = qcow2.cluster_size();
+    let mut at = offset;
+    for piece in data.chunks(usize::try_from(unit).unwrap_or(usize::MAX)) {
+        let mut whole = piece.to_vec();
+        // The last cluster of the disk may be cut short by its end.
+        whole.resize(usize::try_from(unit).unwrap_or(whole.len()), 0);
+        match packer.pack(&whole).filter(|_| at.is_multiple_of(unit)) {
+            Some(bytes) => {
+                qcow2.write_compressed(cx, &[PackedCluster { offset: at, bytes }]).await?;
+            }
+            None => node_io(cx, &image.node, Io::write(at, IoBuf::from_slice(piece))).await.1?,
+        }
+        at += piece.len() as u64;
     }
     Ok(())
 }

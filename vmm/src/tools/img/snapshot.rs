@@ -78,13 +78,13 @@ pub fn human(list: &[SnapshotReport]) -> String {
     let mut out = String::from("Snapshot list:\n");
     let _ = writeln!(
         out,
-        "{:<10}{:<17}{:>8}{:>20}{:>13}{:>11}",
-        "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT"
+        "{:<7} {:<16} {:>8} {:>19} {:>15} {:>10}",
+        "ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"
     );
     for one in list {
         let s = one.vm_clock_sec;
         let clock = format!(
-            "{:02}:{:02}:{:02}.{:03}",
+            "{:04}:{:02}:{:02}.{:03}",
             s / 3600,
             s / 60 % 60,
             s % 60,
@@ -93,7 +93,7 @@ pub fn human(list: &[SnapshotReport]) -> String {
         let icount = one.icount.map_or(String::new(), |n| n.to_string());
         let _ = writeln!(
             out,
-            "{:<9} {:<16} {:>8}{:>20}{clock:>13}{icount:>11}",
+            "{:<7} {:<16} {:>8} {:>19} {clock:>15} {icount:>10}",
             one.id,
             one.name,
             human_size(one.vm_state_size),
@@ -184,8 +184,8 @@ async fn list(cx: &Cx, image: &Image) -> Result<Vec<Snapshot>, BlockError> {
 }
 
 async fn create(cx: &Cx, image: &Image, name: &str) -> Result<(), ImgError> {
-    let failed = |(number, text): (i32, &str)| {
-        ImgError::said(format!("Could not create snapshot '{name}': -{number} ({text})"))
+    let failed = |(_, text): (i32, &str)| {
+        ImgError::said(format!("Could not create snapshot '{name}': {text}"))
     };
     let Some(qcow2) = &image.qcow2 else {
         return Err(failed(errno(BlockError::Unsupported.into())));
@@ -355,10 +355,10 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[1],
-            "ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT"
+            "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT"
         );
-        assert!(lines[2].starts_with("1         a                 342 KiB "), "{text}");
-        assert!(lines[2].ends_with(" 01:02:05.042           "), "{text}");
+        assert!(lines[2].starts_with("1       a                 342 KiB "), "{text}");
+        assert!(lines[2].ends_with(" 0001:02:05.042           "), "{text}");
         assert_eq!(human(&[]), "");
     }
 

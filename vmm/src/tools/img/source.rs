@@ -128,6 +128,10 @@ pub(super) fn place(path: &Path) -> Result<Place, String> {
         debug.insert("image".to_owned(), file_tree(name));
         return Ok(Place::Tree([("file".to_owned(), Value::Object(debug))].into_iter().collect()));
     }
+    if let Some(tree) = super::nbd_source::tree(text) {
+        let tree = tree.map(|tree| ("file".to_owned(), Value::Object(tree)));
+        return tree.map(|file| Place::Tree([file].into_iter().collect()));
+    }
     let scheme = text.split('/').next().unwrap_or_default().split_once(':');
     match scheme {
         Some(("null-co" | "null-aio", _)) => {
@@ -375,6 +379,7 @@ fn bottom(mut options: Options, mode: OpenMode, depth: usize) -> Result<(PathBuf
             let bottom = Bottom { node, host: None, fault: None, below };
             Ok((PathBuf::from(format!("{driver}://")), bottom))
         }
+        "nbd" => super::nbd_source::open(options, mode),
         "raw" => {
             let Some(file) = child(&mut options, "file")? else {
                 return Err("A block device must be specified for \"file\"".to_owned());

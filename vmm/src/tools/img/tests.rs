@@ -71,7 +71,9 @@ fn images_made_here_are_what_qemu_img_would_have_made() {
             *full = full.as_str().unwrap().rsplit('/').next().unwrap().into();
         }
         let mut theirs = json(&checked);
+        // Older ones do not say which files there are.
         theirs.as_object_mut().unwrap().remove("children");
+        ours.as_object_mut().unwrap().remove("children");
         assert_eq!(ours, theirs, "{name}");
         if !name.ends_with("raw") {
             let checked = qemu_img(dir.path(), &["check", name]).unwrap();
@@ -114,9 +116,15 @@ fn reports_for_people_are_qemu_imgs() {
     let ours = info::human(&info::run(Path::new(path), Look::default(), true).unwrap());
     // QEMU 8 and later say more of each file.
     let theirs = text(&theirs);
-    let theirs: Vec<&str> = theirs.lines().take_while(|l| !l.starts_with("Child node")).collect();
-    let ours: Vec<&str> = ours.lines().take(theirs.len()).collect();
-    assert_eq!(ours, theirs);
+    let plain = |text: &str| -> Vec<String> {
+        let mut below = false;
+        let kept = text.lines().filter(|line| {
+            below = line.starts_with("Child node") || (below && line.starts_with("    "));
+            !below
+        });
+        kept.map(str::to_owned).collect()
+    };
+    assert_eq!(plain(&ours), plain(&theirs));
 }
 
 /// An image with a leak and one with a corruption, made by changing bytes of a good one.

@@ -162,7 +162,7 @@ pub(super) async fn read(
     command: &'static table::Command,
     args: &[String],
 ) -> Result<(), Failed> {
-    let (found, rest) = options(command, args, "bCl:pP:qs:v")?;
+    let (found, rest) = options(command, args, "bCl:pP:qrs:v")?;
     let letters = Letters(found);
     let (part, skip) = (letters.number('l')?, letters.number('s')?);
     let pattern = letters.pattern()?;
@@ -244,7 +244,7 @@ pub(super) async fn readv(
     command: &'static table::Command,
     args: &[String],
 ) -> Result<(), Failed> {
-    let (found, rest) = options(command, args, "CP:qv")?;
+    let (found, rest) = options(command, args, "CP:qrv")?;
     let letters = Letters(found);
     let pattern = letters.pattern()?;
     let [offset, lens @ ..] = rest.as_slice() else { return usage(command) };
@@ -303,7 +303,7 @@ pub(super) async fn write(
     command: &'static table::Command,
     args: &[String],
 ) -> Result<(), Failed> {
-    let (found, rest) = options(command, args, "bcCfnpP:qs:uz")?;
+    let (found, rest) = options(command, args, "bcCfnpP:qrs:uz")?;
     let letters = Letters(found);
     let pattern = letters.pattern()?;
     let [offset, count_text] = rest.as_slice() else { return usage(command) };
@@ -433,7 +433,7 @@ pub(super) async fn writev(
     command: &'static table::Command,
     args: &[String],
 ) -> Result<(), Failed> {
-    let (found, rest) = options(command, args, "CfqP:")?;
+    let (found, rest) = options(command, args, "CfqrP:")?;
     let letters = Letters(found);
     let pattern = letters.pattern()?;
     let [offset, lens @ ..] = rest.as_slice() else { return usage(command) };
@@ -470,7 +470,7 @@ impl Session {
         args: &[String],
         disk: &Rc<Disk>,
     ) -> Result<(), Failed> {
-        let (found, rest) = options(command, args, "CP:iqv")?;
+        let (found, rest) = options(command, args, "CP:iqrv")?;
         let letters = Letters(found);
         let pattern = letters.pattern()?;
         if letters.has('i') {
@@ -503,7 +503,7 @@ impl Session {
         args: &[String],
         disk: &Rc<Disk>,
     ) -> Result<(), Failed> {
-        let (found, rest) = options(command, args, "CfiP:quz")?;
+        let (found, rest) = options(command, args, "CfiP:qruz")?;
         let letters = Letters(found);
         let pattern = letters.pattern()?;
         if letters.has('i') {

@@ -153,10 +153,7 @@ impl Session {
     ) -> Result<(), Failed> {
         match command.name {
             "abort" => std::process::abort(),
-            "help" => {
-                table::help(args.first().map(String::as_str));
-                return Ok(());
-            }
+            "help" => return table::help(args.first().map(String::as_str)),
             "open" => return self.open_command(command, args).await,
             "quit" => {
                 self.quit.set(true);

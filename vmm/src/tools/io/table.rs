@@ -1,4 +1,5 @@
 //! The commands: their names, arguments and descriptions.
+use super::Failed;
 use super::text::say;
 
 /// A command.
@@ -41,6 +42,7 @@ const FUA: &str = "-f  the data is durable when the command ends";
 const ZEROES: &str = "-z  write zeros without data";
 const UNMAP: &str = "-u  with -z: the space may be given back";
 const INVALID: &str = "-i  only count an invalid request";
+const REGISTER: &str = "-r  nothing: memory needs no registering";
 
 /// All, in the order of their names.
 pub(super) const COMMANDS: &[Command] = &[
@@ -55,7 +57,7 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "aio_read",
         least: 2,
         most: None,
-        args: Some("[-Ciqv] [-P pattern] off len [len..]"),
+        args: Some("[-Ciqrv] [-P pattern] off len [len..]"),
         line: "asynchronously reads a number of bytes",
         help: &[
             "Starts a read into one buffer for each length, and does not wait for it.",
@@ -63,6 +65,7 @@ pub(super) const COMMANDS: &[Command] = &[
             VERIFY,
             INVALID,
             DUMP,
+            REGISTER,
             QUIET,
         ],
         ..PLAIN
@@ -72,7 +75,7 @@ pub(super) const COMMANDS: &[Command] = &[
         least: 2,
         most: None,
         writes: true,
-        args: Some("[-Cfiquz] [-P pattern] off len [len..]"),
+        args: Some("[-Cfiqruz] [-P pattern] off len [len..]"),
         line: "asynchronously writes a number of bytes",
         help: &[
             "Starts a write from one buffer for each length, and does not wait for it.",
@@ -179,7 +182,7 @@ pub(super) const COMMANDS: &[Command] = &[
         short: Some("r"),
         least: 2,
         most: None,
-        args: Some("[-abCqv] [-P pattern [-s off] [-l len]] off len"),
+        args: Some("[-abCqrv] [-P pattern [-s off] [-l len]] off len"),
         line: "reads a number of bytes at a specified offset",
         help: &[
             "-b  the VM state instead of the disk",
@@ -197,7 +200,7 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "readv",
         least: 2,
         most: None,
-        args: Some("[-Cqv] [-P pattern] off len [len..]"),
+        args: Some("[-Cqrv] [-P pattern] off len [len..]"),
         line: "reads a number of bytes at a specified offset",
         help: &["Reads into one buffer for each length.", STATISTICS, VERIFY, DUMP, QUIET],
         ..PLAIN
@@ -273,7 +276,7 @@ pub(super) const COMMANDS: &[Command] = &[
         least: 2,
         most: None,
         writes: true,
-        args: Some("[-bcCfnquz] [-P pattern | -s source_file] off len"),
+        args: Some("[-bcCfnqruz] [-P pattern | -s source_file] off len"),
         line: "writes a number of bytes at a specified offset",
         help: &[
             "-b  the VM state instead of the disk",
@@ -295,7 +298,7 @@ pub(super) const COMMANDS: &[Command] = &[
         least: 2,
         most: None,
         writes: true,
-        args: Some("[-Cfq] [-P pattern] off len [len..]"),
+        args: Some("[-Cfqr] [-P pattern] off len [len..]"),
         line: "writes a number of bytes at a specified offset",
         help: &["Writes from one buffer for each length.", FILL, STATISTICS, FUA, QUIET],
         ..PLAIN
@@ -335,13 +338,15 @@ impl Command {
 }
 
 /// `help`.
-pub(super) fn help(name: Option<&str>) {
+pub(super) fn help(name: Option<&str>) -> Result<(), Failed> {
     let Some(name) = name else {
         let lines: String = COMMANDS.iter().map(|c| c.one_line(c.name)).collect();
-        return say(&format!("{lines}\nUse 'help commandname' for extended help.\n"));
+        say(&format!("{lines}\nUse 'help commandname' for extended help.\n"));
+        return Ok(());
     };
     let Some(command) = find(name) else {
-        return say(&format!("command {name} not found\n"));
+        say(&format!("command {name} not found\n"));
+        return Err(Failed);
     };
     let mut text = command.one_line(name);
     if !command.help.is_empty() {
@@ -352,4 +357,5 @@ pub(super) fn help(name: Option<&str>) {
         text.push('\n');
     }
     say(&text);
+    Ok(())
 }

@@ -1,5 +1,5 @@
 //! Doing a request, on an iothread.
-use super::export::Export;
+use super::export::{Context, Export};
 use super::negotiate::Agreed;
 use super::spec::*;
 use crate::tools::img::status::Status;
@@ -223,13 +223,17 @@ async fn read(cx: &Cx, export: &Export, mut replies: Replies, request: Request) 
 }
 
 /// What a context says of a stretch.
-fn state(context: &str, status: &Status) -> u32 {
-    if context == super::export::ALLOCATION {
-        let hole = if status.data { 0 } else { STATE_HOLE };
-        return hole | if status.zero { STATE_ZERO } else { 0 };
+fn state(context: &Context, status: &Status, dirty: bool) -> u32 {
+    match context {
+        Context::Allocation => {
+            let hole = if status.data { 0 } else { STATE_HOLE };
+            hole | if status.zero { STATE_ZERO } else { 0 }
+        }
+        // How many images down, from 1; 0: nowhere.
+        Context::Depth if status.present => u32::try_from(status.depth + 1).unwrap_or(u32::MAX),
+        Context::Depth => 0,
+        Context::Dirty(..) => u32::from(dirty),
     }
-    // qemu:allocation-depth: how many images down, from 1; 0: nowhere.
-    if status.present { u32::try_from(status.depth + 1).unwrap_or(u32::MAX) } else { 0 }
 }
 
 async fn block_status(
@@ -249,10 +253,17 @@ async fn block_status(
             Ok(status) => status,
             Err(error) => return replies.error(number(error)),
         };
-        let len = status.len.clamp(1, range.end() - at);
-        for (list, context) in extents.iter_mut().zip(&agreed.contexts) {
+        let mut len = status.len.clamp(1, range.end() - at);
+        let mut dirty = vec![false; agreed.contexts.len()];
+        for (dirty, context) in dirty.iter_mut().zip(&agreed.contexts) {
+            match export.dirty(cx, &export.contexts[*context], Range::new(at, len)).await {
+                Ok((now, same)) => (*dirty, len) = (now, same.max(1)),
+                Err(error) => return replies.error(number(error)),
+            }
+        }
+        for ((list, context), dirty) in extents.iter_mut().zip(&agreed.contexts).zip(dirty) {
             let len = u32::try_from(len).unwrap_or(0);
-            let now = state(export.contexts()[*context], &status);
+            let now = state(&export.contexts[*context], &status, dirty);
             let room = list.len() < most;
             match list.last_mut() {
                 Some((before, state)) if *state == now => *before += len,

@@ -2,6 +2,7 @@
 use super::spec::*;
 use crate::tools::img::image::Image;
 use crate::tools::img::status::Status;
+use spindle_block::qcow2::DirtyBits;
 use spindle_block::{BlockError, Cx, Io, IoBuf, Range, Root};
 use std::sync::Arc;
 
@@ -9,6 +10,29 @@ use std::sync::Arc;
 pub(super) const ALLOCATION: &str = "base:allocation";
 /// The context that says in which image of a chain something is.
 pub(super) const DEPTH: &str = "qemu:allocation-depth";
+
+/// What the contexts of dirty bitmaps begin with.
+const DIRTY: &str = "qemu:dirty-bitmap:";
+
+/// Something that block status is told in.
+pub(super) enum Context {
+    /// What is allocated, and what reads as zeros.
+    Allocation,
+    /// In which image of a chain something is.
+    Depth,
+    /// A dirty bitmap: its name; and its bits, where nothing changes them.
+    Dirty(String, Option<DirtyBits>),
+}
+
+impl Context {
+    pub fn name(&self) -> String {
+        match self {
+            Self::Allocation => ALLOCATION.to_owned(),
+            Self::Depth => DEPTH.to_owned(),
+            Self::Dirty(name, _) => format!("{DIRTY}{name}"),
+        }
+    }
+}
 
 /// An export.
 pub(super) struct Export {
@@ -19,12 +43,37 @@ pub(super) struct Export {
     /// Where it begins in the image.
     pub offset: u64,
     pub read_only: bool,
-    pub depth_context: bool,
+    /// Their places are their numbers.
+    pub contexts: Vec<Context>,
 }
 
 impl Export {
-    pub fn contexts(&self) -> &'static [&'static str] {
-        if self.depth_context { &[ALLOCATION, DEPTH] } else { &[ALLOCATION] }
+    /// Whether the beginning of `range` is dirty, and how far it is the same.
+    pub async fn dirty(
+        &self,
+        cx: &Cx,
+        context: &Context,
+        range: Range,
+    ) -> Result<(bool, u64), BlockError> {
+        let Context::Dirty(name, known) = context else { return Ok((false, range.len)) };
+        let fresh;
+        let bits = match (known, &self.image.qcow2) {
+            (Some(bits), _) => bits,
+            (None, Some(qcow2)) => {
+                // Writes record themselves before they are done.
+                let read = qcow2.bitmap_bits(cx, name).await;
+                fresh = read.map_err(|_| BlockError::Medium)?;
+                &fresh
+            }
+            (None, None) => return Err(BlockError::Medium),
+        };
+        let start = range.offset + self.offset;
+        let dirty = bits.is_dirty(start);
+        let mut at = (start / bits.granularity() + 1) * bits.granularity();
+        while at < start + range.len && bits.is_dirty(at) == dirty {
+            at += bits.granularity();
+        }
+        Ok((dirty, (at - start).min(range.len)))
     }
 
     /// The transmission flags.

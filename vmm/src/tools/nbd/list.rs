@@ -48,6 +48,7 @@ fn connect(address: &Address) -> Result<Stream, String> {
         Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(|error| {
             format!("Failed to connect to '{}': {}", path.display(), reason(error))
         }),
+        Address::Activated => Err("There is no server to be asked".to_owned()),
         Address::Tcp { host, port } => {
             let addresses = Address::resolve(host, port)?;
             let connected = TcpStream::connect(addresses.as_slice());

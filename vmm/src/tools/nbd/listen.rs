@@ -2,7 +2,7 @@
 use super::stream::Stream;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,8 @@ pub enum Address {
     },
     /// A local socket.
     Unix(PathBuf),
+    /// Descriptor 3, which listens already (sd_listen_fds(3)).
+    Activated,
 }
 
 impl Address {
@@ -58,6 +60,9 @@ impl Listener {
             text.split(" (os error").next().unwrap_or_default().to_owned()
         };
         match address {
+            Address::Activated => Ok(vec![Self::activated().map_err(|error| {
+                format!("Failed to use the socket that was handed over: {}", reason(error))
+            })?]),
             Address::Unix(path) => {
                 remove_socket(path);
                 let bound = UnixListener::bind(path).map_err(|error| {
@@ -86,6 +91,33 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// The socket that was handed over.
+    fn activated() -> io::Result<Self> {
+        const FIRST: RawFd = 3;
+        let mut family: libc::c_int = 0;
+        let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: the kernel fills in an integer of ours; a descriptor that is none is an error.
+        let asked = unsafe {
+            let place = (&raw mut family).cast();
+            libc::getsockopt(FIRST, libc::SOL_SOCKET, libc::SO_DOMAIN, place, &raw mut len)
+        };
+        if asked != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the environment says that the descriptor is ours, and nothing else here uses it.
+        let socket = unsafe { OwnedFd::from_raw_fd(FIRST) };
+        Ok(if family == libc::AF_UNIX {
+            let listener = UnixListener::from(socket);
+            listener.set_nonblocking(true)?;
+            // Its name is not ours to remove.
+            Self::Unix(listener, PathBuf::new())
+        } else {
+            let listener = TcpListener::from(socket);
+            listener.set_nonblocking(true)?;
+            Self::Tcp(listener)
+        })
     }
 
     pub fn fd(&self) -> RawFd {

@@ -17,7 +17,7 @@ mod tests;
 pub use list::list;
 pub use listen::Address;
 
-use self::export::Export;
+use self::export::{Context, Export};
 use self::listen::Listener;
 use self::negotiate::Offer;
 use self::stream::Stream;
@@ -26,8 +26,10 @@ use super::img::files::block_layer;
 use super::img::image::{
     Cache, Image, OpenMode, driver_called, errno_text, shown, warn_of_probing,
 };
+use super::img::snapshot::Which;
 use crate::signals::Signals;
 use spindle_block::iothread::thread::{Config, Spawned, spawn};
+use spindle_block::qcow2::BitmapError;
 use spindle_block::ring::Aio;
 use spindle_block::root::{DetectZeroes, Policy};
 use spindle_block::{Cx, Root};
@@ -79,6 +81,10 @@ pub struct ServeRequest {
     pub persistent: bool,
     /// `-A`.
     pub allocation_depth: bool,
+    /// Each `-B`.
+    pub bitmaps: Vec<String>,
+    /// `-l`.
+    pub load_snapshot: Option<Which>,
     /// `-v`.
     pub verbose: bool,
     /// `--handshake-limit`; `None`: without one.
@@ -103,35 +109,15 @@ struct Client {
 pub fn serve(request: &ServeRequest, ready: impl FnOnce()) -> Result<(), String> {
     let host = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let signals = Signals::take_over().map_err(host("cannot wait for signals"))?;
-    let cx = block_layer().map_err(|e| spindle_block::error::with_causes(&e))?;
-    let (task, wanted) = (Cx::clone(&cx), request.clone());
-    let export = cx.block_on(async move { open(&task, &wanted).await })?;
-    let offer = Offer {
-        name: request.name.clone(),
-        description: request.description.clone(),
-        size: export.size,
-        flags: export.flags(request.shared != 1),
-        contexts: export.contexts().to_vec(),
-    };
-    let export = Arc::new(export);
-    let served = (|| {
-        let listeners = Listener::bind(&request.address)?;
-        let iothreads = iothreads(request.threads).map_err(host("cannot start an iothread"))?;
-        let server = Server::new(request, &offer, &export, &listeners, &iothreads, signals);
-        let served = server.map_err(host("cannot wait for clients")).and_then(|mut server| {
-            if let Some(path) = &request.pid_file {
-                write_pid(path)?;
-            }
-            ready();
-            server.run().map_err(host("cannot wait for clients"))
-        });
-        for iothread in iothreads {
-            iothread.handle.post(|cx| cx.stop());
-            // One that panicked has said so.
-            let _ = iothread.thread.join();
-        }
-        served
-    })();
+    // Their rings are made before the sandbox closes, which is when the block layer starts here.
+    let iothreads = iothreads(request.threads).map_err(host("cannot start an iothread"))?;
+    let served = serve_on(&iothreads, request, signals, ready);
+    for iothread in iothreads {
+        iothread.handle.post(|cx| cx.stop());
+        // One that panicked has said so.
+        let _ = iothread.thread.join();
+    }
+    let (cx, export, served) = served?;
     let closed = match Arc::try_unwrap(export) {
         Ok(export) => {
             let task = Cx::clone(&cx);
@@ -141,6 +127,40 @@ pub fn serve(request: &ServeRequest, ready: impl FnOnce()) -> Result<(), String>
     };
     served?;
     closed.map_err(|error| format!("Failed to close the image: {}", errno_text(error)))
+}
+
+/// The block layer, the image, and how the serving ended.
+type Served = (Cx, Arc<Export>, Result<(), String>);
+
+/// Opens the image and serves it. What is open comes back with how the serving ended.
+fn serve_on(
+    iothreads: &[Spawned],
+    request: &ServeRequest,
+    signals: Signals,
+    ready: impl FnOnce(),
+) -> Result<Served, String> {
+    let host = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let cx = block_layer().map_err(|e| spindle_block::error::with_causes(&e))?;
+    let (task, wanted) = (Cx::clone(&cx), request.clone());
+    let export = cx.block_on(async move { open(&task, &wanted).await })?;
+    let offer = Offer {
+        name: request.name.clone(),
+        description: request.description.clone(),
+        size: export.size,
+        flags: export.flags(request.shared != 1),
+        contexts: export.contexts.iter().map(Context::name).collect(),
+    };
+    let export = Arc::new(export);
+    let served = Listener::bind(&request.address).and_then(|listeners| {
+        let server = Server::new(request, &offer, &export, &listeners, iothreads, signals);
+        let mut server = server.map_err(host("cannot wait for clients"))?;
+        if let Some(path) = &request.pid_file {
+            write_pid(path)?;
+        }
+        ready();
+        server.run().map_err(host("cannot wait for clients"))
+    });
+    Ok((cx, export, served))
 }
 
 fn write_pid(path: &Path) -> Result<(), String> {
@@ -172,12 +192,15 @@ async fn open(cx: &Cx, request: &ServeRequest) -> Result<Export, String> {
     let format = driver_called(&request.path, request.format.as_deref()).map_err(detail)?;
     let mode = OpenMode {
         format,
-        writable: !request.read_only && !request.snapshot,
+        writable: !request.read_only && !request.snapshot && request.load_snapshot.is_none(),
         force_share: false,
         cache: request.cache,
     };
     let mut image = Image::open(cx, &request.path, mode).await.map_err(detail)?;
     warn_of_probing(&image, format);
+    if let Some(which) = &request.load_snapshot {
+        image = image.at_snapshot(cx, which).await.map_err(|e| e.to_string())?;
+    }
     if request.snapshot {
         image = image.with_scratch(cx).await.map_err(detail)?;
     }
@@ -190,6 +213,14 @@ async fn open(cx: &Cx, request: &ServeRequest) -> Result<Export, String> {
         let _ = image.close(cx).await;
         return Err(sentence);
     }
+    let contexts = match contexts(cx, request, &image, read_only).await {
+        Ok(contexts) => contexts,
+        Err(sentence) => {
+            // It was only looked at.
+            let _ = image.close(cx).await;
+            return Err(sentence);
+        }
+    };
     let policy = Policy {
         read_only,
         ignore_discard: request.ignore_discard,
@@ -202,8 +233,31 @@ async fn open(cx: &Cx, request: &ServeRequest) -> Result<Export, String> {
         offset: request.offset,
         image,
         read_only,
-        depth_context: request.allocation_depth,
+        contexts,
     })
+}
+
+/// What block status can be told in.
+async fn contexts(
+    cx: &Cx,
+    request: &ServeRequest,
+    image: &Image,
+    read_only: bool,
+) -> Result<Vec<Context>, String> {
+    let mut contexts = vec![Context::Allocation];
+    if request.allocation_depth {
+        contexts.push(Context::Depth);
+    }
+    for name in &request.bitmaps {
+        let missing = || format!("Bitmap '{name}' is not found");
+        let qcow2 = image.qcow2.as_ref().ok_or_else(missing)?;
+        let bits = qcow2.bitmap_bits(cx, name).await.map_err(|error| match error {
+            BitmapError::Missing(_) => missing(),
+            other => other.to_string(),
+        })?;
+        contexts.push(Context::Dirty(name.clone(), read_only.then_some(bits)));
+    }
+    Ok(contexts)
 }
 
 struct Server<'a> {

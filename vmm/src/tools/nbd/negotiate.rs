@@ -21,7 +21,7 @@ pub struct Offer {
     /// Transmission flags, but for `SEND_DF`.
     pub flags: u16,
     /// Its contexts; their places are their numbers.
-    pub contexts: Vec<&'static str>,
+    pub contexts: Vec<String>,
 }
 
 /// What was agreed on.

@@ -32,7 +32,7 @@ fn offer() -> Offer {
         description: None,
         size: 1 << 20,
         flags: 1,
-        contexts: vec!["base:allocation"],
+        contexts: vec!["base:allocation".to_owned()],
     }
 }
 

@@ -1,0 +1,269 @@
+//! `nbd`: a disk that a server has, over TCP or a local socket.
+//!
+//! Two threads per connection, one that sends and one that receives; requests wait in their tasks, as
+//! many at a time as there are. When the connection breaks, every request fails with
+//! [`BlockError::Gone`]: there is no reconnecting.
+
+mod link;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use crate::{
+    BlockError, Cx, Extent, ExtentKind, Info, Io, Lane, LocalBoxFuture, Map, Node, Op, OpKind,
+    Range,
+};
+use link::{Answer, Link, Stream};
+use wire::{Export, can, command, flag};
+
+/// The largest request, in bytes: what every server takes.
+const TRANSFER_MAX: u64 = 32 << 20;
+/// The longest stretch that is zeroed, trimmed or asked about at once, in bytes.
+const STRETCH_MAX: u64 = 1 << 30;
+/// Disks are made of sectors of this many bytes.
+const SECTOR: u64 = 512;
+/// How long the server may take to greet.
+const GREETING: Duration = Duration::from_secs(30);
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// At a local socket.
+    Unix(PathBuf),
+    /// At a host and port.
+    Tcp {
+        /// Name or address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// A disk of a server.
+pub struct NbdNode {
+    link: Link,
+    export: Export,
+    info: Info,
+    closed: AtomicBool,
+}
+
+impl NbdNode {
+    /// Connects and asks for the export `name`. With `read_only` nothing is ever written.
+    ///
+    /// # Errors
+    /// One sentence, without the server's name.
+    pub fn connect(server: &Server, name: &str, read_only: bool) -> Result<Arc<Self>, String> {
+        let reason = |error: std::io::Error| {
+            error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
+        };
+        let stream = match server {
+            Server::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(|error| {
+                format!("Failed to connect to '{}': {}", path.display(), reason(error))
+            })?,
+            Server::Tcp { host, port } => {
+                let stream = TcpStream::connect((host.as_str(), *port));
+                let stream = stream.map_err(|error| {
+                    format!("Failed to connect to '{host}:{port}': {}", reason(error))
+                })?;
+                // Requests are small and answers are waited for.
+                let _ = stream.set_nodelay(true);
+                Stream::Tcp(stream)
+            }
+        };
+        stream.set_timeout(Some(GREETING)).map_err(reason)?;
+        let export = wire::handshake(&stream, name).map_err(reason)?;
+        stream.set_timeout(None).map_err(reason)?;
+        let has = |bit: u16| export.flags & bit != 0;
+        if has(can::READ_ONLY) && !read_only {
+            return Err("the server exports it for reading only".to_owned());
+        }
+        let (min, max) = export.blocks.unwrap_or((1, 0));
+        let align = if min.is_power_of_two() && min <= 65536 { min } else { 1 };
+        let most = if max == 0 { TRANSFER_MAX } else { u64::from(max).clamp(4096, TRANSFER_MAX) };
+        let info = Info {
+            size: export.size.next_multiple_of(SECTOR),
+            request_alignment: align,
+            memory_alignment: 1,
+            preferred_write: align.max(4096),
+            max_transfer: most / u64::from(align) * u64::from(align),
+            max_segments: 1024,
+            discard_granularity: if has(can::TRIM) && !read_only { align.max(4096) } else { 0 },
+            read_only,
+        };
+        let link = Link::start(stream, export.structured).map_err(reason)?;
+        Ok(Arc::new(Self { link, export, info, closed: AtomicBool::new(false) }))
+    }
+
+    fn has(&self, bit: u16) -> bool {
+        self.export.flags & bit != 0
+    }
+
+    /// The part of a range that the server has; behind it the last sector is zeros.
+    fn inside(&self, range: Range) -> u64 {
+        self.export.size.saturating_sub(range.offset).min(range.len)
+    }
+
+    async fn read(&self, io: &mut Io) -> Result<(), BlockError> {
+        let have = self.inside(io.range);
+        let mut at = 0;
+        while at < have {
+            let len = (have - at).min(self.info.max_transfer);
+            let range = Range::new(io.range.offset + at, len);
+            let answer = self.link.ask(command::READ, 0, range, Vec::new()).await?;
+            io.buf.write_at(at, &answer.data);
+            at += len;
+        }
+        io.buf.zero(have, io.range.len - have);
+        Ok(())
+    }
+
+    async fn write(&self, io: &Io, fua: bool) -> Result<(), BlockError> {
+        if self.inside(io.range) < io.range.len {
+            return Err(BlockError::NoSpace);
+        }
+        let forced = fua && self.has(can::FUA);
+        let mut at = 0;
+        while at < io.range.len {
+            let len = (io.range.len - at).min(self.info.max_transfer);
+            let range = Range::new(io.range.offset + at, len);
+            let flags = if forced { flag::FUA } else { 0 };
+            let data = io.buf.view(at, len).to_vec();
+            self.link.ask(command::WRITE, flags, range, data).await?;
+            at += len;
+        }
+        if fua && !forced { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&self) -> Result<(), BlockError> {
+        if !self.has(can::FLUSH) {
+            return Ok(());
+        }
+        self.link.ask(command::FLUSH, 0, Range::default(), Vec::new()).await.map(drop)
+    }
+
+    /// A command without data on a stretch of any length.
+    async fn stretch(&self, kind: u16, flags: u16, range: Range) -> Result<(), BlockError> {
+        let end = range.offset + self.inside(range);
+        let mut at = range.offset;
+        while at < end {
+            let len = (end - at).min(STRETCH_MAX);
+            self.link.ask(kind, flags, Range::new(at, len), Vec::new()).await?;
+            at += len;
+        }
+        Ok(())
+    }
+
+    async fn request(&self, io: &mut Io) -> Result<(), BlockError> {
+        if io.op.writes() && self.info.read_only {
+            return Err(BlockError::ReadOnly);
+        }
+        match io.op {
+            Op::Read => self.read(io).await,
+            Op::Write { fua } => self.write(io, fua).await,
+            Op::Flush => self.flush().await,
+            Op::Discard if self.has(can::TRIM) => self.stretch(command::TRIM, 0, io.range).await,
+            Op::Discard => Ok(()),
+            Op::WriteZeroes { unmap, fua } if self.has(can::WRITE_ZEROES) => {
+                let hole = if unmap { 0 } else { flag::NO_HOLE };
+                self.stretch(command::WRITE_ZEROES, hole, io.range).await?;
+                if fua { self.flush().await } else { Ok(()) }
+            }
+            Op::WriteZeroes { .. } => Err(BlockError::Unsupported),
+        }
+    }
+
+    async fn first_extent(&self, range: Range) -> Result<Extent, BlockError> {
+        let data =
+            Extent { len: range.len, kind: ExtentKind::Data, host_offset: Some(range.offset) };
+        let have = self.inside(range);
+        let Some(context) = self.export.context.filter(|_| have > 0) else { return Ok(data) };
+        let align = u64::from(self.info.request_alignment);
+        let asked = Range::new(range.offset, have.min(STRETCH_MAX) / align * align);
+        if asked.len == 0 {
+            return Ok(data);
+        }
+        let answer = self.link.ask(command::BLOCK_STATUS, flag::ONE, asked, Vec::new()).await;
+        let Answer { status, .. } = match answer {
+            // It may know nothing of it.
+            Err(BlockError::Unsupported | BlockError::Misaligned) => return Ok(data),
+            other => other?,
+        };
+        let Some((_, len, state)) = status.into_iter().find(|(id, ..)| *id == context) else {
+            return Ok(data);
+        };
+        let kind = match (state & 1 != 0, state & 2 != 0) {
+            (hole, true) => ExtentKind::Zero { allocated: !hole },
+            (_, false) => ExtentKind::Data,
+        };
+        let len = u64::from(len).clamp(1, range.len);
+        Ok(Extent { len, kind, host_offset: Some(range.offset) })
+    }
+}
+
+impl Node for NbdNode {
+    fn driver(&self) -> &'static str {
+        "nbd"
+    }
+
+    fn info(&self) -> Info {
+        self.info
+    }
+
+    fn map(&self, _lane: Lane, _op: OpKind, _range: Range) -> Map {
+        Map::Slow
+    }
+
+    fn run(
+        self: Arc<Self>,
+        _cx: Cx,
+        mut io: Io,
+    ) -> LocalBoxFuture<'static, (Io, Result<(), BlockError>)> {
+        Box::pin(async move {
+            let result = self.request(&mut io).await;
+            (io, result)
+        })
+    }
+
+    fn extent(
+        self: Arc<Self>,
+        _cx: Cx,
+        range: Range,
+    ) -> LocalBoxFuture<'static, Result<Extent, BlockError>> {
+        Box::pin(async move { self.first_extent(range).await })
+    }
+
+    fn resize(
+        self: Arc<Self>,
+        _cx: Cx,
+        size: u64,
+    ) -> LocalBoxFuture<'static, Result<(), BlockError>> {
+        let same = size == self.info.size;
+        Box::pin(async move { if same { Ok(()) } else { Err(BlockError::Unsupported) } })
+    }
+
+    fn drain(&self, _on: bool) {}
+
+    fn close(self: Arc<Self>, _cx: Cx) -> LocalBoxFuture<'static, Result<(), BlockError>> {
+        Box::pin(async move {
+            if self.closed.swap(true, SeqCst) {
+                return Ok(());
+            }
+            let flushed = if self.info.read_only { Ok(()) } else { self.flush().await };
+            self.link.end();
+            flushed
+        })
+    }
+
+    fn children(&self) -> Vec<(&'static str, Arc<dyn Node>)> {
+        Vec::new()
+    }
+}

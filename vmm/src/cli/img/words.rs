@@ -1,0 +1,108 @@
+//! What qemu-img says of a new image that cannot be made.
+use crate::spec::SpecError;
+use crate::tools::img::error::ImgError;
+use crate::tools::img::image::file_detail;
+use spindle_block::error::with_causes;
+use std::path::Path;
+
+/// A format that there is not.
+pub(super) fn of_format(error: &SpecError) -> ImgError {
+    match error {
+        SpecError::Unknown { what: "format", name, .. } => {
+            ImgError::said(format!("Unknown file format '{name}'"))
+        }
+        other => ImgError::said(other.to_string()),
+    }
+}
+
+/// Options that do not fit.
+pub(super) fn of_plan(path: &Path, error: SpecError) -> ImgError {
+    let path = path.display();
+    ImgError::said(match error {
+        // What was said in its words already.
+        SpecError::Conflict(sentence) => sentence,
+        SpecError::Unknown { what: "format", name, .. } => {
+            format!("{path}: Unknown file format '{name}'")
+        }
+        SpecError::Unknown { name, .. } => format!("{path}: Invalid parameter '{name}'"),
+        SpecError::BadValue { name, reason, .. } => {
+            format!("{path}: {}", of_value(&name, &reason))
+        }
+        other => format!("{path}: {other}"),
+    })
+}
+
+/// A value that does not fit, as QEMU says it of the options that both have.
+fn of_value(name: &str, reason: &str) -> String {
+    let quoted = reason.split('\'').nth(1).unwrap_or_default();
+    match name {
+        "backing_fmt" => format!("Unknown driver '{quoted}'\nCould not open backing image."),
+        "cluster_size" if reason.contains("power of two") || reason.contains("is not") => {
+            "Cluster size must be a power of two between 512 and 2048k".to_owned()
+        }
+        _ if reason.contains("neither 'on' nor 'off'") => {
+            format!("Parameter '{name}' expects 'on' or 'off'")
+        }
+        "subformat" | "adapter_type" => format!("invalid parameter value: {quoted}"),
+        "compat" => format!("Parameter 'version' does not accept value '{quoted}'"),
+        "preallocation" if quoted == "metadata" => {
+            "Unsupported preallocation mode: metadata".to_owned()
+        }
+        _ if reason.contains("is none of") => {
+            format!("Parameter '{name}' does not accept value '{quoted}'")
+        }
+        _ => format!("{name}: {reason}"),
+    }
+}
+
+/// A backing file that cannot be looked at.
+pub(super) fn of_backing(path: &Path, error: ImgError) -> ImgError {
+    let text = match error {
+        ImgError::Said(text) if text.ends_with("needs a size parameter") => {
+            return ImgError::Said(text);
+        }
+        other => with_causes(&other),
+    };
+    // The file is named once: of `Could not open 'a': Could not open 'a': why` the second part.
+    let detail = text
+        .split_once("': Could not open '")
+        .map_or_else(|| text.clone(), |(_, rest)| format!("Could not open '{rest}"));
+    ImgError::said(format!("{}: {detail}\nCould not open backing image.", path.display()))
+}
+
+/// A file that cannot be made.
+pub(super) fn of_making(path: &Path, error: ImgError) -> ImgError {
+    let path = path.display();
+    match error {
+        ImgError::File(error) => {
+            let detail = file_detail(&error).replacen("Could not open", "Could not create", 1);
+            ImgError::said(format!("{path}: {detail}"))
+        }
+        ImgError::Create { source, .. } => {
+            ImgError::said(format!("{path}: {}", with_causes(&source)))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_refused_in_qemu_imgs_words() {
+        assert_eq!(
+            of_value("lazy_refcounts", "'x' is neither 'on' nor 'off'"),
+            "Parameter 'lazy_refcounts' expects 'on' or 'off'"
+        );
+        assert_eq!(
+            of_value("preallocation", "'foo' is none of off, full"),
+            "Parameter 'preallocation' does not accept value 'foo'"
+        );
+        let error = ImgError::said("Could not open 'b': Could not open 'b': No such file");
+        assert_eq!(
+            of_backing(Path::new("x"), error).to_string(),
+            "x: Could not open 'b': No such file\nCould not open backing image."
+        );
+    }
+}
