@@ -99,10 +99,10 @@ pub enum CreateError {
 
 /// Where everything is, in clusters.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    reftable: u64,
-    blocks: u64,
-    l1: u64,
+pub(super) struct Plan {
+    pub reftable: u64,
+    pub blocks: u64,
+    pub l1: u64,
     l1_entries: u64,
     /// With preallocation only.
     tables: u64,
@@ -111,17 +111,17 @@ struct Plan {
 
 impl Plan {
     fn new(layout: Layout, size: u64, metadata: bool) -> Option<Self> {
-        let cluster = layout.cluster();
         let l1_entries = layout.l1_entries(size)?;
-        let data = if metadata { size.div_ceil(cluster) } else { 0 };
-        let mut plan = Self {
-            reftable: 1,
-            blocks: 1,
-            l1: (l1_entries * 8).div_ceil(cluster),
-            l1_entries,
-            tables: if metadata { l1_entries } else { 0 },
-            data,
-        };
+        let data = if metadata { size.div_ceil(layout.cluster()) } else { 0 };
+        let tables = if metadata { l1_entries } else { 0 };
+        Self::with(layout, l1_entries, tables, data)
+    }
+
+    /// With so many L2 tables and clusters of data; `None` where that is beyond the limit.
+    pub fn with(layout: Layout, l1_entries: u64, tables: u64, data: u64) -> Option<Self> {
+        let cluster = layout.cluster();
+        let l1 = (l1_entries * 8).div_ceil(cluster);
+        let mut plan = Self { reftable: 1, blocks: 1, l1, l1_entries, tables, data };
         loop {
             let blocks = plan.total().div_ceil(layout.refs_per_block());
             let reftable = (blocks * 8).div_ceil(cluster);
@@ -133,23 +133,23 @@ impl Plan {
         }
     }
 
-    fn blocks_at(&self) -> u64 {
+    pub fn blocks_at(&self) -> u64 {
         1 + self.reftable
     }
 
-    fn l1_at(&self) -> u64 {
+    pub fn l1_at(&self) -> u64 {
         self.blocks_at() + self.blocks
     }
 
-    fn tables_at(&self) -> u64 {
+    pub fn tables_at(&self) -> u64 {
         self.l1_at() + self.l1
     }
 
-    fn data_at(&self) -> u64 {
+    pub fn data_at(&self) -> u64 {
         self.tables_at() + self.tables
     }
 
-    fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.data_at() + self.data
     }
 }
@@ -170,7 +170,7 @@ pub async fn create(
     write(cx, &host, &header, plan, &bytes).await.map_err(CreateError::Io)
 }
 
-fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
+pub(super) fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
     let cluster_size = options.cluster_size;
     if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
         return Err(CreateError::ClusterSize(cluster_size));

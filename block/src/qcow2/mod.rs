@@ -33,6 +33,7 @@ mod refcount;
 mod replace;
 mod resize;
 mod snapshot;
+mod stream;
 pub(crate) mod sync;
 mod tables;
 mod write;
@@ -60,6 +61,7 @@ pub use header::{Header, HeaderError};
 pub use open::{OpenError, Options, open, open_snapshot, read_header};
 pub use pack::{ClusterPacker, PackedCluster};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotError};
+pub use stream::{Piece, StreamError, StreamPlan, StreamReader};
 
 use crate::{
     BlockError, Cx, Extent, Info, Io, Lane, LocalBoxFuture, Map, Node, Op, OpKind, PinDomain, Range,
