@@ -1,13 +1,13 @@
 //! Opening the files of images, and running the block layer on the caller's thread.
-use super::image::{cannot_open, file_detail};
+use super::image::{Cache, cannot_open, file_detail};
 use super::{ImgError, Look};
 use crate::spec::format::{self, Format, HostFiles};
 use spindle_block::formats::ImageFormat;
 use spindle_block::iothread::Clock;
 use spindle_block::nodes::file::{FileNode, FileOptions};
-use spindle_block::ring::Engine;
 use spindle_block::ring::threads::ThreadsEngine;
 use spindle_block::ring::uring::{self, UringEngine};
+use spindle_block::ring::{self, Aio, Engine};
 use spindle_block::{Cx, Iothread};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,27 @@ pub(crate) fn block_layer() -> Result<Cx, ImgError> {
         Err(_) => Box::new(ThreadsEngine::new().map_err(ImgError::Start)?),
     };
     Iothread::new("img", engine, Clock::Real).map_err(ImgError::Start)
+}
+
+/// How the tools that only copy and look do their requests: with the page cache, as plain calls of
+/// their own threads, for what is in memory is quicker done than handed on; past it, by io_uring.
+pub(crate) fn aio_for(cache: Cache) -> Aio {
+    if cache.direct { Aio::IoUring } else { Aio::Blocking }
+}
+
+/// A block layer of one's own, with this kind of ring.
+pub(crate) fn block_layer_with(aio: Aio) -> Result<Cx, ImgError> {
+    let (engine, _) = ring::open(aio).map_err(ImgError::Start)?;
+    Iothread::new("img", engine, Clock::Real).map_err(ImgError::Start)
+}
+
+/// Runs `task` on such a block layer, to the end.
+pub(crate) fn on_block_layer_with<T: 'static, F: Future<Output = Result<T, ImgError>> + 'static>(
+    aio: Aio,
+    task: impl FnOnce(Cx) -> F,
+) -> Result<T, ImgError> {
+    let cx = block_layer_with(aio)?;
+    cx.block_on(task(Cx::clone(&cx)))
 }
 
 /// Runs `task` on a block layer of its own, to the end.
