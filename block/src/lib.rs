@@ -19,6 +19,7 @@ pub mod bounce;
 mod cloop;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod deflate;
 mod dmg;
 pub mod error;
 pub mod file;

@@ -112,6 +112,9 @@ pub enum CreateError {
     /// A raw data file is the whole disk.
     #[error("Backing file and data-file-raw cannot be used at the same time")]
     RawBacking,
+    /// A pipe is one file.
+    #[error("an image with an external data file cannot be written to a pipe")]
+    StreamedDataFile,
     /// The disk is too large for its cluster size.
     #[error(
         "a disk of {size} bytes is too large for clusters of {cluster_size} bytes; use larger clusters"
@@ -132,10 +135,10 @@ pub enum CreateError {
 
 /// Where everything is, in clusters.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
-    reftable: u64,
-    blocks: u64,
-    l1: u64,
+pub(super) struct Plan {
+    pub reftable: u64,
+    pub blocks: u64,
+    pub l1: u64,
     l1_entries: u64,
     /// With preallocation only.
     tables: u64,
@@ -146,18 +149,18 @@ struct Plan {
 
 impl Plan {
     fn new(layout: Layout, size: u64, metadata: bool) -> Option<Self> {
-        let cluster = layout.cluster();
         let l1_entries = layout.l1_entries(size)?;
-        let mapped = if metadata { size.div_ceil(cluster) } else { 0 };
-        let mut plan = Self {
-            reftable: 1,
-            blocks: 1,
-            l1: (l1_entries * 8).div_ceil(cluster),
-            l1_entries,
-            tables: if metadata { l1_entries } else { 0 },
-            mapped,
-            data: if layout.external { 0 } else { mapped },
-        };
+        let mapped = if metadata { size.div_ceil(layout.cluster()) } else { 0 };
+        let tables = if metadata { l1_entries } else { 0 };
+        Self::with(layout, l1_entries, tables, mapped)
+    }
+
+    /// With so many L2 tables and guest clusters mapped; `None` where that is beyond the limit.
+    pub fn with(layout: Layout, l1_entries: u64, tables: u64, mapped: u64) -> Option<Self> {
+        let cluster = layout.cluster();
+        let l1 = (l1_entries * 8).div_ceil(cluster);
+        let data = if layout.external { 0 } else { mapped };
+        let mut plan = Self { reftable: 1, blocks: 1, l1, l1_entries, tables, mapped, data };
         loop {
             let blocks = plan.total().div_ceil(layout.refs_per_block());
             let reftable = (blocks * 8).div_ceil(cluster);
@@ -169,23 +172,23 @@ impl Plan {
         }
     }
 
-    fn blocks_at(&self) -> u64 {
+    pub fn blocks_at(&self) -> u64 {
         1 + self.reftable
     }
 
-    fn l1_at(&self) -> u64 {
+    pub fn l1_at(&self) -> u64 {
         self.blocks_at() + self.blocks
     }
 
-    fn tables_at(&self) -> u64 {
+    pub fn tables_at(&self) -> u64 {
         self.l1_at() + self.l1
     }
 
-    fn data_at(&self) -> u64 {
+    pub fn data_at(&self) -> u64 {
         self.tables_at() + self.tables
     }
 
-    fn total(&self) -> u64 {
+    pub fn total(&self) -> u64 {
         self.data_at() + self.data
     }
 }
@@ -214,7 +217,7 @@ pub fn check(options: &CreateOptions) -> Result<(), CreateError> {
     plan(options).and_then(|(header, _)| Ok(header.to_bytes().map(drop)?))
 }
 
-fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
+pub(super) fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
     let cluster_size = options.cluster_size;
     if !cluster_size.is_power_of_two() || !(512..=2 << 20).contains(&cluster_size) {
         return Err(CreateError::ClusterSize(cluster_size));

@@ -34,6 +34,7 @@ mod refcount;
 mod replace;
 mod resize;
 mod snapshot;
+mod stream;
 mod subclusters;
 pub(crate) mod sync;
 mod tables;
@@ -64,6 +65,7 @@ pub use header::{Header, HeaderError};
 pub use open::{Files, OpenError, Options, open, open_files, open_snapshot, read_header};
 pub use pack::{ClusterPacker, PackedCluster};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotError};
+pub use stream::{Piece, StreamError, StreamPlan, StreamReader};
 
 use crate::{
     BlockError, Cx, Extent, Info, Io, Lane, LocalBoxFuture, Map, Node, Op, OpKind, PinDomain, Range,

@@ -7,8 +7,6 @@
 
 use std::sync::Mutex;
 
-use flate2::{Compress, FlushCompress, Status};
-
 use super::{
     Qcow2,
     alloc::Run,
@@ -16,19 +14,16 @@ use super::{
     layout::{COMPRESSED, Raw},
     sync::{Semaphore, lock},
 };
-use crate::{BlockError, Cx, IoBuf, Pin, Range};
+use crate::{BlockError, Cx, IoBuf, Pin, Range, deflate::Encoder};
 
-/// Window of the deflate streams, as log2 of its bytes: what readers are prepared for
-/// (docs/interop/qcow2.txt, "Compressed Clusters Descriptor").
-const WINDOW_BITS: u8 = 12;
 /// What zstd calls its default.
 const ZSTD_LEVEL: i32 = 3;
 
 /// Packs clusters. Costs memory: one for each thread that packs.
-pub struct ClusterPacker(Method);
+pub struct ClusterPacker(Method, Vec<u8>);
 
 enum Method {
-    Zlib(Box<Compress>),
+    Zlib(Box<Encoder>),
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
@@ -38,35 +33,30 @@ impl ClusterPacker {
     /// # Errors
     /// When there is no memory for its state.
     pub fn new(compression: Compression) -> Result<Self, BlockError> {
-        Ok(Self(match compression {
-            Compression::Zlib => {
-                let level = flate2::Compression::default();
-                let deflate = Compress::new_with_window_bits(level, false, WINDOW_BITS);
-                Method::Zlib(Box::new(deflate))
-            }
+        let method = match compression {
+            // Its window is what readers are prepared for (docs/interop/qcow2.txt, "Compressed
+            // Clusters Descriptor").
+            Compression::Zlib => Method::Zlib(Box::default()),
             Compression::Zstd => {
                 let zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL);
                 Method::Zstd(zstd.map_err(|_| BlockError::NoMemory)?)
             }
-        }))
+        };
+        Ok(Self(method, Vec::new()))
     }
 
     /// The packed form of a whole cluster; `None` where that is no shorter.
     #[must_use]
     pub fn pack(&mut self, cluster: &[u8]) -> Option<Vec<u8>> {
-        let mut packed = vec![0; cluster.len().checked_sub(1)?];
+        let room = cluster.len().checked_sub(1)?;
+        self.1.resize(room, 0);
+        let packed = &mut self.1[..room];
         let len = match &mut self.0 {
-            Method::Zlib(deflate) => {
-                deflate.reset();
-                match deflate.compress(cluster, &mut packed, FlushCompress::Finish) {
-                    Ok(Status::StreamEnd) => usize::try_from(deflate.total_out()).ok()?,
-                    _ => return None,
-                }
-            }
-            Method::Zstd(zstd) => zstd.compress_to_buffer(cluster, &mut packed[..]).ok()?,
+            Method::Zlib(encoder) => encoder.encode(cluster, packed)?,
+            Method::Zstd(zstd) => zstd.compress_to_buffer(cluster, packed).ok()?,
         };
-        packed.truncate(len);
-        (len > 0).then_some(packed)
+        // As long as it is: many of these wait for their turn to be written.
+        (len > 0).then(|| self.1[..len].to_vec())
     }
 }
 

@@ -105,7 +105,7 @@ pub struct RingStats {
 
 /// The interface of the three engines.
 pub trait Engine {
-    /// `io_uring`, `threads` or `sim`.
+    /// `io_uring`, `threads`, `blocking` or `sim`.
     fn name(&self) -> &'static str;
 
     /// Takes a request; it starts at the next [`Engine::kick`] at the latest.
@@ -148,6 +148,8 @@ pub enum Aio {
     IoUring,
     /// A pool of threads.
     Threads,
+    /// The ring's own thread: for tools, whose threads have nothing else to do.
+    Blocking,
 }
 
 /// Makes a ring for this thread. Where io_uring is asked for and missing or forbidden, it is a ring
@@ -157,6 +159,7 @@ pub enum Aio {
 /// When the kernel has no descriptors or memory left for a ring.
 pub fn open(aio: Aio) -> io::Result<(Box<dyn Engine>, Option<String>)> {
     let refused = match aio {
+        Aio::Blocking => return Ok((Box::new(threads::ThreadsEngine::blocking()?), None)),
         Aio::Threads => None,
         Aio::IoUring => match uring::UringEngine::new(uring::Options::default()) {
             Ok(ring) => return Ok((Box::new(ring), None)),

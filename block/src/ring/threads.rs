@@ -4,6 +4,10 @@
 //! thread blocks in exactly one place, an edge-triggered epoll set that holds every doorbell and
 //! the pool's own eventfd.
 //!
+//! [`ThreadsEngine::blocking`] makes one without threads: the ring's own makes the calls. That is for
+//! tools which do nothing but copy to and from the host's page cache: a call then costs what it
+//! costs, and nobody has to be woken for it.
+//!
 //! UNSAFETY: a `Job` carries the address of a slot's memory to a worker. The slot owns this memory
 //! and is removed only when the job's result has come back.
 
@@ -171,9 +175,21 @@ pub struct ThreadsEngine {
     ended: Vec<Done>,
     doorbells: Doorbells,
     stats: RingStats,
+    /// This thread makes the calls.
+    blocking: bool,
 }
 
 impl ThreadsEngine {
+    /// Makes a ring that makes every call on its own thread, one after the other.
+    ///
+    /// # Errors
+    /// When there is no eventfd or epoll descriptor left.
+    pub fn blocking() -> io::Result<Self> {
+        let mut engine = Self::new()?;
+        engine.blocking = true;
+        Ok(engine)
+    }
+
     /// Makes a ring without threads; they come with the first requests.
     ///
     /// # Errors
@@ -203,6 +219,7 @@ impl ThreadsEngine {
             ended: Vec::new(),
             doorbells,
             stats: RingStats::default(),
+            blocking: false,
         })
     }
 
@@ -289,7 +306,7 @@ impl ThreadsEngine {
 
 impl Engine for ThreadsEngine {
     fn name(&self) -> &'static str {
-        "threads"
+        if self.blocking { "blocking" } else { "threads" }
     }
 
     fn submit(&mut self, request: Request) {
@@ -314,6 +331,10 @@ impl Engine for ThreadsEngine {
 
     fn kick(&mut self) {
         if self.fresh.is_empty() {
+            return;
+        }
+        if self.blocking {
+            self.results.extend(self.fresh.drain(..).map(|job| (job.slot, job.run())));
             return;
         }
         let (waiting, idle) = {
@@ -344,14 +365,15 @@ impl Engine for ThreadsEngine {
 
     fn wait(&mut self, until: Option<Instant>) {
         self.kick();
-        if self.ended.is_empty() && self.pool.results.prepare_sleep() {
+        if self.ended.is_empty() && self.results.is_empty() && self.pool.results.prepare_sleep() {
             self.doorbells.block(until);
             self.pool.results.awake();
         }
     }
 
     fn has_news(&mut self) -> bool {
-        !self.fresh.is_empty() || !self.ended.is_empty() || self.pool.results.has_items()
+        let here = !self.fresh.is_empty() || !self.ended.is_empty() || !self.results.is_empty();
+        here || self.pool.results.has_items()
     }
 
     fn watch(&mut self, fd: RawFd, key: u32) {

@@ -7,6 +7,7 @@
 mod cid;
 mod create;
 mod descriptor;
+mod pull;
 mod sparse;
 mod spec;
 mod stream;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use create::{Make, Subformat, VmdkOptions, create};
 pub(crate) use descriptor::is_descriptor;
 use descriptor::{Descriptor, ExtentKind, ExtentLine, NO_PARENT};
+pub use pull::StreamReader;
 use serde_json::{Map as JsonMap, Value};
 use spec::Header;
 

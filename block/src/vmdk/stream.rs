@@ -25,10 +25,10 @@ use crate::{
 };
 
 /// Types of markers.
-const END_OF_STREAM: u32 = 0;
-const GRAIN_TABLE: u32 = 1;
-const GRAIN_DIRECTORY: u32 = 2;
-const FOOTER: u32 = 3;
+pub(super) const END_OF_STREAM: u32 = 0;
+pub(super) const GRAIN_TABLE: u32 = 1;
+pub(super) const GRAIN_DIRECTORY: u32 = 2;
+pub(super) const FOOTER: u32 = 3;
 
 /// See the module.
 pub(super) struct Stream {

@@ -2,6 +2,7 @@
 
 pub mod boot;
 pub mod guest;
+pub mod img;
 pub mod in_process;
 pub mod kvm_stats;
 pub mod process;

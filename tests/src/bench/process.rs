@@ -124,14 +124,26 @@ pub fn system_calls(command: &Command) -> Result<f64, String> {
         .ok_or_else(|| format!("strace printed no total:\n{text}"))
 }
 
-/// `fio` with the io_uring engine on `file`: requests per second.
+/// `fio` with the io_uring engine reading `file` at random: requests per second.
 ///
 /// # Errors
 /// When fio fails.
 pub fn fio_random_read(file: &Path, depth: u32, seconds: u32) -> Result<f64, String> {
+    fio(file, "randread", depth, seconds)
+}
+
+/// The same one block after the other, reading or writing.
+///
+/// # Errors
+/// When fio fails.
+pub fn fio_sequential(file: &Path, write: bool, depth: u32, seconds: u32) -> Result<f64, String> {
+    fio(file, if write { "write" } else { "read" }, depth, seconds)
+}
+
+fn fio(file: &Path, rw: &str, depth: u32, seconds: u32) -> Result<f64, String> {
     let mut fio = Command::new("fio");
     fio.arg("--name=bench").arg(format!("--filename={}", file.display()));
-    fio.args(["--rw=randread", "--bs=4k", "--direct=1", "--ioengine=io_uring"]);
+    fio.args(["--bs=4k", "--direct=1", "--ioengine=io_uring"]).arg(format!("--rw={rw}"));
     fio.args(["--norandommap", "--time_based", "--output-format=json"]);
     fio.arg(format!("--iodepth={depth}")).arg(format!("--runtime={seconds}"));
     let text = output(&mut fio)?;
@@ -139,7 +151,8 @@ pub fn fio_random_read(file: &Path, depth: u32, seconds: u32) -> Result<f64, Str
     let mut reports = serde_json::Deserializer::from_str(&text[start..]).into_iter();
     let report: serde_json::Value =
         reports.next().ok_or("fio printed no report")?.map_err(|e| format!("fio: {e}"))?;
-    report["jobs"][0]["read"]["iops"].as_f64().ok_or_else(|| "fio reports no iops".into())
+    let way = if rw == "write" { "write" } else { "read" };
+    report["jobs"][0][way]["iops"].as_f64().ok_or_else(|| "fio reports no iops".into())
 }
 
 /// `qemu-img bench` as a command: `count` requests of 4 KiB, `step` bytes apart.

@@ -10,13 +10,13 @@ use spindle_tests::{
     bench::{
         Row, boot,
         guest::{self, Controller},
-        in_process, table,
+        img, in_process, table,
     },
     lab::{Command, Lab, Options, RAM_DISK, inside, kvm},
 };
 
 const USAGE: &str = "\
-usage: bench [in-process] [virtio-blk] [nvme] [virtio-scsi] [ahci] [ide] [sd] [boot] [rounds=N] [dir=DIR] [json=FILE]
+usage: bench [in-process] [img] [virtio-blk] [nvme] [virtio-scsi] [ahci] [ide] [sd] [boot] [rounds=N] [dir=DIR] [json=FILE]
 
 Without a part, all of them. The parts named after controllers measure them from inside a guest. Figures with a guest are taken on this machine's KVM where a stock
 kernel runs on it, else in the lab.";
@@ -31,7 +31,7 @@ struct Request {
 /// The parts, in the order in which they run.
 fn parts() -> impl Iterator<Item = &'static str> {
     let controllers = Controller::ALL.into_iter().map(Controller::name);
-    ["in-process"].into_iter().chain(controllers).chain(["boot"])
+    ["in-process", "img"].into_iter().chain(controllers).chain(["boot"])
 }
 
 fn parse() -> Option<Request> {
@@ -75,11 +75,14 @@ fn run(request: &Request) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for part in &request.parts {
         let progress = |what: &str| eprintln!("bench: {part}: {what}");
-        let found = if part == "in-process" {
+        let found = if matches!(&**part, "in-process" | "img") {
             let dir = request.dir.clone().unwrap_or_else(|| "build".into());
             std::fs::create_dir_all(&dir)
                 .map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
-            in_process::run(&dir, request.rounds, progress)?
+            match &**part {
+                "img" => img::run(&dir, request.rounds, progress)?,
+                _ => in_process::run(&dir, request.rounds, progress)?,
+            }
         } else if inside() || kvm::probe() == kvm::Kvm::Real {
             let scratch =
                 tempfile::tempdir().map_err(|e| format!("no temporary directory: {e}"))?;

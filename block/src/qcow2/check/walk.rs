@@ -277,8 +277,17 @@ impl Walker<'_> {
                 );
                 self.walk.report.corruptions_of(times, message);
             }
-            if !layout.external {
-                self.add_to(Range::new(host, layout.cluster()), times, false);
+            if layout.external {
+                continue;
+            }
+            // There may be millions of these.
+            match self.walk.counted.get_mut((host >> layout.cluster_bits) as usize) {
+                Some(count) if layout.is_cluster_offset(host) => {
+                    *count = count.saturating_add(times)
+                }
+                _ => {
+                    self.add_to(Range::new(host, layout.cluster()), times, false);
+                }
             }
         }
     }
@@ -434,17 +443,20 @@ impl Walker<'_> {
     }
 
     fn compare(&mut self) {
-        for cluster in 0..self.walk.counted.len() {
-            let (stored, counted) = (self.walk.stored[cluster], self.walk.references(cluster));
-            if stored != 0 || counted != 0 {
-                let end = (cluster as u64 + 1) << self.walk.layout.cluster_bits;
-                self.walk.report.image_end_offset = end;
+        let Walk { counted, structure, stored, report, layout, .. } = &mut self.walk;
+        let references = counted.iter().zip(&*structure).map(|(a, b)| a.saturating_add(*b));
+        let both = stored.iter().copied().zip(references);
+        let used = both.clone().rposition(|(stored, counted)| stored | counted != 0);
+        report.image_end_offset = used.map_or(0, |last| (last as u64 + 1) << layout.cluster_bits);
+        for (cluster, (stored, counted)) in both.enumerate() {
+            if stored == counted {
+                continue;
             }
-            let message = || format!("cluster {cluster} refcount={stored} reference={counted}");
+            let message = format!("cluster {cluster} refcount={stored} reference={counted}");
             if stored < counted {
-                self.walk.report.corruption(message());
-            } else if stored > counted {
-                self.walk.report.leak(message());
+                report.corruption(message);
+            } else {
+                report.leak(message);
             }
         }
     }

@@ -111,7 +111,7 @@ pub(super) struct ConvertArgs {
     /// Show progress in this way
     #[arg(long = "progress", value_enum, value_name = "STYLE")]
     style: Option<ProgressStyle>,
-    /// The sources, and last the target
+    /// The sources, and last the target; - is a pipe on standard input or output
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -124,6 +124,9 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
     }
     if args.sparse.is_some() && args.copy_offload {
         return refuse("Cannot enable copy offloading when -S is used");
+    }
+    if args.salvage && args.copy_offload {
+        return refuse("Cannot use copy offloading in salvaging mode");
     }
     if args.target_image_opts && !args.existing {
         return refuse("--target-image-opts requires use of -n flag");
@@ -145,6 +148,7 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
         rate,
         whole: args.copy_offload,
         bitmaps: args.bitmaps,
+        skip_broken: args.skip_broken_bitmaps,
         format: args.format,
         target,
         target_format: args.target_format,
@@ -185,6 +189,9 @@ pub(super) struct DdArgs {
     /// Even if a guest has the source open for writing
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// Show progress in this way
+    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    style: Option<ProgressStyle>,
     /// if=SOURCE of=TARGET [bs=BYTES] [count=BLOCKS] [skip=BLOCKS]
     #[arg(value_name = "OPERAND")]
     operands: Vec<String>,
@@ -198,6 +205,7 @@ pub(super) fn run_dd(args: DdArgs) -> Result<Outcome, Stop> {
         format: args.format,
         target_format: args.target_format,
         force_share: args.force_share,
+        show: show(false, args.style, false),
     };
     dd::run(&request).map_err(failed)?;
     Ok(Outcome::Exit(0))

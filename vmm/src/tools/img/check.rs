@@ -1,5 +1,5 @@
 //! What `check` shows, and its exit status.
-use super::files::block_layer;
+use super::files::{aio_for, block_layer_with};
 use super::image::{OpenMode, cannot_open, open_bytes, open_data_file};
 use super::source::Top;
 use super::{ImgError, Look};
@@ -160,7 +160,7 @@ pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, I
         cache: look.cache,
         ..OpenMode::read(look.format, look.force_share)
     };
-    let cx = block_layer()?;
+    let cx = block_layer_with(aio_for(mode.cache))?;
     let (task, given) = (Cx::clone(&cx), path.to_owned());
     let opened = cx.block_on(async move { open_bytes(&task, &given, mode).await })?;
     let (Top { path, bottom, .. }, format) = opened;

@@ -5,7 +5,7 @@
 use super::ImgError;
 use super::convert::close_all;
 use super::copy::{self, Copy};
-use super::files::on_block_layer;
+use super::files::{aio_for, on_block_layer_with};
 use super::image::{Base, Cache, Image, OpenMode, driver_called, errno_text, warn_of_probing};
 use super::progress::{Progress, Show};
 use crate::spec::format::Format;
@@ -45,7 +45,10 @@ pub fn run(request: CommitRequest) -> Result<(), ImgError> {
     let cache = Cache::parse(name)
         .ok_or_else(|| ImgError::said(format!("Invalid cache option: {name}")))?;
     let format = driver_called(&request.path, request.format.as_deref())?;
-    on_block_layer(|cx| async move { commit(&cx, request, format, cache).await })
+    on_block_layer_with(
+        aio_for(cache),
+        |cx| async move { commit(&cx, request, format, cache).await },
+    )
 }
 
 async fn commit(
@@ -88,6 +91,7 @@ async fn commit(
         zeroed: false,
         on_backing: None,
         skip_absent: true,
+        head: 0,
         whole: false,
         rate: request.rate.filter(|rate| *rate > 0),
         sparse: 4096,
@@ -97,6 +101,7 @@ async fn commit(
         salvage: false,
         quiet: false,
         write_through: cache.write_through,
+        aio: aio_for(cache),
         progress,
     };
     let (sources, target, result) = copy::run(cx, copying).await;

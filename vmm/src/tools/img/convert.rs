@@ -1,22 +1,30 @@
 //! `convert`: copies images into another, of another format or shape.
+use super::aside::Aside;
+use super::carry::Bitmaps;
 use super::copy::{self, Copy};
 use super::create::{self, FormatPlan, Plan, Preallocation, Request};
 use super::error::not_a_size;
-use super::files::on_block_layer;
+use super::files::{aio_for, on_block_layer_with};
 use super::image::{Cache, Image, OpenMode, driver_called, errno_text, file_detail};
 use super::pool::Pool;
 use super::progress::{Progress, Show};
 use super::snapshot::Which;
+use super::stream;
 use super::{ImgError, create::format_called};
 use crate::spec::SpecError;
 use crate::spec::format::Format;
 use spindle_block::Cx;
+use spindle_block::formats::ImageFormat;
+use spindle_block::ring::Aio;
 use std::path::{Path, PathBuf};
 
 /// The largest piece that `-S` takes (qemu-img, MAX_BUF_SECTORS), in bytes.
 const SPARSE_MAX: u64 = 32768 * 512;
 /// A grain of a stream, in bytes.
 const STREAM_UNIT: u64 = 64 << 10;
+/// What comes last in a target that is made in its place: the disk is none without it, for there its
+/// partition table, boot sector or file system begins.
+pub(super) const HEAD: u64 = 1 << 20;
 /// Most requests in flight (qemu-img, MAX_COROUTINES).
 pub const WIDTH_MAX: i64 = 16;
 
@@ -49,6 +57,8 @@ pub struct ConvertRequest {
     pub whole: bool,
     /// `--bitmaps`.
     pub bitmaps: bool,
+    /// `--skip-broken-bitmaps`.
+    pub skip_broken: bool,
     /// `-S`, in bytes.
     pub sparse: Option<String>,
     /// `-m`.
@@ -72,14 +82,29 @@ pub struct ConvertRequest {
 }
 
 /// A request that makes sense.
-struct Checked {
-    request: ConvertRequest,
-    format: Option<Format>,
-    sparse: u64,
+pub(super) struct Checked {
+    pub request: ConvertRequest,
+    pub format: Option<Format>,
+    pub sparse: u64,
     width: usize,
-    target_cache: Cache,
+    pub target_cache: Cache,
     source_cache: Cache,
     snapshot: Option<Which>,
+}
+
+impl Checked {
+    /// How requests are done.
+    fn aio(&self) -> Aio {
+        let direct = self.target_cache.direct || self.source_cache.direct;
+        aio_for(Cache { direct, ..Cache::default() })
+    }
+
+    /// Gives a finished target its name.
+    pub fn finish(&self, aside: Aside) -> Result<(), ImgError> {
+        let path = self.request.target.display();
+        let finished = aside.finish(!self.target_cache.no_flush);
+        finished.map_err(|e| ImgError::said(format!("{path}: cannot name the finished image: {e}")))
+    }
 }
 
 fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
@@ -94,7 +119,7 @@ fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
 /// target that was being made is gone then.
 pub fn run(request: ConvertRequest) -> Result<(), ImgError> {
     let checked = check(request)?;
-    on_block_layer(|cx| async move { convert(&cx, checked).await })
+    on_block_layer_with(checked.aio(), |cx| async move { convert(&cx, checked).await })
 }
 
 fn check(request: ConvertRequest) -> Result<Checked, ImgError> {
@@ -116,13 +141,16 @@ fn check(request: ConvertRequest) -> Result<Checked, ImgError> {
         n @ 1..=WIDTH_MAX => usize::try_from(n).unwrap_or(1),
         _ => {
             return said(format!(
-                "Invalid number of coroutines. Allowed number of coroutines is between 1 and \
-                 {WIDTH_MAX}"
+                "Invalid number of coroutines specified. Must be between 1 and {WIDTH_MAX}."
             ));
         }
     };
     if !request.existing && request.target_is_zero {
         return said("--target-is-zero requires use of -n flag");
+    }
+    if request.target_is_zero && request.backing.is_some() {
+        // qemu-img says so too, copies nothing and calls it a success.
+        return said("Cannot use --target-is-zero when the destination image has a backing file");
     }
     if request.existing && !request.options.is_empty() {
         return said("-o has no effect when skipping image creation");
@@ -155,6 +183,9 @@ pub(super) async fn close_all(cx: &Cx, images: Vec<Image>) {
 }
 
 async fn convert(cx: &Cx, checked: Checked) -> Result<(), ImgError> {
+    if stream::input::any_pipe(&checked.request.sources) {
+        return stream::input::read(cx, &checked).await;
+    }
     let mut sources = Vec::new();
     for path in &checked.request.sources {
         let read = OpenMode::read(checked.format, checked.request.force_share);
@@ -171,63 +202,69 @@ async fn convert(cx: &Cx, checked: Checked) -> Result<(), ImgError> {
             }
         }
     }
-    if let Err(error) = bitmaps(cx, &checked.request, &sources).await {
+    let mut bitmaps = None;
+    if checked.request.bitmaps {
+        match Bitmaps::of(cx, &sources, checked.request.skip_broken).await {
+            Ok(found) => bitmaps = Some(found),
+            Err(error) => {
+                close_all(cx, sources).await;
+                return Err(error);
+            }
+        }
+    }
+    if stream::is_pipe(&checked.request.target) {
+        if bitmaps.is_some() {
+            close_all(cx, sources).await;
+            return said("--bitmaps needs a target that is no pipe");
+        }
+        let result = stream::output::write(cx, &checked, &sources).await;
         close_all(cx, sources).await;
-        return Err(error);
+        return result;
     }
     let total: u64 = sources.iter().map(Image::size).sum();
-    let target = match prepare(cx, &checked, total).await {
+    let mut target = match prepare(cx, &checked, total).await {
         Ok(target) => target,
         Err(error) => {
             close_all(cx, sources).await;
             return Err(error);
         }
     };
-    let made = target.made;
-    let result = copy_over(cx, &checked, sources, target, total).await;
-    if result.is_err() && made {
-        // Half an image is worse than none. The first error is the one to tell.
-        let _ = std::fs::remove_file(&checked.request.target);
-    }
-    result
-}
-
-/// `--bitmaps` is for images that can have them; those of a source cannot be copied yet.
-async fn bitmaps(cx: &Cx, request: &ConvertRequest, sources: &[Image]) -> Result<(), ImgError> {
-    if !request.bitmaps {
-        return Ok(());
-    }
-    let [source] = sources else {
-        return said("Copying bitmaps only possible with single source");
+    let (made, aside) = (target.made, target.aside.take());
+    let result = copy_over(cx, &checked, sources, target, bitmaps).await;
+    let Some(aside) = aside else {
+        if result.is_err() && made {
+            // Half an image is worse than none. The first error is the one to tell.
+            let _ = std::fs::remove_file(&checked.request.target);
+        }
+        return result;
     };
-    if source.format != Format::Qcow2 {
-        return said("Source lacks bitmap support");
-    }
-    let header = spindle_block::qcow2::read_header(cx, &source.file).await;
-    match header.map(|header| header.bitmaps()) {
-        Ok(None) => Ok(()),
-        _ => said("the source's bitmaps cannot be copied; leave --bitmaps out to do without them"),
-    }
+    // Where it failed, what was made aside is gone with `aside`.
+    result?;
+    checked.finish(aside)
 }
 
 /// The target, ready to be written.
-struct Target {
-    image: Image,
+pub(super) struct Target {
+    pub image: Image,
     /// It is a file that did not have this content before.
-    made: bool,
-    zeroed: bool,
+    pub made: bool,
+    /// It gets its name when it is complete.
+    pub aside: Option<Aside>,
+    pub zeroed: bool,
     /// It is written in one go: a part that is written twice is there twice.
-    stream: bool,
+    pub stream: bool,
     on_backing: Option<u64>,
 }
 
-async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgError> {
+pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgError> {
     let request = &checked.request;
     let name = request.target_format.as_deref().unwrap_or("raw");
     let Ok(format) = format_called(name) else {
         return said(format!("Unknown file format '{name}'"));
     };
-    if request.compress && format != Format::Qcow2 {
+    // Streams are compressed anyway.
+    let packs = matches!(format, Format::Qcow2 | Format::Image(ImageFormat::Vmdk));
+    if request.compress && !packs {
         return said("Compression not supported for this file format");
     }
     let mode = OpenMode { cache: checked.target_cache, ..OpenMode::write(Some(format)) };
@@ -241,6 +278,7 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
         return Ok(Target {
             image,
             made: false,
+            aside: None,
             zeroed: request.target_is_zero,
             stream: false,
             on_backing,
@@ -265,22 +303,37 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
             request.target.display()
         ))
     };
-    let plan = plan(request, total).map_err(|error| match error {
+    let mut plan = plan(request, total).map_err(|error| match error {
         SpecError::Unknown { name, .. } => ImgError::said(format!("Invalid parameter '{name}'")),
         other => failed(&other),
     })?;
     let regular = std::fs::metadata(&request.target).map_or(true, |m| m.is_file());
-    create::run(&plan, true).map_err(|error| match &error {
-        ImgError::File(error) => failed(&file_detail(error)),
-        other => failed(&spindle_block::error::with_causes(other)),
+    let mut aside = Aside::begin(&plan);
+    if let Some(aside) = &aside {
+        aside.path().clone_into(&mut plan.path);
+    }
+    let named = |aside: &Option<Aside>, text: String| match aside {
+        Some(aside) => aside.named_as_target(&text),
+        None => text,
+    };
+    create::run(&plan, true).map_err(|error| {
+        let text = match &error {
+            ImgError::File(error) => file_detail(error),
+            other => spindle_block::error::with_causes(other),
+        };
+        failed(&named(&aside, text))
     })?;
-    let image = match Image::open(cx, &request.target, mode).await {
+    if let Some(aside) = &mut aside {
+        aside.empty_old().map_err(|text| failed(&text))?;
+    }
+    let image = match Image::open(cx, &plan.path, mode).await {
         Ok(image) => image,
         Err(error) => {
-            if regular {
+            if regular && aside.is_none() {
                 let _ = std::fs::remove_file(&request.target);
             }
-            return Err(error);
+            let text = spindle_block::error::with_causes(&error);
+            return Err(ImgError::said(named(&aside, text)));
         }
     };
     let on_backing = backing_below(request, &image);
@@ -293,6 +346,7 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
         zeroed: regular && whole && image.backing.is_none(),
         image,
         made: regular,
+        aside,
         stream,
         on_backing,
     })
@@ -302,7 +356,7 @@ fn backing_below(request: &ConvertRequest, image: &Image) -> Option<u64> {
     request.backing.as_ref().and(image.backing.as_ref()).map(|below| below.size())
 }
 
-fn plan(request: &ConvertRequest, total: u64) -> Result<Plan, SpecError> {
+pub(super) fn plan(request: &ConvertRequest, total: u64) -> Result<Plan, SpecError> {
     let plan = Request {
         path: request.target.clone(),
         format: Some(request.target_format.clone().unwrap_or_else(|| "raw".to_owned())),
@@ -319,9 +373,15 @@ async fn copy_over(
     checked: &Checked,
     sources: Vec<Image>,
     target: Target,
-    total: u64,
+    bitmaps: Option<Bitmaps>,
 ) -> Result<(), ImgError> {
     let request = &checked.request;
+    let total = sources.iter().map(Image::size).sum();
+    if let Some(Err(error)) = bitmaps.as_ref().map(|bitmaps| bitmaps.check(&target.image)) {
+        close_all(cx, sources).await;
+        close_all(cx, vec![target.image]).await;
+        return Err(error);
+    }
     let pool = match target.image.qcow2.as_ref().filter(|_| request.compress) {
         None => None,
         Some(image) => match Pool::new(image.compression()) {
@@ -333,7 +393,7 @@ async fn copy_over(
             }
         },
     };
-    let (sources, image, result) = copy::run(
+    let (sources, image, mut result) = copy::run(
         cx,
         Copy {
             sources,
@@ -341,6 +401,7 @@ async fn copy_over(
             zeroed: target.zeroed,
             on_backing: target.on_backing,
             skip_absent: false,
+            head: if target.aside.is_none() && !target.stream { HEAD } else { 0 },
             sparse: if target.stream && checked.sparse > 0 {
                 checked.sparse.max(STREAM_UNIT)
             } else {
@@ -354,10 +415,14 @@ async fn copy_over(
             salvage: request.salvage,
             quiet: request.quiet,
             write_through: checked.target_cache.write_through,
+            aio: checked.aio(),
             progress: Progress::new(request.show, total),
         },
     )
     .await;
+    if let Some(bitmaps) = bitmaps.filter(|_| result.is_ok()) {
+        result = bitmaps.copy(cx, &sources, &image).await;
+    }
     close_all(cx, sources).await;
     let closed = image.close(cx).await;
     result?;

@@ -9,6 +9,7 @@ use super::readers::{Piece as Source, Readers, Runs};
 use super::status::Status;
 use super::tasks::{Turns, all};
 use spindle_block::qcow2::PackedCluster;
+use spindle_block::ring::Aio;
 use spindle_block::submit::node_io;
 use spindle_block::{BlockError, Cx, Io, IoBuf, Op, Range};
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 pub(super) const BUFFER: u64 = 2 << 20;
 /// Bytes of one request that is only copied: what is read is still in the cache when it is written.
 const SMALL: u64 = 512 << 10;
+/// Bytes of one request that is packed: there are copies of it on its way.
+const PACKED: u64 = 1 << 20;
 /// How far the block status is asked for at once.
 const LOOK_AHEAD: u64 = 1 << 30;
 
@@ -38,6 +41,8 @@ pub(super) struct Copy {
     pub on_backing: Option<u64>,
     /// What no image of a source's chain says anything about is left as it is in the target.
     pub skip_absent: bool,
+    /// So many bytes at the beginning are zeros until all else is there; rounded up to a cluster.
+    pub head: u64,
     /// Zeros are not looked for in what has data.
     pub whole: bool,
     /// Most bytes in a second.
@@ -56,6 +61,8 @@ pub(super) struct Copy {
     pub quiet: bool,
     /// Every write is durable before the next.
     pub write_through: bool,
+    /// How the threads that read do their requests.
+    pub aio: Aio,
     /// How far it is.
     pub progress: Progress,
 }
@@ -76,6 +83,8 @@ struct Job {
     /// Where each source begins.
     starts: Vec<u64>,
     next: Cell<u64>,
+    /// Where to stop.
+    end: Cell<u64>,
     numbers: Cell<u64>,
     /// What is known to follow `next`.
     known: Cell<Option<(u64, Kind)>>,
@@ -103,13 +112,14 @@ pub(super) async fn run(cx: &Cx, copy: Copy) -> (Vec<Image>, Image, Result<(), I
         total += source.size();
     }
     let width = copy.width.max(1);
-    let readers = if total > BUFFER && !copy.salvage { Readers::new() } else { None };
+    let readers = if total > BUFFER && !copy.salvage { Readers::new(copy.aio) } else { None };
     let job = Rc::new(Job {
         copy,
         readers,
         total,
         starts,
         next: Cell::new(0),
+        end: Cell::new(total),
         numbers: Cell::new(0),
         known: Cell::new(None),
         tickets: Cell::new(0),
@@ -118,8 +128,21 @@ pub(super) async fn run(cx: &Cx, copy: Copy) -> (Vec<Image>, Image, Result<(), I
         writing: Turns::default(),
         failed: RefCell::new(None),
     });
-    let tasks = (0..width).map(|_| Rc::clone(&job).work(Cx::clone(cx))).collect();
-    all(cx, tasks).await;
+    if let Err(error) = Rc::clone(&job).begin(cx).await {
+        job.fail(error);
+    }
+    let head = job.next.get();
+    Rc::clone(&job).work_side_by_side(cx, width).await;
+    if head > 0 && job.failed.borrow().is_none() {
+        let flushed = node_io(cx, &job.copy.target.node, Io::flush()).await.1;
+        if let Err(error) = flushed {
+            job.fail(writing(Range::new(0, head), error));
+        } else {
+            job.next.set(0);
+            job.end.set(head);
+        }
+        Rc::clone(&job).work_side_by_side(cx, width).await;
+    }
     // A task drops its share before it counts as ended, so this is the last one.
     let Ok(job) = Rc::try_unwrap(job) else { unreachable!("every task has ended") };
     let result = job.failed.into_inner().map_or(Ok(()), Err);
@@ -130,6 +153,29 @@ pub(super) async fn run(cx: &Cx, copy: Copy) -> (Vec<Image>, Image, Result<(), I
 }
 
 impl Job {
+    /// Blanks the beginning where it comes last, and starts behind it.
+    async fn begin(self: Rc<Self>, cx: &Cx) -> Result<(), ImgError> {
+        let cluster = self.copy.target.qcow2.as_ref().map_or(1, |image| image.cluster_size());
+        let head = self.copy.head.next_multiple_of(cluster);
+        if head == 0 || head >= self.total {
+            return Ok(());
+        }
+        let range = Range::new(0, head);
+        if !self.copy.zeroed && self.copy.on_backing.is_none() {
+            self.zeros(cx, range).await.map_err(|e| writing(range, e))?;
+            // What is only in a cache would be lost with us.
+            let flushed = node_io(cx, &self.copy.target.node, Io::flush()).await.1;
+            flushed.map_err(|e| writing(range, e))?;
+        }
+        self.next.set(head);
+        Ok(())
+    }
+
+    async fn work_side_by_side(self: Rc<Self>, cx: &Cx, width: usize) {
+        let tasks = (0..width).map(|_| Rc::clone(&self).work(Cx::clone(cx))).collect();
+        all(cx, tasks).await;
+    }
+
     async fn work(self: Rc<Self>, cx: Cx) {
         let mut buffer = IoBuf::empty();
         loop {
@@ -165,7 +211,7 @@ impl Job {
 
     fn fail(&self, error: ImgError) {
         self.failed.borrow_mut().get_or_insert(error);
-        self.next.set(self.total);
+        self.next.set(self.end.get());
     }
 
     /// Bytes that go together in the target, where that matters.
@@ -179,7 +225,7 @@ impl Job {
     /// Bytes of one request.
     fn step(&self) -> u64 {
         match (&self.copy.pool, &self.copy.target.qcow2) {
-            (Some(_), _) => BUFFER.max(self.unit()),
+            (Some(_), _) => PACKED.max(self.unit()),
             // Of a cluster that is written, all is written.
             (None, Some(image)) => SMALL.max(image.cluster_size()),
             (None, None) => SMALL,
@@ -190,7 +236,7 @@ impl Job {
     async fn next_chunk(&self, cx: &Cx) -> Result<Option<Chunk>, ImgError> {
         loop {
             let at = self.next.get();
-            if at >= self.total {
+            if at >= self.end.get() {
                 return Ok(None);
             }
             let (len, kind) = match self.known.take() {
@@ -209,9 +255,9 @@ impl Job {
             // Clusters are packed whole, whatever else is in them.
             let unit = self.unit();
             let end = if kind == Kind::Data {
-                (at + len).next_multiple_of(unit).min(self.total)
+                (at + len).next_multiple_of(unit).min(self.end.get())
             } else {
-                at + len
+                (at + len).min(self.end.get())
             };
             let step = if skip || zero { end - at } else { (end - at).min(self.step()) };
             self.next.set(at + step);
@@ -317,9 +363,13 @@ impl Job {
         result
     }
 
-    /// Whether the threads do all of the work: where it does not matter who is first.
+    /// Whether the threads do all of the work: where it does not matter who is first, and where they
+    /// do not stand in each other's way. File systems let one thread at a time write to the page
+    /// cache of a file: there, one writes what others read.
     fn shares_all(&self) -> bool {
-        self.copy.target.qcow2.is_none() && self.copy.pool.is_none()
+        self.copy.aio != Aio::Blocking
+            && self.copy.target.qcow2.is_none()
+            && self.copy.pool.is_none()
     }
 
     /// Where a part is in the sources.
@@ -527,7 +577,7 @@ async fn join(mut pieces: Vec<Piece<'_>>) -> Result<(), BlockError> {
 }
 
 /// What of a buffer, which is `range` of the disk, is data and what is zeros, in whole steps.
-fn runs(range: Range, buffer: &IoBuf, step: u64) -> Runs {
+pub(super) fn runs(range: Range, buffer: &IoBuf, step: u64) -> Runs {
     if step == 0 {
         return vec![(0, range.len, false)];
     }

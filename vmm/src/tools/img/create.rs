@@ -455,8 +455,9 @@ fn make_raw(path: &Path, size: u64, preallocation: Preallocation) -> Result<(), 
     allocated.map_err(|source| ImgError::Allocate { path: path.to_owned(), source })
 }
 
-fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<(), ImgError> {
-    let options = CreateOptions {
+/// What the block layer makes of a plan.
+pub(super) fn create_options(plan: &Plan, own: &Qcow2Plan, size: u64) -> CreateOptions {
+    CreateOptions {
         cluster_size: own.cluster_size,
         version: own.version,
         lazy_refcounts: own.lazy_refcounts,
@@ -474,7 +475,11 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
         data_file: own.data_file.clone(),
         data_file_raw: own.data_file_raw == Some(true),
         ..CreateOptions::new(size)
-    };
+    }
+}
+
+fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<(), ImgError> {
+    let options = create_options(plan, own, size);
     let path = &plan.path;
     let refused = |source: CreateError| match source {
         CreateError::PreallocatedBacking

@@ -3,8 +3,9 @@ use super::ImgError;
 use super::copy::BUFFER;
 use super::create::{self, Request, format_called};
 use super::error::{BYTES_MAX, number_between, prefix};
-use super::files::on_block_layer;
+use super::files::{aio_for, on_block_layer_with};
 use super::image::{Cache, Image, OpenMode, driver_called, errno_text, file_detail};
+use super::progress::{Progress, Show};
 use spindle_block::submit::node_io;
 use spindle_block::{Cx, Io, IoBuf};
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub struct DdRequest {
     pub target_format: Option<String>,
     /// `-U`.
     pub force_share: bool,
+    /// `--progress`.
+    pub show: Show,
 }
 
 /// The operands, taken apart.
@@ -91,8 +94,8 @@ pub fn run(request: &DdRequest) -> Result<(), ImgError> {
     let Ok(target) = format_called(request.target_format.as_deref().unwrap_or("raw")) else {
         return said("Unknown file format");
     };
-    let force_share = request.force_share;
-    on_block_layer(|cx| async move {
+    let (force_share, show) = (request.force_share, request.show);
+    on_block_layer_with(aio_for(Cache::default()), |cx| async move {
         let image = Image::open(&cx, &operands.from, OpenMode::read(source, force_share)).await?;
         let size = image.size();
         let whole = operands.count.map_or(size, |n| n.saturating_mul(operands.block).min(size));
@@ -104,7 +107,7 @@ pub fn run(request: &DdRequest) -> Result<(), ImgError> {
         let len = end.saturating_sub(start);
         let made = make(&cx, &operands, target.name(), len).await;
         let result = match made {
-            Ok(out) => copy(&cx, &image, start, len, out).await,
+            Ok(out) => copy(&cx, &image, start, len, out, &Progress::new(show, len)).await,
             Err(error) => Err(error),
         };
         // It was only read.
@@ -135,9 +138,16 @@ async fn make(cx: &Cx, operands: &Operands, format: &str, len: u64) -> Result<Im
     Image::open(cx, &operands.to, mode).await
 }
 
-async fn copy(cx: &Cx, from: &Image, start: u64, len: u64, to: Image) -> Result<(), ImgError> {
+async fn copy(
+    cx: &Cx,
+    from: &Image,
+    start: u64,
+    len: u64,
+    to: Image,
+    progress: &Progress,
+) -> Result<(), ImgError> {
     let path = to.path.clone();
-    let result = copy_bytes(cx, from, start, len, &to).await;
+    let result = copy_bytes(cx, from, start, len, &to, progress).await;
     let closed = to.close(cx).await;
     let result = result.and(closed.map_err(|e| {
         ImgError::said(format!("error while writing to output image file: {}", errno_text(e)))
@@ -155,6 +165,7 @@ async fn copy_bytes(
     start: u64,
     len: u64,
     to: &Image,
+    progress: &Progress,
 ) -> Result<(), ImgError> {
     let mut done = 0;
     while done < len {
@@ -169,6 +180,8 @@ async fn copy_bytes(
             ImgError::said(format!("error while writing to output image file: {}", errno_text(e)))
         })?;
         done += step;
+        progress.advance(step);
     }
+    progress.finish();
     Ok(())
 }

@@ -1,14 +1,12 @@
 //! Opening the files of images, and running the block layer on the caller's thread.
-use super::image::{cannot_open, file_detail};
+use super::image::{Cache, cannot_open, file_detail};
 use super::{ImgError, Look};
 use crate::sandbox::tool as sandbox;
 use crate::spec::format::{self, Format, HostFiles};
 use spindle_block::formats::ImageFormat;
 use spindle_block::iothread::Clock;
 use spindle_block::nodes::file::{FileNode, FileOptions};
-use spindle_block::ring::Engine;
-use spindle_block::ring::threads::ThreadsEngine;
-use spindle_block::ring::uring::{self, UringEngine};
+use spindle_block::ring::{self, Aio};
 use spindle_block::{Cx, Iothread};
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -16,13 +14,30 @@ use std::sync::Arc;
 
 /// A block layer of one's own: io_uring, or threads where that is forbidden.
 pub(crate) fn block_layer() -> Result<Cx, ImgError> {
-    let engine: Box<dyn Engine> = match UringEngine::new(uring::Options::default()) {
-        Ok(engine) => Box::new(engine),
-        Err(_) => Box::new(ThreadsEngine::new().map_err(ImgError::Start)?),
-    };
+    block_layer_with(Aio::IoUring)
+}
+
+/// How the tools that only copy and look do their requests: with the page cache, as plain calls of
+/// their own threads, for what is in memory is quicker done than handed on; past it, by io_uring.
+pub(crate) fn aio_for(cache: Cache) -> Aio {
+    if cache.direct { Aio::IoUring } else { Aio::Blocking }
+}
+
+/// A block layer of one's own, with this kind of ring.
+pub(crate) fn block_layer_with(aio: Aio) -> Result<Cx, ImgError> {
+    let (engine, _) = ring::open(aio).map_err(ImgError::Start)?;
     // Nothing of an image has been looked at but its first bytes.
     sandbox::enter().map_err(ImgError::Sandbox)?;
     Iothread::new("img", engine, Clock::Real).map_err(ImgError::Start)
+}
+
+/// Runs `task` on such a block layer, to the end.
+pub(crate) fn on_block_layer_with<T: 'static, F: Future<Output = Result<T, ImgError>> + 'static>(
+    aio: Aio,
+    task: impl FnOnce(Cx) -> F,
+) -> Result<T, ImgError> {
+    let cx = block_layer_with(aio)?;
+    cx.block_on(task(Cx::clone(&cx)))
 }
 
 /// Runs `task` on a block layer of its own, to the end.

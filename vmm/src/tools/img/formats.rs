@@ -443,3 +443,13 @@ fn backing_id(
 pub(super) fn stream_plan(format: &FormatPlan) -> bool {
     matches!(format, FormatPlan::Image(own) if own.is_stream())
 }
+
+/// Whether an image is one file that does not say its own name.
+pub(super) fn is_one_file(own: &ImagePlan) -> bool {
+    own.format != ImageFormat::Vmdk
+}
+
+/// What the block layer makes of a plan for a VMDK without a backing file.
+pub(super) fn vmdk_options(own: &ImagePlan, size: u64) -> VmdkOptions {
+    own.vmdk(size, None)
+}

@@ -1,8 +1,10 @@
 //! `spindle img`, with the options, output and exit statuses of `qemu-img`, so that scripts need
 //! change nothing but the name.
 pub mod amend;
+mod aside;
 pub mod bench;
 pub mod bitmap;
+mod carry;
 pub mod check;
 pub mod commit;
 pub mod compact;
@@ -32,6 +34,7 @@ pub mod resize;
 pub mod snapshot;
 pub mod source;
 pub mod status;
+mod stream;
 mod tasks;
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ struct Slot {
 
 /// A cluster that went through the pool.
 pub(super) struct Packed {
-    /// As it was.
+    /// As it was; empty where it is packed.
     pub cluster: Vec<u8>,
     /// Packed; `None` where that is no shorter.
     pub packed: Option<Vec<u8>>,
@@ -92,6 +92,8 @@ fn pack_all(receiver: &Mutex<Receiver<Work>>, mut packer: ClusterPacker) {
         let Ok(Work { cluster, slot }) = next else { return };
         let packed = packer.pack(&cluster);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was packed is not needed any more, and memory is.
+        let cluster = if packed.is_some() { Vec::new() } else { cluster };
         slot.outcome = Some(Packed { cluster, packed });
         if let Some(waker) = slot.waker.take() {
             waker.wake();

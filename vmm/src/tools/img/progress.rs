@@ -22,9 +22,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Characters of the bar.
 const BAR: usize = 24;
 
-/// Progress on its way. Written to standard output.
+/// Progress on its way. Written to standard output, or to the error stream where that takes data.
 pub struct Progress {
     show: Show,
+    beside: bool,
     terminal: bool,
     total: u64,
     began: Instant,
@@ -42,10 +43,20 @@ impl Progress {
     /// Progress towards `total` bytes; shows that it begins.
     #[must_use]
     pub fn new(show: Show, total: u64) -> Self {
+        Self::on(show, total, false)
+    }
+
+    /// The same on the error stream: standard output may be where the data goes.
+    #[must_use]
+    pub fn beside_data(show: Show, total: u64) -> Self {
+        Self::on(show, total, true)
+    }
+
+    fn on(show: Show, total: u64, beside: bool) -> Self {
         let now = Instant::now();
         let state = RefCell::new(State { done: 0, shown: None, last: now });
-        let terminal = io::stdout().is_terminal();
-        let progress = Self { show, terminal, total, began: now, state };
+        let terminal = if beside { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+        let progress = Self { show, beside, terminal, total, began: now, state };
         progress.print(0);
         progress
     }
@@ -53,7 +64,9 @@ impl Progress {
     /// `bytes` more are done.
     pub fn advance(&self, bytes: u64) {
         let mut state = self.state.borrow_mut();
-        state.done += bytes;
+        // Where the total is not known, it is 0.
+        let most = if self.total > 0 { self.total } else { u64::MAX };
+        state.done = state.done.saturating_add(bytes).min(most);
         if self.show == Show::Nothing {
             return;
         }
@@ -101,7 +114,8 @@ impl Progress {
 
     /// A reader that has gone away is no reason to stop.
     fn write(&self, text: &str) {
-        let mut out = io::stdout().lock();
+        let mut out: Box<dyn Write> =
+            if self.beside { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     }
 }

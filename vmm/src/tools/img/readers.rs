@@ -36,15 +36,11 @@ pub(super) struct Readers {
 impl Readers {
     /// As many threads as there are CPUs beside this one's; `None` where it is the only one, or no
     /// thread can be had.
-    pub fn new() -> Option<Self> {
+    pub fn new(aio: Aio) -> Option<Self> {
         let spare = std::thread::available_parallelism().map_or(1, usize::from) - 1;
         let threads: Vec<Spawned> = (0..spare.min(THREADS_MAX))
             .map_while(|n| {
-                let config = Config {
-                    name: format!("read{n}"),
-                    aio: Aio::IoUring,
-                    poll_max: Duration::ZERO,
-                };
+                let config = Config { name: format!("read{n}"), aio, poll_max: Duration::ZERO };
                 spawn(&config, |_| Ok(()), |_| ()).ok()
             })
             .collect();

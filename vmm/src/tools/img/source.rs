@@ -27,6 +27,11 @@ pub fn options_path(text: &str) -> PathBuf {
     PathBuf::from(format!("{OPTIONS}{text}"))
 }
 
+/// Whether a path is such an option string.
+pub(super) fn is_options(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.starts_with(OPTIONS))
+}
+
 /// Where an image is.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {
