@@ -37,6 +37,8 @@ impl Overlay for Qcow2Format {
             read_only,
             cache_bytes: options.and_then(|o| o.l2_cache_size),
             lazy_refcounts: options.and_then(|o| o.lazy_refcounts),
+            secret: options.and_then(|o| o.secret.clone()),
+            encrypt_format: options.and_then(|o| o.encrypt_format.clone()),
         };
         Box::pin(async move {
             let image = qcow2::open(&cx, file, backing, options).await;

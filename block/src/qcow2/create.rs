@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     counts::Width,
+    crypt::{self, Encrypt},
     header::{
         Compression, Header, HeaderError, LAZY_REFCOUNTS, V2_LENGTH, V3_LENGTH, incompatible,
     },
@@ -11,7 +12,7 @@ use super::{
     join::{self, Work},
     layout::{COPIED, Layout, REFTABLE_BYTES_MAX},
 };
-use crate::{BlockError, Cx, Node};
+use crate::{BlockError, Cx, Node, Range, formats::FormatError};
 
 /// What is set aside when an image is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub struct CreateOptions {
     pub refcount_bits: u32,
     /// See [`Preallocation`].
     pub preallocation: Preallocation,
+    /// How the disk is encrypted, if at all.
+    pub encrypt: Option<Encrypt>,
 }
 
 impl CreateOptions {
@@ -57,6 +60,7 @@ impl CreateOptions {
             backing: None,
             refcount_bits: 16,
             preallocation: Preallocation::Off,
+            encrypt: None,
         }
     }
 }
@@ -92,9 +96,12 @@ pub enum CreateError {
     /// The header does not fit.
     #[error(transparent)]
     Header(#[from] HeaderError),
+    /// The encryption cannot be.
+    #[error(transparent)]
+    Crypt(#[from] FormatError),
     /// The file could not be written.
     #[error("writing the new image")]
-    Io(#[source] BlockError),
+    Io(#[from] BlockError),
 }
 
 /// Where everything is, in clusters.
@@ -106,11 +113,13 @@ struct Plan {
     l1_entries: u64,
     /// With preallocation only.
     tables: u64,
+    /// The LUKS header.
+    crypt: u64,
     data: u64,
 }
 
 impl Plan {
-    fn new(layout: Layout, size: u64, metadata: bool) -> Option<Self> {
+    fn new(layout: Layout, size: u64, metadata: bool, crypt_len: u64) -> Option<Self> {
         let cluster = layout.cluster();
         let l1_entries = layout.l1_entries(size)?;
         let data = if metadata { size.div_ceil(cluster) } else { 0 };
@@ -120,6 +129,7 @@ impl Plan {
             l1: (l1_entries * 8).div_ceil(cluster),
             l1_entries,
             tables: if metadata { l1_entries } else { 0 },
+            crypt: crypt_len.div_ceil(cluster),
             data,
         };
         loop {
@@ -145,8 +155,12 @@ impl Plan {
         self.l1_at() + self.l1
     }
 
-    fn data_at(&self) -> u64 {
+    fn crypt_at(&self) -> u64 {
         self.tables_at() + self.tables
+    }
+
+    fn data_at(&self) -> u64 {
+        self.crypt_at() + self.crypt
     }
 
     fn total(&self) -> u64 {
@@ -167,7 +181,7 @@ pub async fn create(
     let (header, plan) = plan(options)?;
     let bytes = header.to_bytes()?;
     let host = Host::new(Arc::clone(file));
-    write(cx, &host, &header, plan, &bytes).await.map_err(CreateError::Io)
+    write(cx, &host, &header, plan, (&bytes, options.encrypt.as_ref())).await
 }
 
 fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
@@ -199,12 +213,13 @@ fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
         Layout { cluster_bits: cluster_size.trailing_zeros(), version: options.version, refs };
     let too_large = CreateError::TooLarge { size: options.size, cluster_size };
     let size = options.size.checked_next_multiple_of(512).ok_or(too_large.clone())?;
-    let plan = Plan::new(layout, size, metadata).ok_or(too_large)?;
+    let crypt_len = crypt::header_len(options.encrypt.as_ref())?;
+    let plan = Plan::new(layout, size, metadata, crypt_len).ok_or(too_large)?;
     let mut header = Header {
         version: options.version,
         cluster_bits: layout.cluster_bits,
         size,
-        crypt_method: 0,
+        crypt_method: options.encrypt.as_ref().map_or(0, Encrypt::method),
         l1_size: plan.l1_entries as u32,
         l1_offset: plan.l1_at() << layout.cluster_bits,
         reftable_offset: layout.cluster(),
@@ -224,6 +239,10 @@ fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateError> {
         header.backing_file = Some(name.clone());
         header.set_backing_format(format);
     }
+    if plan.crypt > 0 {
+        let place = Range::new(plan.crypt_at() << layout.cluster_bits, crypt_len);
+        header.set_encryption_header(place);
+    }
     // Small clusters have no room for the names, which are a courtesy.
     if options.version == 3 && cluster_size >= 4096 {
         header.set_feature_names();
@@ -241,8 +260,8 @@ async fn write(
     host: &Host,
     header: &Header,
     plan: Plan,
-    header_bytes: &[u8],
-) -> Result<(), BlockError> {
+    (header_bytes, encrypt): (&[u8], Option<&Encrypt>),
+) -> Result<(), CreateError> {
     let layout = header.layout();
     let bits = layout.cluster_bits;
     let end = plan.total() << bits;
@@ -254,7 +273,7 @@ async fn write(
             host.write_bytes(cx, 0, &[0; 512]).await?;
             host.sync(cx).await?;
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     }
     let total = plan.total();
     let refs = layout.refs;
@@ -276,11 +295,12 @@ async fn write(
     };
     table(cx, host, plan.tables_at() << bits, plan.tables << bits, |at| data(at / 8).to_be_bytes())
         .await?;
+    crypt::write_header(cx, host, header, encrypt).await?;
     host.sync(cx).await?;
     let mut first = header_bytes.to_vec();
     first.resize(layout.cluster() as usize, 0);
     host.write_bytes(cx, 0, &first).await?;
-    host.sync(cx).await
+    Ok(host.sync(cx).await?)
 }
 
 fn entry(exists: bool, cluster: u64, bits: u32) -> u64 {

@@ -32,8 +32,8 @@ pub struct ImageInfo {
     pub dirty: bool,
     /// L2 entries have 128 bits.
     pub extended_l2: bool,
-    /// The image is encrypted.
-    pub encrypted: bool,
+    /// How the image is encrypted, with QEMU's names, if it is.
+    pub encrypt: Option<serde_json::Value>,
     /// The backing file's name, as it is written in the image.
     pub backing_file: Option<String>,
     /// The backing file's format, where the image names it.
@@ -76,7 +76,7 @@ pub async fn info(cx: &Cx, file: &Arc<dyn Node>) -> Result<ImageInfo, OpenError>
         corrupt: header.is_corrupt(),
         dirty: header.is_dirty(),
         extended_l2: header.incompatible & super::header::incompatible::EXTENDED_L2 != 0,
-        encrypted: header.crypt_method != 0,
+        encrypt: super::crypt::report(cx, &host, &header).await?,
         backing_format: header.backing_format(),
         backing_file: header.backing_file,
         snapshots,

@@ -6,7 +6,7 @@
 //! most leaks behind a crash (`writeback`).
 //!
 //! Specification: QEMU, `docs/interop/qcow2.txt`. Not supported, and refused by name: extended L2
-//! entries, external data files, encryption.
+//! entries, external data files.
 
 mod alloc;
 mod amend;
@@ -19,6 +19,7 @@ mod close;
 mod compressed;
 mod counts;
 pub mod create;
+mod crypt;
 mod header_io;
 pub(crate) mod host;
 pub(crate) mod join;
@@ -56,8 +57,9 @@ use std::sync::{
 pub use amend::{Amend, AmendError, amend};
 pub use backing::set_backing;
 pub use bitmap::{BitmapError, BitmapInfo, DirtyBits};
+pub use crypt::{Encrypt, amend_keys};
 pub use header::{Header, HeaderError};
-pub use open::{OpenError, Options, open, open_snapshot, read_header};
+pub use open::{OpenError, Options, open, open_snapshot, read_header, unlocks};
 pub use pack::{ClusterPacker, PackedCluster};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotError};
 
@@ -96,6 +98,7 @@ pub struct Qcow2 {
     unpacker: compressed::Unpacker,
     packing: pack::Packing,
     bitmaps: bitmap::Bitmaps,
+    crypt: Option<crypt::Crypt>,
 }
 
 impl Qcow2 {

@@ -134,13 +134,16 @@ impl Qcow2 {
     ///
     /// # Errors
     /// As for any write; [`BlockError::Misaligned`] for what is no cluster, or is not shorter than
-    /// one.
+    /// one; [`BlockError::Unsupported`] where the image is encrypted.
     pub async fn write_compressed(
         &self,
         cx: &Cx,
         clusters: &[PackedCluster],
     ) -> Result<(), BlockError> {
         self.check_writable()?;
+        if self.crypt.is_some() {
+            return Err(BlockError::Unsupported);
+        }
         for one in clusters {
             self.record(cx, Range::new(one.offset, self.layout.cluster())).await?;
         }

@@ -65,6 +65,8 @@ fn qcow2(name: &str, file: &str) -> NodeOptions {
         backing: Backing::FromHeader,
         lazy_refcounts: None,
         l2_cache_size: None,
+        secret: None,
+        encrypt_format: None,
     };
     NodeOptions::new(name, DriverOptions::Qcow2(qcow2))
 }

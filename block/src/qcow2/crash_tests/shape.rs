@@ -10,9 +10,11 @@ use crate::{
         crash::{History, Mix, SECTOR, Sectors, SharedSectors, Value, encode, run},
     },
     file::File,
+    formats::Secret,
+    luks::LuksOptions,
     nodes::file::FileNode,
     qcow2::{
-        Options, Qcow2,
+        Encrypt, Options, Qcow2,
         create::{CreateOptions, create},
         open,
     },
@@ -33,6 +35,9 @@ pub(super) enum Origin {
     /// QEMU made it, with every sector written, and a snapshot that shares all clusters.
     Snapshot,
 }
+
+/// The passphrase of encrypted images.
+pub(super) const WORD: &str = "correct horse";
 
 /// The name of the snapshot.
 pub(super) const SNAPSHOT: &str = "one";
@@ -57,6 +62,8 @@ pub(super) struct Shape {
     pub stale: u64,
     /// The disk grows to this size (bytes) in the first history.
     pub grows_to: u64,
+    /// How the disk is encrypted, in QEMU's words.
+    pub encrypted: Option<&'static str>,
 }
 
 impl Shape {
@@ -73,6 +80,22 @@ impl Shape {
             prefill: 0,
             stale: 0,
             grows_to: size,
+            encrypted: None,
+        }
+    }
+
+    fn secret() -> Secret {
+        Secret::new(WORD.as_bytes())
+    }
+
+    fn encrypt(&self) -> Option<Encrypt> {
+        match self.encrypted? {
+            "aes" => Some(Encrypt::Aes(Self::secret())),
+            _ => {
+                let options = LuksOptions::new(0, Self::secret());
+                let alg = "aes-128".to_owned();
+                Some(Encrypt::Luks(LuksOptions { cipher_alg: alg, iter_time_ms: 0, ..options }))
+            }
         }
     }
 
@@ -94,6 +117,7 @@ impl Shape {
             version: self.version,
             lazy_refcounts: self.lazy,
             backing: (self.base > 0).then(|| (BASE.to_owned(), "raw".to_owned())),
+            encrypt: self.encrypt(),
             ..CreateOptions::new(self.size)
         }
     }
@@ -201,7 +225,8 @@ impl Files {
     pub async fn open_image(self, cx: Cx, len: u64) -> Result<Arc<Qcow2>, String> {
         let shape = self.shape;
         let cache_bytes = shape.small_cache.then_some(0);
-        let options = Options { cache_bytes, ..Options::default() };
+        let secret = shape.encrypted.map(|_| Shape::secret());
+        let options = Options { cache_bytes, secret, ..Options::default() };
         let node = open(&cx, self.node(len, false), self.backing(), options).await;
         node.map_err(|e| format!("open: {e}"))
     }

@@ -9,12 +9,12 @@ use super::{EXIT_INPUT, Failure, Outcome, Stop};
 use crate::tools::img::error::{ImgError, not_a_size, prefix};
 use crate::tools::img::image::{Cache, driver_called};
 use crate::tools::img::source::options_path;
+use crate::tools::img::text::in_buckets;
 use crate::tools::img::{Look, check, create, info};
-use crate::tools::object::Secrets;
+use crate::tools::object;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::Value;
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
@@ -69,18 +69,15 @@ struct Named {
 }
 
 impl Named {
-    /// The secrets of the command line.
-    fn secrets(&self) -> Result<Secrets, Stop> {
-        let mut secrets = Secrets::default();
-        for text in &self.object {
-            secrets.add(text).map_err(|sentence| failed(ImgError::said(sentence)))?;
-        }
-        Ok(secrets)
+    /// Takes the objects of the command line.
+    fn objects(&self) -> Result<(), Stop> {
+        let mut objects = self.object.iter();
+        objects.try_for_each(|text| object::add(text)).map_err(|e| failed(ImgError::said(e)))
     }
 
     /// Takes images as option strings, if that is how they are given.
     fn take(&self, files: Vec<PathBuf>, format: Option<&str>) -> Result<Vec<PathBuf>, Stop> {
-        self.secrets()?;
+        self.objects()?;
         if !self.image_opts {
             return Ok(files);
         }
@@ -267,7 +264,7 @@ fn number(name: &str, text: &str) -> Result<u64, Stop> {
 }
 
 fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
-    args.named.secrets()?;
+    args.named.objects()?;
     if args.named.image_opts {
         return Err(usage("unrecognized option '--image-opts'"));
     }
@@ -290,7 +287,11 @@ fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
     if args.blind && plan.size.is_none() {
         return Err(Stop::usage("-u does not look at the backing file, so a size must be given"));
     }
-    let size = create::run(&plan, args.blind).map_err(Stop::input)?;
+    let made = create::run(&plan, args.blind);
+    if let (Err(ImgError::NotMade { .. }), Some(size), false) = (&made, plan.size, args.quiet) {
+        print!("{}", plan.announce(size));
+    }
+    let size = made.map_err(Stop::input)?;
     let text = if args.quiet { String::new() } else { plan.announce(size) };
     Ok(Outcome::Print { text, status: 0 })
 }
@@ -369,30 +370,4 @@ fn open_up(text: &str) -> String {
         }
     };
     text.lines().map(line).collect()
-}
-
-/// The members of every object in the order in which QEMU's hash table has them (qobject/qdict.c:
-/// 512 buckets, the hash function of TDB).
-fn in_buckets(value: Value) -> Value {
-    const BUCKETS: u32 = 512;
-    fn bucket(name: &str) -> u32 {
-        let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        let start = 0x238f_13af_u32.wrapping_mul(len);
-        let sum = name
-            .bytes()
-            .enumerate()
-            .fold(start, |sum, (i, byte)| sum.wrapping_add(u32::from(byte) << (i * 5 % 24)));
-        sum.wrapping_mul(1_103_515_243).wrapping_add(12_345) % BUCKETS
-    }
-    match value {
-        Value::Object(members) => {
-            let mut members: Vec<_> = members.into_iter().collect();
-            // In one bucket, the last comes first.
-            members.reverse();
-            members.sort_by_key(|(name, _)| bucket(name));
-            members.into_iter().map(|(name, value)| (name, in_buckets(value))).collect()
-        }
-        Value::Array(items) => items.into_iter().map(in_buckets).collect(),
-        other => other,
-    }
 }

@@ -269,12 +269,16 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
         SpecError::Unknown { name, .. } => ImgError::said(format!("Invalid parameter '{name}'")),
         other => failed(&other),
     })?;
+    if request.compress && plan.is_encrypted() {
+        return said("Compression and encryption not supported at the same time");
+    }
     let regular = std::fs::metadata(&request.target).map_or(true, |m| m.is_file());
     create::run(&plan, true).map_err(|error| match &error {
         ImgError::File(error) => failed(&file_detail(error)),
+        ImgError::NotMade { reason, .. } => failed(reason),
         other => failed(&spindle_block::error::with_causes(other)),
     })?;
-    let image = match Image::open(cx, &request.target, mode).await {
+    let image = match Image::open(cx, &plan.opened(), mode).await {
         Ok(image) => image,
         Err(error) => {
             if regular {
@@ -285,10 +289,12 @@ async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Target, ImgEr
     };
     let on_backing = backing_below(request, &image);
     let stream = super::formats::stream_plan(&plan.format);
-    let whole = !matches!(
-        plan.format,
-        FormatPlan::Qcow2(own) if own.preallocation != Preallocation::Off
-    );
+    let whole = match plan.format {
+        FormatPlan::Qcow2(own) => own.preallocation == Preallocation::Off,
+        // What a hole decrypts to is no zeros.
+        FormatPlan::Image(own) => own.key_secret().is_none(),
+        FormatPlan::Raw { .. } => true,
+    };
     Ok(Target {
         zeroed: regular && whole && image.backing.is_none(),
         image,

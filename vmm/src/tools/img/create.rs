@@ -1,4 +1,5 @@
 //! `create`: what it is asked for, how that is checked, and the making.
+use super::encrypt::{self, EncryptPlan};
 use super::files::{backing_path, block_layer, open_to_read};
 use super::formats::{self, ImagePlan};
 use super::{ImgError, Look};
@@ -7,6 +8,7 @@ use crate::spec::keyval::{self, Options};
 use crate::spec::props::{self, Kind, Mode, Prop, prop};
 use crate::spec::{SpecError, size};
 use serde_json::Value;
+use spindle_block::formats::Secret;
 use spindle_block::nodes::file::{FileNode, FileOptions};
 use spindle_block::qcow2::create::{self as qcow2, CreateOptions};
 use spindle_block::qcow2::header::Compression;
@@ -63,6 +65,8 @@ pub struct Qcow2Plan {
     pub refcount_bits: u32,
     /// How much is allocated beforehand.
     pub preallocation: Preallocation,
+    /// How the disk is encrypted.
+    pub encrypt: EncryptPlan,
 }
 
 /// How much of an image is allocated beforehand.
@@ -105,25 +109,41 @@ const RAW: &[Prop] = &[
 ];
 
 /// `-o` of qcow2.
-const QCOW2: &[Prop] = &[
-    SIZE,
-    prop("backing_file", Kind::Str { len_max: 1023 }, "file name of a base image"),
-    prop("backing_fmt", Kind::Enum(Format::NAMES), "format of the base image"),
-    prop("cluster_size", Kind::BlockSize { min: 512, max: 2 << 20 }, "cluster size").or("64k"),
-    prop("compat", Kind::Enum(&["1.1", "v3", "0.10", "v2"]), "compatibility level; default: 1.1"),
-    prop("compression_type", Kind::Enum(&["zlib", "zstd"]), "how clusters are compressed")
-        .or("zlib"),
-    prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
-    prop(
-        "preallocation",
-        Kind::Enum(&["off", "metadata", "falloc", "full"]),
-        "allocate beforehand",
-    )
-    .or("off"),
-    prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
-        .or("16"),
-    prop("extended_l2", Kind::Enum(&["off"]), "subclusters").or("off"),
-];
+const QCOW2: &[Prop] = &{
+    let [a, b, c, d, e, f, g, h, i] = encrypt::QCOW2;
+    [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+        i,
+        SIZE,
+        prop("backing_file", Kind::Str { len_max: 1023 }, "file name of a base image"),
+        prop("backing_fmt", Kind::Enum(Format::NAMES), "format of the base image"),
+        prop("cluster_size", Kind::BlockSize { min: 512, max: 2 << 20 }, "cluster size").or("64k"),
+        prop(
+            "compat",
+            Kind::Enum(&["1.1", "v3", "0.10", "v2"]),
+            "compatibility level; default: 1.1",
+        ),
+        prop("compression_type", Kind::Enum(&["zlib", "zstd"]), "how clusters are compressed")
+            .or("zlib"),
+        prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
+        prop(
+            "preallocation",
+            Kind::Enum(&["off", "metadata", "falloc", "full"]),
+            "allocate beforehand",
+        )
+        .or("off"),
+        prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
+            .or("16"),
+        prop("extended_l2", Kind::Enum(&["off"]), "subclusters").or("off"),
+    ]
+};
 
 /// What `-o help` prints for a format.
 #[must_use]
@@ -184,7 +204,7 @@ impl Request {
         let of = format!("-o for {}", format.name());
         let mut given = Options::new();
         for text in &self.options {
-            given.extend(keyval::parse(&of, text, None, &[])?);
+            given.extend(encrypt::flat(keyval::parse(&of, text, None, &[])?));
         }
         for (name, value) in
             [("backing_file", &self.backing), ("backing_fmt", &self.backing_format)]
@@ -270,6 +290,7 @@ impl Qcow2Plan {
                 .and_then(|bits| u32::try_from(bits).ok())
                 .unwrap_or(16),
             preallocation,
+            encrypt: EncryptPlan::new(options),
         };
         if plan.cluster_size == 0 {
             return Err(SpecError::bad("-o for qcow2", "cluster_size", "it is 512 to 2M"));
@@ -300,6 +321,7 @@ impl Plan {
                 preallocation.announce(&mut out);
             }
             FormatPlan::Qcow2(plan) => {
+                plan.encrypt.announce(&mut out);
                 let _ = write!(out, " cluster_size={} extended_l2=off", plan.cluster_size);
                 plan.preallocation.announce(&mut out);
                 let compression = if plan.zstd { "zstd" } else { "zlib" };
@@ -320,6 +342,28 @@ impl Plan {
         }
         out.push('\n');
         out
+    }
+}
+
+impl Plan {
+    /// The passphrase's option and its id, where the image is encrypted.
+    fn key(&self) -> Option<(&'static str, &str)> {
+        match &self.format {
+            FormatPlan::Raw { .. } => None,
+            FormatPlan::Qcow2(own) => Some(("encrypt.key-secret", own.encrypt.key_secret()?)),
+            FormatPlan::Image(own) => Some(("key-secret", own.key_secret()?)),
+        }
+    }
+
+    /// Whether the image is encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.key().is_some()
+    }
+
+    /// How the image is named so that it is opened with its passphrase.
+    pub(super) fn opened(&self) -> PathBuf {
+        let (key, id) = self.key().unzip();
+        encrypt::opened_with(&self.path, self.format.name(), key.unwrap_or_default(), id)
     }
 }
 
@@ -404,6 +448,8 @@ fn make_raw(path: &Path, size: u64, preallocation: Preallocation) -> Result<(), 
 }
 
 fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<(), ImgError> {
+    let encrypt = own.encrypt.block().map_err(|reason| ImgError::not_made(&plan.path, reason))?;
+    let secret = encrypt.as_ref().map(|encrypt| encrypt.secret().clone());
     let options = CreateOptions {
         cluster_size: own.cluster_size,
         version: own.version,
@@ -418,6 +464,7 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
             Preallocation::Off => qcow2::Preallocation::Off,
             _ => qcow2::Preallocation::Metadata,
         },
+        encrypt,
         ..CreateOptions::new(size)
     };
     let path = &plan.path;
@@ -435,16 +482,21 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
         Preallocation::Falloc => allocate(path).map_err(failed),
         Preallocation::Full => {
             let on = cx.clone();
-            let filled = cx.block_on(async move { fill_disk(&on, file).await });
+            let filled = cx.block_on(async move { fill_disk(&on, file, secret).await });
             filled.map_err(|error| failed(io::Error::other(error)))
         }
     }
 }
 
 /// Writes zeros over the whole disk of a new image.
-async fn fill_disk(cx: &Cx, file: Arc<dyn Node>) -> Result<(), spindle_block::BlockError> {
+async fn fill_disk(
+    cx: &Cx,
+    file: Arc<dyn Node>,
+    secret: Option<Secret>,
+) -> Result<(), spindle_block::BlockError> {
     const PIECE: u64 = 1 << 20;
-    let image = spindle_block::qcow2::open(cx, file, None, Default::default()).await;
+    let options = spindle_block::qcow2::Options { secret, ..Default::default() };
+    let image = spindle_block::qcow2::open(cx, file, None, options).await;
     let image = image.map_err(|_| spindle_block::BlockError::Corrupt)?;
     let node: Arc<dyn Node> = image;
     let size = node.info().size;

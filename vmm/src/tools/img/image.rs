@@ -4,7 +4,7 @@ use super::files::{backing_path, format_of};
 use super::formats;
 use super::source::{self, Backing, Bottom, Place, Top};
 use crate::spec::format::Format;
-use spindle_block::formats::Request;
+use spindle_block::formats::{ImageFormat, Request, Secret};
 use spindle_block::lock::{CONSISTENT_READ, LockError, RESIZE, WRITE};
 use spindle_block::nodes::fault::FaultNode;
 use spindle_block::nodes::file::{FileError, FileNode, FileOptions, Reason};
@@ -103,6 +103,8 @@ pub struct Image {
     pub backing: Option<Box<Image>>,
     /// Space may be mapped that was never written (`preallocation=metadata`).
     pub(super) preallocated: bool,
+    /// Its passphrase, where it is encrypted.
+    pub(super) secret: Option<Secret>,
 }
 
 /// Where a chain is cut.
@@ -162,7 +164,8 @@ impl Image {
             let probed = top.format.is_none();
             let mut id = None;
             let named = match format {
-                Format::Raw => None,
+                // What is in it cannot be told before it is unlocked.
+                Format::Raw | Format::Image(ImageFormat::Luks) => None,
                 Format::Qcow2 if matches!(top.backing, Backing::None) => None,
                 Format::Qcow2 => {
                     let header = qcow2::read_header(cx, &top.bottom.node).await;
@@ -181,11 +184,11 @@ impl Image {
             };
             let below_mode = OpenMode { format: None, writable: false, ..mode };
             match (&top.backing, named) {
-                (Backing::None, _) | (Backing::FromHeader, None) => {}
+                (Backing::None, _) | (Backing::FromHeader | Backing::Named(_), None) => {}
                 (Backing::Tree(options), _) => {
                     next = Some((Place::Tree(options.clone()), below_mode));
                 }
-                (Backing::FromHeader, Some((name, format))) => {
+                (below_options, Some((name, format))) => {
                     let below = backing_path(&top.path, &name)?;
                     let format = named_format(format.as_deref()).map_err(&wrap)?;
                     let below_mode = OpenMode { format, ..below_mode };
@@ -196,6 +199,9 @@ impl Image {
                     };
                     if is_base {
                         found = Some((below, format));
+                    } else if let Backing::Named(options) = below_options {
+                        let tree = source::named_tree(&below, format, options.clone());
+                        next = Some((Place::Tree(tree), OpenMode { format: None, ..below_mode }));
                     } else {
                         next = Some((Place::File(below), below_mode));
                     }
@@ -260,6 +266,7 @@ impl Image {
             qcow2: Some(opened),
             backing: Some(Box::new(self)),
             preallocated: false,
+            secret: None,
         })
     }
 
@@ -341,13 +348,19 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
     let mut image: Option<Image> = None;
     let mut backing_id = None;
     for (depth, level) in levels.into_iter().enumerate().rev() {
-        let Level { top, format, probed, id } = level;
+        let Level { mut top, format, probed, id } = level;
+        let secret = top.crypt.secret().map_err(|detail| cannot_open(path, depth, &detail))?;
         let mut qcow2 = None;
         let mut node = Arc::clone(&top.bottom.node);
         let writable = depth == 0 && top.mode.writable;
         if format == Format::Qcow2 {
             let backing = image.as_ref().map(|image| Arc::clone(&image.node));
-            let options = qcow2::Options { read_only: !writable, ..top.qcow2 };
+            let options = qcow2::Options {
+                read_only: !writable,
+                secret: secret.clone(),
+                encrypt_format: top.crypt.format.take(),
+                ..top.qcow2
+            };
             let opened = qcow2::open(cx, node, backing, options).await;
             let opened = opened.map_err(|e| cannot_open(path, depth, &open_detail(&e)))?;
             node = Arc::clone(&opened) as _;
@@ -361,6 +374,8 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
                 backing_id,
                 read_only: !writable,
                 once: true,
+                secret: secret.clone(),
+                header: top.crypt.header.as_ref().map(|header| Arc::clone(&header.node)),
                 ..Request::read(node, &files)
             };
             let opened = spindle_block::formats::open(cx, format, request).await;
@@ -371,6 +386,9 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
             (Some(file), Some(qcow2)) => is_preallocated(file, qcow2),
             _ => false,
         };
+        if let Some(header) = top.crypt.header {
+            top.bottom.below.extend(header.below);
+        }
         let mut policy = top.policy;
         policy.read_only = !writable;
         policy.write_through = top.mode.cache.write_through;
@@ -389,6 +407,7 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
             qcow2,
             backing: image.map(Box::new),
             preallocated,
+            secret,
         });
     }
     image.ok_or_else(|| ImgError::said(format!("Could not open '{}'", shown(path))))

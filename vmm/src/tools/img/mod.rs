@@ -11,8 +11,9 @@ mod copy;
 pub(super) mod cor;
 pub mod create;
 pub mod dd;
+pub(super) mod encrypt;
 pub mod error;
-pub(super) mod files;
+pub(crate) mod files;
 pub mod formats;
 #[cfg(test)]
 mod formats_tests;
@@ -31,7 +32,7 @@ pub mod status;
 mod tasks;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 
 pub use error::ImgError;
 
