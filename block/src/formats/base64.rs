@@ -24,9 +24,34 @@ pub(crate) fn base64(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Encodes base64 (RFC 4648, 4).
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0_u32, |word, b| word << 8 | u32::from(*b));
+        let word = word << (8 * (3 - chunk.len()));
+        for n in 0..4 {
+            let digit = char::from(DIGITS[(word >> (18 - 6 * n) & 63) as usize]);
+            out.push(if n <= chunk.len() { digit } else { '=' });
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded_again() {
+        for len in 0..40 {
+            let bytes: Vec<u8> = (0..len).map(|n: u8| n.wrapping_mul(37)).collect();
+            let text = to_base64(&bytes);
+            assert!(text.len().is_multiple_of(4));
+            assert_eq!(base64(&text), Some(bytes));
+        }
+    }
 
     #[test]
     fn base64_is_decoded_across_lines() {

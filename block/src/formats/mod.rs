@@ -15,7 +15,7 @@ pub(crate) mod tests;
 
 use std::sync::Arc;
 
-pub(crate) use base64::base64;
+pub(crate) use base64::{base64, to_base64};
 pub use create::{CreateOptions, Subformat, create};
 pub(crate) use create::{begin, new_uuid};
 pub use error::FormatError;
@@ -193,6 +193,8 @@ pub struct Facts {
     /// What an image above this one calls it by, where the format has that (VHD's unique id, VHDX's
     /// data write GUID, VMDK's content id).
     pub id: Option<[u8; 16]>,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
     /// What only this format has, with QEMU's names.
     pub specific: Option<serde_json::Value>,
 }

@@ -119,6 +119,8 @@ struct Opening<'a> {
     read_only: bool,
     options: Option<&'a Qcow2Options>,
     secret: Option<Secret>,
+    /// The node of a header of its own.
+    header: Option<Arc<dyn Node>>,
 }
 
 /// A file of the chain, not yet an image.
@@ -226,6 +228,10 @@ impl Graph {
                 lower.map(|(_, node)| node)
             }
         };
+        let header = match upper {
+            Upper::Image(ImageOptions { header: Some(name), .. }) => Some(self.node(name)?),
+            _ => None,
+        };
         let opening = Opening {
             format: upper.format(),
             path: path.as_deref(),
@@ -242,6 +248,7 @@ impl Graph {
                 Upper::Qcow2(_) => None,
                 Upper::Image(image) => image.secret.clone(),
             },
+            header,
         };
         let node = self.open_level(cx, overlay, opening, &template).await.map_err(wrong)?;
         // From here on the names belong to the members.
@@ -375,20 +382,22 @@ impl Graph {
         opening: Opening<'_>,
         template: &NodeOptions,
     ) -> Result<Arc<dyn Node>, String> {
-        let Opening { format, path, file, data, backing, backing_id, read_only, options, secret } =
-            opening;
+        let Opening { format, path, file, data, backing, backing_id, read_only, .. } = opening;
         match format {
             Format::Raw => RawNode::new(file, 0, None, read_only)
                 .map(|node| node as Arc<dyn Node>)
                 .map_err(|error| error.to_string()),
-            Format::Qcow2 => overlay.open(cx, file, data, backing, read_only, options).await,
+            Format::Qcow2 => {
+                overlay.open(cx, file, data, backing, read_only, opening.options).await
+            }
             Format::Image(format) => {
                 let beside = self.beside(path, template);
                 let request = formats::Request {
                     backing,
                     backing_id,
                     read_only,
-                    secret,
+                    secret: opening.secret,
+                    header: opening.header,
                     ..formats::Request::read(file, &beside)
                 };
                 formats::open(cx, format, request).await.map_err(|e| with_causes(&e))
@@ -421,6 +430,7 @@ impl Graph {
                 read_only: true,
                 options: None,
                 secret: None,
+                header: None,
             };
             let node = self.open_level(cx, overlay, opening, template).await;
             let failed = |reason| image_error(&level.path, level.format, reason);
@@ -492,6 +502,7 @@ fn members(
             file: file_name.clone(),
             backing: lower.clone().map_or(Backing::None, Backing::Node),
             secret: None,
+            header: None,
         }),
         Format::Qcow2 => DriverOptions::Qcow2(Qcow2Options {
             file: file_name.clone(),
@@ -499,6 +510,8 @@ fn members(
             data_file: data.as_ref().map(|(name, _)| name.clone()),
             lazy_refcounts: None,
             l2_cache_size: None,
+            secret: None,
+            encrypt_format: None,
         }),
     };
     let reads = |role, name| Child { role, name, usage: Usage::READ };

@@ -39,6 +39,8 @@ impl Overlay for Qcow2Format {
             read_only,
             cache_bytes: options.and_then(|o| o.l2_cache_size),
             lazy_refcounts: options.and_then(|o| o.lazy_refcounts),
+            secret: options.and_then(|o| o.secret.clone()),
+            encrypt_format: options.and_then(|o| o.encrypt_format.clone()),
         };
         Box::pin(async move {
             let files = qcow2::Files { file, backing, data };

@@ -252,6 +252,9 @@ fn claims(inner: &Inner, name: &str, options: &mut NodeOptions) -> Result<Vec<Ch
     let mut children = vec![Child { role, name: file, usage }];
     children.extend(data.map(|name| Child { role: "data-file", name, usage }));
     children.extend(backing.map(|name| Child { role: "backing", name, usage: Usage::READ }));
+    if let DriverOptions::Image(ImageOptions { header: Some(name), .. }) = &options.driver {
+        children.push(Child { role: "header", name: name.clone(), usage: Usage::READ });
+    }
     let wanted = format!("node '{name}'");
     for child in &children {
         inner.check_usage(&child.name, &wanted, child.usage)?;

@@ -161,6 +161,8 @@ pub struct ImageOptions {
     pub backing: Backing,
     /// The passphrase, where the image is encrypted.
     pub secret: Option<Secret>,
+    /// The node that holds the header, where that is not the image's own (LUKS).
+    pub header: Option<String>,
 }
 
 /// Options of `qcow2`.
@@ -177,6 +179,10 @@ pub struct Qcow2Options {
     pub lazy_refcounts: Option<bool>,
     /// Memory for L2 tables in bytes; `None`: enough for the whole disk, up to a limit.
     pub l2_cache_size: Option<u64>,
+    /// The passphrase, where the image is encrypted.
+    pub secret: Option<Secret>,
+    /// How it is encrypted, if that is to be as expected.
+    pub encrypt_format: Option<String>,
 }
 
 /// Where a qcow2 node's unallocated clusters are read from.

@@ -11,6 +11,8 @@ use crate::formats::{FormatError, refuse};
 const BLOCK: usize = 16;
 /// Blocks that are handed to a cipher at once.
 const BATCH: usize = 32;
+/// Their bytes: what a mode prepares at once, on the stack.
+const PIECE: usize = BATCH * BLOCK;
 
 /// A block cipher with its key.
 trait Blocks: Send + Sync {
@@ -26,7 +28,7 @@ fn batches<C: BlockSizeUser<BlockSize = U16>>(
     mut f: impl FnMut(&mut [Block<C>]),
 ) {
     let mut blocks: [Block<C>; BATCH] = [Array::default(); BATCH];
-    for chunk in bytes.chunks_mut(BATCH * BLOCK) {
+    for chunk in bytes.chunks_mut(PIECE) {
         let count = chunk.len() / BLOCK;
         for (block, bytes) in blocks.iter_mut().zip(chunk.chunks_exact(BLOCK)) {
             block.copy_from_slice(bytes);
@@ -226,19 +228,23 @@ impl SectorCipher {
         iv
     }
 
-    /// One tweak for each block (IEEE 1619, 5.3): doubled in GF(2^128) from block to block.
-    fn tweaks(&self, mut iv: [u8; BLOCK], len: usize) -> Vec<u8> {
+    /// XTS (IEEE 1619, 5.3): a tweak for each block, doubled in GF(2^128) from block to block.
+    fn xts(&self, mut iv: [u8; BLOCK], sector: &mut [u8], crypt: impl Fn(&mut [u8])) {
         if let Some(cipher) = &self.tweak {
             cipher.encrypt(&mut iv);
         }
         let mut tweak = u128::from_le_bytes(iv);
-        let mut tweaks = Vec::with_capacity(len);
-        for _ in 0..len / BLOCK {
-            tweaks.extend(tweak.to_le_bytes());
-            let carry = tweak >> 127;
-            tweak = (tweak << 1) ^ (carry * 0x87);
+        let mut tweaks = [0; PIECE];
+        for piece in sector.chunks_mut(PIECE) {
+            for place in tweaks[..piece.len()].as_chunks_mut::<BLOCK>().0 {
+                *place = tweak.to_le_bytes();
+                let carry = tweak >> 127;
+                tweak = (tweak << 1) ^ (carry * 0x87);
+            }
+            xor(piece, &tweaks);
+            crypt(piece);
+            xor(piece, &tweaks);
         }
-        tweaks
     }
 
     /// Encrypts sector `number`.
@@ -255,12 +261,7 @@ impl SectorCipher {
                     last.copy_from_slice(block);
                 }
             }
-            Mode::Xts => {
-                let tweaks = self.tweaks(iv, sector.len());
-                xor(sector, &tweaks);
-                self.data.encrypt(sector);
-                xor(sector, &tweaks);
-            }
+            Mode::Xts => self.xts(iv, sector, |piece| self.data.encrypt(piece)),
         }
     }
 
@@ -271,27 +272,33 @@ impl SectorCipher {
             Mode::Ecb => self.data.decrypt(sector),
             Mode::Ctr => self.count(iv, sector),
             Mode::Cbc => {
-                let mut chain = iv.to_vec();
-                chain.extend_from_slice(sector);
-                self.data.decrypt(sector);
-                xor(sector, &chain);
+                // What a block is combined with: the encrypted one before it.
+                let mut chain = [0; PIECE + BLOCK];
+                chain[..BLOCK].copy_from_slice(&iv);
+                for piece in sector.chunks_mut(PIECE) {
+                    let len = piece.len();
+                    chain[BLOCK..BLOCK + len].copy_from_slice(piece);
+                    self.data.decrypt(piece);
+                    xor(piece, &chain);
+                    chain.copy_within(len..len + BLOCK, 0);
+                }
             }
-            Mode::Xts => {
-                let tweaks = self.tweaks(iv, sector.len());
-                xor(sector, &tweaks);
-                self.data.decrypt(sector);
-                xor(sector, &tweaks);
-            }
+            Mode::Xts => self.xts(iv, sector, |piece| self.data.decrypt(piece)),
         }
     }
 
     fn count(&self, iv: [u8; BLOCK], sector: &mut [u8]) {
-        let first = u128::from_be_bytes(iv);
-        let mut stream: Vec<u8> = (0..sector.len() as u128 / BLOCK as u128)
-            .flat_map(|n| first.wrapping_add(n).to_be_bytes())
-            .collect();
-        self.data.encrypt(&mut stream);
-        xor(sector, &stream);
+        let mut number = u128::from_be_bytes(iv);
+        let mut stream = [0; PIECE];
+        for piece in sector.chunks_mut(PIECE) {
+            let stream = &mut stream[..piece.len()];
+            for place in stream.as_chunks_mut::<BLOCK>().0 {
+                *place = number.to_be_bytes();
+                number = number.wrapping_add(1);
+            }
+            self.data.encrypt(stream);
+            xor(piece, stream);
+        }
     }
 
     /// Encrypts or decrypts sectors of `size` bytes, the first of which has the number `number`;

@@ -6,23 +6,29 @@
 
 mod cipher;
 mod create;
+mod create2;
 mod hash;
 pub(crate) mod health;
 mod node;
+pub(crate) mod sectors;
+mod slots;
 mod v1;
 mod v2;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
+pub(crate) use create::write_header;
 pub use create::{LuksOptions, create};
 use node::Luks;
+pub(crate) use sectors::Sectors;
+pub use slots::{SlotChange, amend};
 
 use crate::{
     Cx, Node,
-    formats::{Facts, FormatError, Request, io, refuse},
+    formats::{Facts, FormatError, Request, Secret, io, refuse},
     qcow2::host::Host,
 };
 
@@ -45,15 +51,15 @@ fn random(len: usize) -> Vec<u8> {
 
 /// How a disk is encrypted, and where it is.
 struct Volume {
-    cipher: cipher::SectorCipher,
+    sectors: Sectors,
     /// Where its first sector is, in bytes.
     at: u64,
-    /// Bytes of a sector.
-    sector: u64,
-    /// Added to the number of each sector.
-    tweak: u64,
     /// Bytes of the disk, where the header gives them.
     size: Option<u64>,
+}
+
+fn wrong_password() -> FormatError {
+    FormatError::Option("Invalid password, cannot unlock any keyslot".to_owned())
 }
 
 enum Header {
@@ -86,14 +92,53 @@ pub(crate) async fn facts(cx: &Cx, file: &Arc<dyn Node>) -> Result<Facts, Format
         Header::V1(header) => Ok(Facts {
             size: payload(header.payload_at, size)?,
             specific: Some(header.report()),
+            encrypted: true,
             ..Facts::default()
         }),
         Header::V2(header) => {
             let (at, len) = header.place()?;
             let rest = payload(at, size)?;
-            Ok(Facts { size: len.unwrap_or(rest), ..Facts::default() })
+            let size = len.unwrap_or(rest);
+            Ok(Facts { size, encrypted: true, ..Facts::default() })
         }
     }
+}
+
+/// The cipher of what a LUKS1 header in `file` guards, of no disk of its own.
+pub(crate) async fn unlock(
+    cx: &Cx,
+    file: &Arc<dyn Node>,
+    secret: &Secret,
+) -> Result<Sectors, FormatError> {
+    let host = Host::new(Arc::clone(file));
+    Ok(version_1(cx, &host).await?.unlock(cx, &host, secret.bytes()).await?.sectors)
+}
+
+/// What a LUKS1 header in `file` says, with QEMU's names.
+pub(crate) async fn report(
+    cx: &Cx,
+    file: &Arc<dyn Node>,
+) -> Result<serde_json::Value, FormatError> {
+    Ok(version_1(cx, &Host::new(Arc::clone(file))).await?.report())
+}
+
+async fn version_1(cx: &Cx, host: &Host) -> Result<v1::Header, FormatError> {
+    match read_header(cx, host).await? {
+        Header::V1(header) => Ok(header),
+        Header::V2(_) => {
+            Err(FormatError::Unsupported("LUKS version 2 is not supported here".to_owned()))
+        }
+    }
+}
+
+/// The cipher of images that are encrypted the old way: AES-128 in CBC mode, keyed with the first 16
+/// bytes of the password.
+pub(crate) fn aes_sectors(secret: &Secret) -> Result<Sectors, FormatError> {
+    let mut key = [0; 16];
+    let len = secret.bytes().len().min(key.len());
+    key[..len].copy_from_slice(&secret.bytes()[..len]);
+    let cipher = cipher::Spec::parse("aes", "cbc-plain64")?.keyed(&key)?;
+    Ok(Sectors::new(cipher, 512, 0))
 }
 
 /// Opens a disk with the passphrase that comes with the request.
@@ -118,7 +163,7 @@ pub(crate) async fn open(cx: &Cx, request: Request<'_>) -> Result<Arc<dyn Node>,
         Some(size) => size,
         None => rest,
     };
-    let size = size / volume.sector * volume.sector;
+    let size = size / volume.sectors.size() * volume.sectors.size();
     let read_only = request.is_read_only();
     Ok(Luks::new(request.file, request.header, volume, size, read_only))
 }

@@ -5,18 +5,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use super::Volume;
+use super::{Volume, sectors::Source};
 use crate::{
     BlockError, Cx, Extent, ExtentKind, Info, Io, IoBuf, Lane, LocalBoxFuture, Map, Node, Op,
-    OpKind, Pin, Range,
-    qcow2::{host::Host, sync::Semaphore},
-    submit::node_io,
+    OpKind, Pin, Range, qcow2::host::Host, submit::node_io,
 };
-
-/// Bytes that are encrypted or decrypted at once.
-const PIECE: u64 = 1 << 20;
-/// Memory for them at once, over all requests.
-const BYTES_MAX: u64 = 16 << 20;
 
 /// See the module.
 pub(super) struct Luks {
@@ -25,7 +18,6 @@ pub(super) struct Luks {
     volume: Volume,
     info: Info,
     size: AtomicU64,
-    memory: Semaphore,
 }
 
 impl Luks {
@@ -37,7 +29,7 @@ impl Luks {
         read_only: bool,
     ) -> Arc<Self> {
         let below = file.info();
-        let align = below.request_alignment.max(volume.sector as u32);
+        let align = below.request_alignment.max(volume.sectors.size() as u32);
         let info = Info {
             size,
             request_alignment: align,
@@ -47,51 +39,20 @@ impl Luks {
             read_only: read_only || below.read_only,
             ..below
         };
-        let memory = Semaphore::new(BYTES_MAX);
-        Arc::new(Self {
-            host: Host::new(file),
-            header,
-            volume,
-            info,
-            size: AtomicU64::new(size),
-            memory,
-        })
+        Arc::new(Self { host: Host::new(file), header, volume, info, size: AtomicU64::new(size) })
     }
 
-    fn crypt(&self, encrypts: bool, at: u64, bytes: &mut [u8]) {
-        let number = (at / 512).wrapping_add(self.volume.tweak);
-        self.volume.cipher.sectors(encrypts, number, self.volume.sector as usize, bytes);
+    /// Writes `source` to `range`.
+    async fn write(&self, cx: &Cx, range: Range, source: Source<'_>) -> Result<(), BlockError> {
+        let at = (self.volume.at + range.offset, range.offset);
+        let what = (source, range.len);
+        self.volume.sectors.write(cx, &self.host, at, what, || Pin::NONE).await
     }
 
-    /// Writes `buf`, or zeros, to `range`.
-    async fn write(&self, cx: &Cx, range: Range, buf: Option<&IoBuf>) -> Result<(), BlockError> {
-        let mut at = range.offset;
-        while at < range.end() {
-            let len = PIECE.min(range.end() - at);
-            let _memory = self.memory.take(len).await;
-            let mut bytes = vec![0; len as usize];
-            if let Some(buf) = buf {
-                buf.read_at(at - range.offset, &mut bytes);
-            }
-            self.crypt(true, at, &mut bytes);
-            let place = self.volume.at + at;
-            self.host.write(cx, place, IoBuf::from_slice(&bytes), Pin::NONE).await?;
-            at += len;
-        }
-        Ok(())
-    }
-
-    async fn read(&self, cx: &Cx, range: Range, buf: &mut IoBuf) -> Result<(), BlockError> {
-        let mut at = range.offset;
-        while at < range.end() {
-            let len = PIECE.min(range.end() - at);
-            let _memory = self.memory.take(len).await;
-            let mut bytes = self.host.read(cx, self.volume.at + at, len as usize).await?;
-            self.crypt(false, at, &mut bytes);
-            buf.write_at(at - range.offset, &bytes);
-            at += len;
-        }
-        Ok(())
+    async fn read(&self, cx: &Cx, range: Range, buf: &IoBuf) -> Result<(), BlockError> {
+        let at = (self.volume.at + range.offset, range.offset);
+        let view = buf.view(0, range.len);
+        self.volume.sectors.read(cx, &self.host, at, view, Pin::NONE).await
     }
 
     async fn request(&self, cx: &Cx, io: &mut Io) -> Result<(), BlockError> {
@@ -99,22 +60,22 @@ impl Luks {
             return Err(BlockError::ReadOnly);
         }
         let fua = match io.op {
-            Op::Read => return self.read(cx, io.range, &mut io.buf).await,
+            Op::Read => return self.read(cx, io.range, &io.buf).await,
             Op::Flush => return self.host.sync(cx).await,
             Op::Discard => return Ok(()),
             Op::Write { fua } => {
-                self.write(cx, io.range, Some(&io.buf)).await?;
+                self.write(cx, io.range, Source::Bytes(&io.buf, 0)).await?;
                 fua
             }
             Op::WriteZeroes { fua, .. } => {
-                self.write(cx, io.range, None).await?;
+                self.write(cx, io.range, Source::Zeros).await?;
                 fua
             }
         };
         if fua { self.host.sync(cx).await } else { Ok(()) }
     }
 
-    /// Grows: what is new is zeros before the disk has it.
+    /// What is new is zeros before the disk has it.
     async fn set_size(&self, cx: &Cx, size: u64) -> Result<(), BlockError> {
         let old = self.size.load(SeqCst);
         if size == old {
@@ -123,15 +84,19 @@ impl Luks {
         if self.info.read_only {
             return Err(BlockError::ReadOnly);
         }
-        if size < old || self.volume.size.is_some() {
+        if self.volume.size.is_some() {
             return Err(BlockError::Unsupported);
         }
         if !size.is_multiple_of(u64::from(self.info.request_alignment)) {
             return Err(BlockError::Misaligned);
         }
         let end = size.checked_add(self.volume.at).ok_or(BlockError::NoSpace)?;
+        if size < old {
+            self.size.store(size, SeqCst);
+            return self.host.set_len(cx, end).await;
+        }
         self.host.set_len(cx, end).await?;
-        self.write(cx, Range::new(old, size - old), None).await?;
+        self.write(cx, Range::new(old, size - old), Source::Zeros).await?;
         self.size.store(size, SeqCst);
         Ok(())
     }

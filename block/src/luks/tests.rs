@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{cipher::Spec, hash::Hash, *};
 use crate::{
     conformance::{Effort, Open, Resize, Stage, Subject, check, close_all, seeds},
-    formats::{Alone, Secret},
+    formats::{Alone, Secret, to_base64},
     nodes::{
         file::{FileNode, FileOptions},
         testing::{on_ring, read, write},
@@ -50,6 +50,93 @@ fn options(alg: &str, mode: &str, ivgen: &str, ivhash: Option<&str>, hash: &str)
     }
 }
 
+/// cryptsetup knows of a disk what we say of it, and that the passphrase is one.
+fn ask_cryptsetup(path: &Path, word: &str) -> Result<String, String> {
+    let path = path.to_str().expect("text");
+    let run = |args: &[&str]| {
+        use std::io::Write;
+        let mut child = std::process::Command::new("cryptsetup")
+            .args(args)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("cryptsetup-bin is installed");
+        child.stdin.take().expect("a pipe").write_all(word.as_bytes()).expect("the passphrase");
+        let output = child.wait_with_output().expect("cryptsetup");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(text) } else { Err(text + &errors) }
+    };
+    run(&["open", "--test-passphrase", "--disable-locks", "--key-file", "-", path])?;
+    run(&["luksDump", "--disable-locks", path])
+}
+
+#[test]
+fn disks_of_both_versions_are_what_cryptsetup_takes_them_for() {
+    for (version, options) in
+        [(1, kinds().remove(0)), (2, kinds().remove(0)), (2, kinds().remove(3))]
+    {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("disk");
+        std::fs::write(&path, []).expect("a file");
+        let made = LuksOptions { version, ..options };
+        let (ours, shape) = (path.clone(), made.clone());
+        on_ring(move |cx| async move {
+            create(&cx, &host_file(&ours), &shape).await.expect("made");
+            let disk = open_with(&cx, host_file(&ours), None, secret()).await.expect("open");
+            assert_eq!(disk.info().size, SIZE);
+            write(&cx, &disk, 4096, &[3; 4096]).await.expect("write");
+            close_all(Cx::clone(&cx), disk).await.expect("close");
+            let disk = open_with(&cx, host_file(&ours), None, secret()).await.expect("open");
+            assert_eq!(read(&cx, &disk, 4096, 4096).await.expect("read"), [3; 4096]);
+            close_all(cx, disk).await.expect("close");
+        });
+        let dump = ask_cryptsetup(&path, WORD).expect("cryptsetup takes it");
+        let said = dump.lines().find_map(|line| line.strip_prefix("Version:"));
+        assert_eq!(said.map(str::trim), Some(&*version.to_string()), "{dump}");
+        assert!(ask_cryptsetup(&path, "other").is_err());
+    }
+}
+
+#[test]
+fn disks_of_cryptsetups_making_are_read() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (kind, extra) in [
+        ("luks1", &["--iter-time", "10"][..]),
+        (
+            "luks2",
+            &["--pbkdf", "argon2id", "--pbkdf-memory", "8192", "--pbkdf-force-iterations", "4"],
+        ),
+        (
+            "luks2",
+            &["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--sector-size", "4096"],
+        ),
+    ] {
+        let path = dir.path().join(kind);
+        std::fs::write(&path, vec![0; 32 << 20]).expect("a file");
+        let text = path.to_str().expect("text").to_owned();
+        let key = dir.path().join("key");
+        std::fs::write(&key, WORD).expect("the passphrase");
+        let key = key.to_str().expect("text");
+        let args = ["luksFormat", "-q", "--disable-locks", "--type", kind, "--key-file", key];
+        let output = std::process::Command::new("cryptsetup")
+            .args([&args[..], extra, &[&*text]].concat())
+            .output()
+            .expect("cryptsetup-bin is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        on_ring(move |cx| async move {
+            let wrong = open_with(&cx, host_file(&path), None, Secret::new(b"x")).await;
+            assert!(wrong.is_err());
+            let disk = open_with(&cx, host_file(&path), None, secret()).await.expect("open");
+            assert!(disk.info().size >= 16 << 20);
+            write(&cx, &disk, 8192, &[5; 8192]).await.expect("write");
+            close_all(cx, disk).await.expect("close");
+        });
+        ask_cryptsetup(&dir.path().join(kind), WORD).expect("it is as it was");
+    }
+}
+
 fn kinds() -> Vec<LuksOptions> {
     vec![
         options("aes-256", "xts", "plain64", None, "sha256"),
@@ -75,7 +162,7 @@ fn qemu_io(path: &Path, commands: &[String]) -> String {
 
 /// QEMU measures how fast it is by the clock of a thread, and gives up where that is coarse and the
 /// host is busy.
-fn qemu_img_create(args: &[&str]) {
+pub(crate) fn qemu_img_create(args: &[&str]) {
     for _ in 0..50 {
         let output = std::process::Command::new("qemu-img").args(args).output();
         let output = output.expect("qemu-utils are installed");
@@ -165,23 +252,9 @@ fn disks_conform_on_the_thread_pool() {
             })
         });
         let contents = vec![0; SIZE as usize];
-        let subject = Subject { open: opener, contents, resize: Resize::Grow, alone: true };
+        let subject = Subject { open: opener, contents, resize: Resize::Any, alone: true };
         check(&stage, &subject, Effort { requests: 30, ..Effort::sample(seed) }).expect("conforms");
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0_u32, |word, b| word << 8 | u32::from(*b));
-        let word = word << (8 * (3 - chunk.len()));
-        for n in 0..4 {
-            let digit = char::from(DIGITS[(word >> (18 - 6 * n) & 63) as usize]);
-            out.push(if n <= chunk.len() { digit } else { '=' });
-        }
-    }
-    out
 }
 
 const JSON_AREA: usize = 12288;
@@ -196,12 +269,10 @@ fn version_2(key: &[u8], kdf: &str, sector: u64) -> Vec<u8> {
             argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
         let mut out = vec![0; 64];
         argon.hash_password_into(WORD.as_bytes(), &salt, &mut out).expect("argon2");
-        let kdf =
-            json!({"type": "argon2id", "time": 1, "memory": 64, "cpus": 1, "salt": base64(&salt)});
+        let kdf = json!({"type": "argon2id", "time": 1, "memory": 64, "cpus": 1, "salt": to_base64(&salt)});
         (kdf, out)
     } else {
-        let kdf =
-            json!({"type": "pbkdf2", "hash": "sha256", "iterations": 1000, "salt": base64(&salt)});
+        let kdf = json!({"type": "pbkdf2", "hash": "sha256", "iterations": 1000, "salt": to_base64(&salt)});
         (kdf, Hash::Sha256.pbkdf2(WORD.as_bytes(), &salt, 1000, 64))
     };
     let mut stripes = Hash::Sha256.split(key, STRIPES);
@@ -221,7 +292,7 @@ fn version_2(key: &[u8], kdf: &str, sector: u64) -> Vec<u8> {
                            "iv_tweak": "0", "encryption": "aes-xts-plain64", "sector_size": sector}},
         "digests": {"0": {"type": "pbkdf2", "keyslots": ["0"], "segments": ["0"],
                           "hash": "sha256", "iterations": 1000,
-                          "salt": base64(&salt), "digest": base64(&digest)}},
+                          "salt": to_base64(&salt), "digest": to_base64(&digest)}},
         "config": {"json_size": "12288", "keyslots_size": "16744448"},
     })
     .to_string();

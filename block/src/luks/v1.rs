@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{ITERATIONS_MAX, STRIPES, Volume, cipher::Spec, hash::Hash};
+use super::{
+    ITERATIONS_MAX, STRIPES, Volume, cipher::Spec, hash::Hash, sectors::Sectors, wrong_password,
+};
 use crate::{
     Cx,
     formats::{FormatError, io, refuse},
@@ -19,6 +21,8 @@ pub(super) const DISABLED: u32 = 0x0000_dead;
 pub(super) const DIGEST: usize = 20;
 pub(super) const SALT: usize = 32;
 const SECTOR: u64 = 512;
+/// Rounds of PBKDF2 that are done at most for all slots.
+const ITERATIONS_SUM_MAX: u64 = 2 * ITERATIONS_MAX as u64;
 
 /// A key slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +103,11 @@ impl Header {
             let salt = slot.get(8..8 + SALT).unwrap_or_default().to_vec();
             slots.push(Slot { active, iterations, salt, at, stripes });
         }
+        let total: u64 =
+            slots.iter().filter(|s: &&Slot| s.active).map(|s| u64::from(s.iterations)).sum();
+        if total > ITERATIONS_SUM_MAX {
+            return Err(refuse("key slots", format!("have {total} iterations, too many to try")));
+        }
         Ok(Self {
             spec,
             hash,
@@ -142,27 +151,43 @@ impl Header {
         self.hash.pbkdf2(key, &self.digest_salt, self.digest_iterations, DIGEST)
     }
 
+    /// The master key, where this slot holds it under this passphrase.
+    pub async fn slot_key(
+        &self,
+        cx: &Cx,
+        host: &Host,
+        slot: &Slot,
+        secret: &[u8],
+    ) -> Result<Option<Vec<u8>>, FormatError> {
+        let len = self.key_len * STRIPES;
+        let stripes = host.read(cx, slot.at, len.next_multiple_of(512)).await;
+        let mut stripes = stripes.map_err(io("reading a key slot"))?;
+        let derived = self.hash.pbkdf2(secret, &slot.salt, slot.iterations, self.key_len);
+        self.spec.keyed(&derived)?.sectors(false, 0, 512, &mut stripes);
+        let key = self.hash.merge(&stripes[..len], self.key_len);
+        Ok((self.digest_of(&key) == self.digest).then_some(key))
+    }
+
     /// Finds the master key with a passphrase: the first slot that it opens.
-    pub async fn unlock(self, cx: &Cx, host: &Host, secret: &[u8]) -> Result<Volume, FormatError> {
+    pub async fn find_key(
+        &self,
+        cx: &Cx,
+        host: &Host,
+        secret: &[u8],
+    ) -> Result<Vec<u8>, FormatError> {
         for slot in self.slots.iter().filter(|slot| slot.active) {
-            let len = self.key_len * slot.stripes as usize;
-            let stripes = host.read(cx, slot.at, len.next_multiple_of(512)).await;
-            let mut stripes = stripes.map_err(io("reading a key slot"))?;
-            let derived = self.hash.pbkdf2(secret, &slot.salt, slot.iterations, self.key_len);
-            self.spec.keyed(&derived)?.sectors(false, 0, 512, &mut stripes);
-            let key = self.hash.merge(&stripes[..len], self.key_len);
-            if self.digest_of(&key) == self.digest {
-                let cipher = self.spec.keyed(&key)?;
-                return Ok(Volume {
-                    cipher,
-                    at: self.payload_at,
-                    sector: 512,
-                    tweak: 0,
-                    size: None,
-                });
+            if let Some(key) = self.slot_key(cx, host, slot, secret).await? {
+                return Ok(key);
             }
         }
-        Err(FormatError::Option("Invalid password, cannot unlock any keyslot".to_owned()))
+        Err(wrong_password())
+    }
+
+    /// How the disk is encrypted, found with a passphrase.
+    pub async fn unlock(self, cx: &Cx, host: &Host, secret: &[u8]) -> Result<Volume, FormatError> {
+        let key = self.find_key(cx, host, secret).await?;
+        let sectors = Sectors::new(self.spec.keyed(&key)?, SECTOR, 0);
+        Ok(Volume { sectors, at: self.payload_at, size: None })
     }
 
     /// What `info` shows, with QEMU's names.
@@ -190,6 +215,7 @@ impl Header {
             .collect();
         let mut value = json!({
             "ivgen-alg": ivgen,
+            "detached-header": false,
             "hash-alg": self.hash.name(),
             "cipher-alg": format!("{}-{bits}", self.spec.family.name()),
             "uuid": self.uuid,

@@ -2,14 +2,16 @@
 
 use serde_json::Value;
 
-use super::{MAGIC, STRIPES, Volume, cipher::Spec, hash::Hash, v1::checked};
+use super::{
+    MAGIC, STRIPES, Volume, cipher::Spec, hash::Hash, sectors::Sectors, v1::checked, wrong_password,
+};
 use crate::{
     Cx,
     formats::{FormatError, base64, io, refuse},
     qcow2::{be, host::Host},
 };
 
-const BINARY: usize = 4096;
+pub(super) const BINARY: usize = 4096;
 const SECOND_MAGIC: &[u8; 6] = b"SKUL\xba\xbe";
 /// Where the second header is, after the first of each possible size (2.1).
 const SECOND_AT: [u64; 9] =
@@ -19,7 +21,9 @@ const SLOTS_MAX: usize = 32;
 /// Memory for Argon2 at most, in KiB: as much as cryptsetup ever asks for.
 const MEMORY_MAX: u64 = 4 << 20;
 /// Passes of Argon2 at most.
-const TIME_MAX: u64 = 1000;
+pub(super) const TIME_MAX: u64 = 1000;
+/// Both together, in KiB: a minute or so.
+const WORK_MAX: u64 = 64 << 20;
 
 /// The JSON of the newer header that is whole.
 pub(super) struct Header {
@@ -175,7 +179,8 @@ fn derive(kdf: &Value, secret: &[u8], len: usize) -> Result<Vec<u8>, FormatError
         kind @ ("argon2i" | "argon2id") => {
             let (time, memory, lanes) =
                 (number(kdf, "time")?, number(kdf, "memory")?, number(kdf, "cpus")?);
-            if memory > MEMORY_MAX || time > TIME_MAX || lanes > 64 {
+            let work = memory.saturating_mul(time);
+            if memory > MEMORY_MAX || time > TIME_MAX || lanes > 64 || work > WORK_MAX {
                 return Err(refuse(
                     "key slot's kdf",
                     format!("wants {memory} KiB, {time} passes and {lanes} lanes: too much"),
@@ -198,6 +203,44 @@ fn derive(kdf: &Value, secret: &[u8], len: usize) -> Result<Vec<u8>, FormatError
             other.escape_debug()
         ))),
     }
+}
+
+/// Argon2id with passes, KiB of memory, and lanes.
+pub(super) fn argon2id(
+    secret: &[u8],
+    salt: &[u8],
+    (time, memory, lanes): (u32, u32, u32),
+    len: usize,
+) -> Result<Vec<u8>, FormatError> {
+    let bad = |e: argon2::Error| FormatError::Option(format!("Argon2 is not possible: {e}"));
+    let params = argon2::Params::new(memory, time, lanes, Some(len)).map_err(bad)?;
+    let algorithm = argon2::Algorithm::Argon2id;
+    let argon = argon2::Argon2::new(algorithm, argon2::Version::V0x13, params);
+    let mut key = vec![0; len];
+    argon.hash_password_into(secret, salt, &mut key).map_err(bad)?;
+    Ok(key)
+}
+
+/// The bytes of the first or the second header, `size` of them, with this JSON; `None` where it does
+/// not fit.
+pub(super) fn binary_header(second: bool, size: usize, uuid: &str, json: &str) -> Option<Vec<u8>> {
+    if json.len() >= size - BINARY {
+        return None;
+    }
+    let at = if second { size as u64 } else { 0 };
+    let mut bytes = vec![0; size];
+    be::put(&mut bytes, 0, if second { SECOND_MAGIC } else { MAGIC });
+    be::put(&mut bytes, 6, &2_u16.to_be_bytes());
+    be::put(&mut bytes, 8, &(size as u64).to_be_bytes());
+    be::put(&mut bytes, 16, &1_u64.to_be_bytes());
+    be::put(&mut bytes, 72, b"sha256");
+    be::put(&mut bytes, 104, &super::random(64));
+    be::put(&mut bytes, 168, uuid.as_bytes());
+    be::put(&mut bytes, 256, &at.to_be_bytes());
+    be::put(&mut bytes, BINARY, json.as_bytes());
+    let sum = Hash::Sha256.digest(&[&bytes]);
+    be::put(&mut bytes, 448, &sum);
+    Some(bytes)
 }
 
 fn key_len(value: &Value) -> Result<usize, FormatError> {
@@ -302,11 +345,11 @@ impl Header {
             let key = self.slot_key(cx, host, slot, secret).await?;
             let found = hash(digest)?.pbkdf2(&key, &salt, iterations, expected.len().min(64));
             if found == expected {
-                let cipher = spec(segment)?.keyed(&key)?;
                 let tweak = number(segment, "iv_tweak").unwrap_or(0);
-                return Ok(Volume { cipher, at, sector, tweak, size });
+                let sectors = Sectors::new(spec(segment)?.keyed(&key)?, sector, tweak);
+                return Ok(Volume { sectors, at, size });
             }
         }
-        Err(FormatError::Option("Invalid password, cannot unlock any keyslot".to_owned()))
+        Err(wrong_password())
     }
 }

@@ -66,7 +66,7 @@ impl Mapped {
         }
         let Some(found) = self.look_up(range) else { return Map::Slow };
         match (found.place, op) {
-            (Place::Data(at), _) if found.len == range.len => {
+            (Place::Data(at), _) if found.len == range.len && self.tables.sectors().is_none() => {
                 // Loaded after the entry was: what it said is durable, if all is.
                 if op == OpKind::WriteFua && !self.table.is_settled() {
                     return Map::Slow;
@@ -84,7 +84,10 @@ impl Mapped {
     pub(super) async fn first_extent(&self, cx: &Cx, range: Range) -> Result<Extent, BlockError> {
         let found = self.find(cx, range).await?;
         let (kind, host_offset) = match found.place {
-            Place::Data(at) => (ExtentKind::Data, Some(at)),
+            // The bytes there may not be those of the disk.
+            Place::Data(at) => {
+                (ExtentKind::Data, Some(at).filter(|_| self.tables.sectors().is_none()))
+            }
             Place::Zero => (ExtentKind::Zero { allocated: false }, None),
             Place::Unallocated => (ExtentKind::Unallocated, None),
             Place::Packed(_) | Place::Partial(_) => (ExtentKind::Data, None),

@@ -35,6 +35,7 @@ pub(crate) use table::{PIECE, Place};
 
 use crate::{
     BlockError, Cx, Info, LocalBoxFuture, Node, Range,
+    luks::Sectors,
     qcow2::{
         host::Host,
         sync::{RangeLocks, Semaphore},
@@ -137,6 +138,11 @@ pub(crate) trait Tables: Send + Sync {
         Box::pin(async { Err(BlockError::Unsupported) })
     }
 
+    /// What decrypts data, by where it is on the disk. Only disks that are read have that.
+    fn sectors(&self) -> Option<&Sectors> {
+        None
+    }
+
     /// Makes the disk `size` bytes long, durably. Only called with a larger size.
     fn grow<'a>(&'a self, _cx: &'a Cx, _host: &'a Host, _size: u64) -> Work<'a, ()> {
         Box::pin(async { Err(BlockError::Unsupported) })
@@ -182,7 +188,8 @@ impl Mapped {
         let below = file.info();
         let beside = backing.as_ref().map_or(below, |b| b.info());
         let unit = if shape.block.is_power_of_two() { shape.block.min(2 << 20) } else { 4096 };
-        let align = below.request_alignment.max(beside.request_alignment);
+        let sector = tables.sectors().map_or(1, |sectors| sectors.size() as u32);
+        let align = below.request_alignment.max(beside.request_alignment).max(sector);
         let read_only = shape.read_only || below.read_only;
         let info = Info {
             size: shape.size,

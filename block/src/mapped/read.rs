@@ -50,7 +50,12 @@ impl Mapped {
                 buf.zero(0, range.len);
                 Ok(())
             }
-            Place::Data(at) => self.host.read_into(cx, at, buf, Pin::NONE).await,
+            Place::Data(at) => match self.tables.sectors() {
+                Some(sectors) => {
+                    sectors.read(cx, &self.host, (at, range.offset), buf, Pin::NONE).await
+                }
+                None => self.host.read_into(cx, at, buf, Pin::NONE).await,
+            },
             Place::Partial(at) => self.read_partial(cx, range, at, &buf).await,
             Place::Packed(at) => {
                 let bytes = self.unpacked(cx, range.offset / self.shape.block, at).await?;

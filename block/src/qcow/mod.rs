@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::{
     BlockError, Cx, Node, Range,
     formats::{BLOCKS_MAX, BackingName, Facts, FormatError, Request, io, read_only_only, refuse},
+    luks::{self, Sectors},
     mapped::{Change, Mapped, PIECE, Place, Shape, Space, Tables, Work},
     qcow2::{be, host::Host},
 };
@@ -17,6 +18,8 @@ const NAME_MAX: u32 = 1023;
 /// Bytes of the L1 table at most.
 const L1_MAX: u64 = 32 << 20;
 const COMPRESSED: u64 = 1 << 63;
+/// The only way of encryption: AES-128 in CBC mode, sectors numbered by where they are on the disk.
+const AES: u32 = 1;
 
 /// What a header says.
 #[derive(Clone, Debug)]
@@ -26,6 +29,7 @@ struct Header {
     l2_bits: u32,
     l1_at: u64,
     backing: Option<Range>,
+    encrypted: bool,
 }
 
 impl Header {
@@ -41,11 +45,15 @@ impl Header {
         if !(6..=13).contains(&l2_bits) {
             return Err(refuse("l2_bits", format!("is {l2_bits}, not 6 to 13")));
         }
-        if be::u32_at(bytes, 36) != 0 {
-            return Err(FormatError::Unsupported(
-                "encrypted qcow images are not supported".to_owned(),
-            ));
-        }
+        let encrypted = match be::u32_at(bytes, 36) {
+            0 => false,
+            AES => true,
+            other => {
+                return Err(FormatError::Unsupported(format!(
+                    "Unsupported encryption method {other}"
+                )));
+            }
+        };
         let size = be::u64_at(bytes, 24);
         let size =
             size.checked_next_multiple_of(512).filter(|size| *size >> cluster_bits <= BLOCKS_MAX);
@@ -62,7 +70,7 @@ impl Header {
             ));
         }
         let backing = (at != 0 && len != 0).then_some(Range::new(at, u64::from(len)));
-        let header = Self { size, cluster_bits, l2_bits, l1_at, backing };
+        let header = Self { size, cluster_bits, l2_bits, l1_at, backing, encrypted };
         if header.l1_entries() * 8 > L1_MAX {
             return Err(refuse("size", "has too many clusters of this size"));
         }
@@ -87,6 +95,7 @@ pub(crate) async fn facts(cx: &Cx, file: &Arc<dyn Node>) -> Result<Facts, Format
         size: header.size,
         cluster: Some(1 << header.cluster_bits),
         dirty: Some(false),
+        encrypted: header.encrypted,
         ..Facts::default()
     };
     if let Some(name) = header.backing {
@@ -104,6 +113,14 @@ pub(crate) async fn facts(cx: &Cx, file: &Arc<dyn Node>) -> Result<Facts, Format
 pub(crate) async fn open(cx: &Cx, request: Request<'_>) -> Result<Arc<dyn Node>, FormatError> {
     read_only_only("qcow", &request)?;
     let header = read_header(cx, &request.file).await?;
+    let sectors = match (header.encrypted, &request.secret) {
+        (false, _) => None,
+        (true, Some(secret)) => Some(luks::aes_sectors(secret)?),
+        (true, None) => {
+            let sentence = "Parameter 'encrypt.key-secret' is required for cipher";
+            return Err(FormatError::Option(sentence.to_owned()));
+        }
+    };
     let host = Host::new(Arc::clone(&request.file));
     let l1 = host.read(cx, header.l1_at, header.l1_entries() as usize * 8).await;
     let l1 = be::table(&l1.map_err(io("reading the L1 table"))?);
@@ -122,7 +139,7 @@ pub(crate) async fn open(cx: &Cx, request: Request<'_>) -> Result<Arc<dyn Node>,
         zero_state: false,
         read_only: true,
     };
-    let tables = Levels { header, l1 };
+    let tables = Levels { header, l1, sectors };
     Ok(Mapped::new(request.file, request.backing, shape, Box::new(tables)))
 }
 
@@ -130,6 +147,7 @@ pub(crate) async fn open(cx: &Cx, request: Request<'_>) -> Result<Arc<dyn Node>,
 struct Levels {
     header: Header,
     l1: Vec<u64>,
+    sectors: Option<Sectors>,
 }
 
 impl Levels {
@@ -177,6 +195,10 @@ impl Tables for Levels {
         _changes: &'a [Change],
     ) -> Work<'a, ()> {
         Box::pin(async { Err(BlockError::ReadOnly) })
+    }
+
+    fn sectors(&self) -> Option<&Sectors> {
+        self.sectors.as_ref()
     }
 
     fn unpack<'a>(&'a self, cx: &'a Cx, host: &'a Host, _block: u64, at: u64) -> Work<'a, Vec<u8>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     counts::Width,
+    crypt::{self, Encrypt},
     header::{
         AUTOCLEAR_RAW_DATA, Compression, EXTENDED_CLUSTER_BITS, Header, HeaderError,
         LAZY_REFCOUNTS, V2_LENGTH, V3_LENGTH, incompatible,
@@ -12,7 +13,7 @@ use super::{
     join::{self, Work},
     layout::{COPIED, Layout, REFTABLE_BYTES_MAX},
 };
-use crate::{BlockError, Cx, Node};
+use crate::{BlockError, Cx, Node, Range, formats::FormatError};
 
 /// What is set aside when an image is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct CreateOptions {
     /// That file is the disk, to be read without the image: it holds no backing file's data, and every
     /// cluster is mapped.
     pub data_file_raw: bool,
+    /// How the disk is encrypted, if at all.
+    pub encrypt: Option<Encrypt>,
 }
 
 impl CreateOptions {
@@ -69,6 +72,7 @@ impl CreateOptions {
             extended_l2: false,
             data_file: None,
             data_file_raw: false,
+            encrypt: None,
         }
     }
 }
@@ -115,6 +119,12 @@ pub enum CreateError {
     /// A pipe is one file.
     #[error("an image with an external data file cannot be written to a pipe")]
     StreamedDataFile,
+    /// Its header could be written, its data is not.
+    #[error("an encrypted image cannot be written to a pipe")]
+    StreamedCrypt,
+    /// What is raw is not encrypted.
+    #[error("Encryption and data-file-raw cannot be used at the same time")]
+    RawEncrypted,
     /// The disk is too large for its cluster size.
     #[error(
         "a disk of {size} bytes is too large for clusters of {cluster_size} bytes; use larger clusters"
@@ -128,9 +138,12 @@ pub enum CreateError {
     /// The header does not fit.
     #[error(transparent)]
     Header(#[from] HeaderError),
+    /// The encryption cannot be.
+    #[error(transparent)]
+    Crypt(#[from] FormatError),
     /// The file could not be written.
     #[error("writing the new image")]
-    Io(#[source] BlockError),
+    Io(#[from] BlockError),
 }
 
 /// Where everything is, in clusters.
@@ -144,23 +157,31 @@ pub(super) struct Plan {
     tables: u64,
     /// Guest clusters that are mapped, and those of them that are in this file.
     mapped: u64,
+    /// The LUKS header.
+    crypt: u64,
     data: u64,
 }
 
 impl Plan {
-    fn new(layout: Layout, size: u64, metadata: bool) -> Option<Self> {
+    fn new(layout: Layout, size: u64, metadata: bool, crypt_len: u64) -> Option<Self> {
         let l1_entries = layout.l1_entries(size)?;
         let mapped = if metadata { size.div_ceil(layout.cluster()) } else { 0 };
         let tables = if metadata { l1_entries } else { 0 };
-        Self::with(layout, l1_entries, tables, mapped)
+        Self::with(layout, l1_entries, (tables, mapped), crypt_len)
     }
 
     /// With so many L2 tables and guest clusters mapped; `None` where that is beyond the limit.
-    pub fn with(layout: Layout, l1_entries: u64, tables: u64, mapped: u64) -> Option<Self> {
+    pub fn with(
+        layout: Layout,
+        l1_entries: u64,
+        (tables, mapped): (u64, u64),
+        crypt_len: u64,
+    ) -> Option<Self> {
         let cluster = layout.cluster();
         let l1 = (l1_entries * 8).div_ceil(cluster);
         let data = if layout.external { 0 } else { mapped };
-        let mut plan = Self { reftable: 1, blocks: 1, l1, l1_entries, tables, mapped, data };
+        let crypt = crypt_len.div_ceil(cluster);
+        let mut plan = Self { reftable: 1, blocks: 1, l1, l1_entries, tables, crypt, mapped, data };
         loop {
             let blocks = plan.total().div_ceil(layout.refs_per_block());
             let reftable = (blocks * 8).div_ceil(cluster);
@@ -184,8 +205,12 @@ impl Plan {
         self.l1_at() + self.l1
     }
 
-    pub fn data_at(&self) -> u64 {
+    fn crypt_at(&self) -> u64 {
         self.tables_at() + self.tables
+    }
+
+    pub fn data_at(&self) -> u64 {
+        self.crypt_at() + self.crypt
     }
 
     pub fn total(&self) -> u64 {
@@ -206,7 +231,7 @@ pub async fn create(
     let (header, plan) = plan(options)?;
     let bytes = header.to_bytes()?;
     let host = Host::new(Arc::clone(file));
-    write(cx, &host, &header, plan, &bytes).await.map_err(CreateError::Io)
+    write(cx, &host, &header, plan, (&bytes, options.encrypt.as_ref())).await
 }
 
 /// Whether such an image can be made at all.
@@ -249,12 +274,13 @@ pub(super) fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateErro
     };
     let too_large = CreateError::TooLarge { size: options.size, cluster_size };
     let size = options.size.checked_next_multiple_of(512).ok_or(too_large.clone())?;
-    let plan = Plan::new(layout, size, metadata).ok_or(too_large)?;
+    let crypt_len = crypt::header_len(options.encrypt.as_ref())?;
+    let plan = Plan::new(layout, size, metadata, crypt_len).ok_or(too_large)?;
     let mut header = Header {
         version: options.version,
         cluster_bits: layout.cluster_bits,
         size,
-        crypt_method: 0,
+        crypt_method: options.encrypt.as_ref().map_or(0, Encrypt::method),
         l1_size: plan.l1_entries as u32,
         l1_offset: plan.l1_at() << layout.cluster_bits,
         reftable_offset: layout.cluster(),
@@ -277,6 +303,10 @@ pub(super) fn plan(options: &CreateOptions) -> Result<(Header, Plan), CreateErro
         header.set_backing_format(format);
     }
     header.set_data_file(options.data_file.as_deref());
+    if plan.crypt > 0 {
+        let place = Range::new(plan.crypt_at() << layout.cluster_bits, crypt_len);
+        header.set_encryption_header(place);
+    }
     // Small clusters have no room for the names, which are a courtesy.
     if options.version == 3 && cluster_size >= 4096 {
         header.set_feature_names();
@@ -295,6 +325,7 @@ fn check_features(options: &CreateOptions) -> Result<(), CreateError> {
     let (data_file, backing) = (options.data_file.is_some(), options.backing.is_some());
     check(data_file || !options.data_file_raw, CreateError::RawWithoutDataFile)?;
     check(!(options.data_file_raw && backing), CreateError::RawBacking)?;
+    check(!(options.data_file_raw && options.encrypt.is_some()), CreateError::RawEncrypted)?;
     check(version_3 || !data_file, CreateError::DataFileVersion)?;
     let preallocated = options.preallocation == Preallocation::Metadata;
     if !options.extended_l2 {
@@ -314,8 +345,8 @@ async fn write(
     host: &Host,
     header: &Header,
     plan: Plan,
-    header_bytes: &[u8],
-) -> Result<(), BlockError> {
+    (header_bytes, encrypt): (&[u8], Option<&Encrypt>),
+) -> Result<(), CreateError> {
     let layout = header.layout();
     let bits = layout.cluster_bits;
     let end = plan.total() << bits;
@@ -327,7 +358,7 @@ async fn write(
             host.write_bytes(cx, 0, &[0; 512]).await?;
             host.sync(cx).await?;
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     }
     let total = plan.total();
     let refs = layout.refs;
@@ -366,11 +397,12 @@ async fn write(
     } else {
         table(cx, host, at, len, |at| data(at / 8).to_be_bytes()).await?;
     }
+    crypt::write_header(cx, host, header, encrypt).await?;
     host.sync(cx).await?;
     let mut first = header_bytes.to_vec();
     first.resize(layout.cluster() as usize, 0);
     host.write_bytes(cx, 0, &first).await?;
-    host.sync(cx).await
+    Ok(host.sync(cx).await?)
 }
 
 fn entry(exists: bool, cluster: u64, bits: u32) -> u64 {

@@ -92,7 +92,7 @@ pub struct Header {
     pub cluster_bits: u32,
     /// Size of the disk in bytes.
     pub size: u64,
-    /// 0: not encrypted.
+    /// 0: not encrypted; see [`Header::encryption`].
     pub crypt_method: u32,
     /// Entries of the L1 table.
     pub l1_size: u32,
@@ -136,8 +136,8 @@ pub enum HeaderError {
     /// A feature that must be understood to read the image, and is not.
     #[error("the image uses features that are not supported: {0}")]
     Features(String),
-    /// The image is encrypted.
-    #[error("encrypted images are not supported (method {0}); decrypt it with 'qemu-img convert'")]
+    /// It is encrypted in a way that does not exist yet.
+    #[error("Unsupported encryption method {0}")]
     Encrypted(u32),
     /// A field with an impossible value.
     #[error("the image header is damaged: {0}")]
@@ -295,7 +295,7 @@ impl Header {
             let names: Vec<String> = bits.map(|bit| self.feature_name(bit)).collect();
             return Err(HeaderError::Features(names.join(", ")));
         }
-        if self.crypt_method != 0 {
+        if self.crypt_method != 0 && self.encryption().is_none() {
             return Err(HeaderError::Encrypted(self.crypt_method));
         }
         Ok(())
@@ -348,10 +348,11 @@ impl Header {
         }
     }
 
-    /// Whether the data file is the disk as it is.
+    /// Whether the data file is the disk as it is. Where the disk is encrypted it is not, whatever the
+    /// image says.
     #[must_use]
     pub fn has_raw_data_file(&self) -> bool {
-        self.has_data_file() && self.autoclear & AUTOCLEAR_RAW_DATA != 0
+        self.has_data_file() && self.crypt_method == 0 && self.autoclear & AUTOCLEAR_RAW_DATA != 0
     }
 
     /// Whether clusters are made of subclusters.

@@ -36,8 +36,8 @@ pub struct ImageInfo {
     pub data_file: Option<String>,
     /// Whether that file is the disk, to be read without the image, where there is one.
     pub data_file_raw: Option<bool>,
-    /// The image is encrypted.
-    pub encrypted: bool,
+    /// How the image is encrypted, with QEMU's names, if it is.
+    pub encrypt: Option<serde_json::Value>,
     /// The backing file's name, as it is written in the image.
     pub backing_file: Option<String>,
     /// The backing file's format, where the image names it.
@@ -82,7 +82,7 @@ pub async fn info(cx: &Cx, file: &Arc<dyn Node>) -> Result<ImageInfo, OpenError>
         extended_l2: header.has_extended_l2(),
         data_file: header.data_file(),
         data_file_raw: header.has_data_file().then(|| header.has_raw_data_file()),
-        encrypted: header.crypt_method != 0,
+        encrypt: super::crypt::report(cx, &host, &header).await?,
         backing_format: header.backing_format(),
         backing_file: header.backing_file,
         snapshots,

@@ -118,9 +118,10 @@ impl Qcow2 {
         found
     }
 
-    /// Whether leaves may be handed out at all: clusters are units that the file takes.
+    /// Whether leaves may be handed out at all: clusters are units that the file takes, and what is
+    /// in it is what was written.
     fn has_leaves(&self) -> bool {
-        self.layout.unit() >= self.data.host.align()
+        self.layout.unit() >= self.data.host.align() && self.crypt.is_none()
     }
 
     pub(super) fn map_read(&self, lane: Lane, range: Range) -> Map {
@@ -208,6 +209,8 @@ impl Qcow2 {
                 Stretch::Compressed(_) => (ExtentKind::Data, None),
                 Stretch::Bad => return Err(BlockError::Corrupt),
             };
+            // The bytes there are not those of the disk.
+            let host_offset = host_offset.filter(|_| self.crypt.is_none());
             return Ok(Extent { len: found.len, kind, host_offset });
         }
     }

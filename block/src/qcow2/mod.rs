@@ -5,7 +5,7 @@
 //! it changes in memory; the file's metadata follows in a *write-back*, in an order that leaves at
 //! most leaks behind a crash (`writeback`).
 //!
-//! Specification: QEMU, `docs/interop/qcow2.txt`. Not supported, and refused by name: encryption.
+//! Specification: QEMU, `docs/interop/qcow2.txt`.
 
 mod alloc;
 mod amend;
@@ -19,6 +19,7 @@ pub mod compact;
 mod compressed;
 mod counts;
 pub mod create;
+mod crypt;
 mod data;
 mod header_io;
 pub(crate) mod host;
@@ -60,9 +61,10 @@ use std::sync::{
 pub use amend::{Amend, AmendError, amend};
 pub use backing::{set_backing, set_data_file};
 pub use bitmap::{BitmapError, BitmapInfo, DirtyBits};
+pub use crypt::{Encrypt, amend_keys};
 pub use data::data_path;
 pub use header::{Header, HeaderError};
-pub use open::{Files, OpenError, Options, open, open_files, open_snapshot, read_header};
+pub use open::{Files, OpenError, Options, open, open_files, open_snapshot, read_header, unlocks};
 pub use pack::{ClusterPacker, PackedCluster};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotError};
 pub use stream::{Piece, StreamError, StreamPlan, StreamReader};
@@ -103,6 +105,7 @@ pub struct Qcow2 {
     unpacker: compressed::Unpacker,
     packing: pack::Packing,
     bitmaps: bitmap::Bitmaps,
+    crypt: Option<crypt::Crypt>,
 }
 
 impl Qcow2 {

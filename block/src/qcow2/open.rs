@@ -16,6 +16,7 @@ use super::{
     cache::SliceCache,
     check,
     compressed::Unpacker,
+    crypt::{self, Crypt},
     data::Data,
     header::{
         AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA, HEADER_BYTES_MAX, Header, HeaderError, field,
@@ -32,7 +33,10 @@ use super::{
     sync::{RangeLocks, Semaphore},
     writeback::Flushes,
 };
-use crate::{BlockError, Cx, Info, Node, PinDomain};
+use crate::{
+    BlockError, Cx, Info, Node, PinDomain,
+    formats::{FormatError, Secret},
+};
 
 /// Memory for cached L2 entries where nothing else is asked for: enough for every entry of the
 /// disk, up to this many bytes.
@@ -41,7 +45,7 @@ const CACHE_BYTES_MAX: u64 = 32 << 20;
 const GROWTH_BYTES: u64 = 64 << 40;
 
 /// How an image is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Never write to the image, not even marks.
     pub read_only: bool,
@@ -49,6 +53,10 @@ pub struct Options {
     pub cache_bytes: Option<u64>,
     /// Postpone refcount updates or not; by default as the image says. Version 2 cannot.
     pub lazy_refcounts: Option<bool>,
+    /// `encrypt.key-secret`: the passphrase of an encrypted image.
+    pub secret: Option<Secret>,
+    /// `encrypt.format`: how it is encrypted, if that is to be as expected.
+    pub encrypt_format: Option<String>,
 }
 
 /// Why an image cannot be opened. The caller adds the name of the file.
@@ -85,6 +93,9 @@ pub enum OpenError {
         "the image was not closed properly and its refcounts could not be rebuilt; see 'spindle img check'"
     )]
     Rebuild(#[source] Box<check::CheckError>),
+    /// What is encrypted is not opened.
+    #[error(transparent)]
+    Crypt(#[from] FormatError),
 }
 
 /// For `map_err`.
@@ -152,6 +163,7 @@ pub async fn open_files(cx: &Cx, files: Files, options: Options) -> Result<Arc<Q
     let host = Host::new(file);
     let (mut header, _) = read_first_cluster(cx, &host).await?;
     header.supported()?;
+    let crypt = unlock(cx, &host, &header, &options).await?;
     match &data {
         None if header.has_data_file() => return Err(OpenError::NoDataFile),
         Some(_) if !header.has_data_file() => return Err(OpenError::DataFile),
@@ -170,7 +182,7 @@ pub async fn open_files(cx: &Cx, files: Files, options: Options) -> Result<Arc<Q
         }
         // Bitmaps and raw data files are kept up; of other features that clear themselves we know
         // nothing.
-        let raw = if header.has_data_file() { AUTOCLEAR_RAW_DATA } else { 0 };
+        let raw = if header.has_raw_data_file() { AUTOCLEAR_RAW_DATA } else { 0 };
         let kept = header.autoclear & (AUTOCLEAR_BITMAPS | raw);
         clear_autoclear(cx, &host, &header, kept).await?;
         header = read_first_cluster(cx, &host).await?.0;
@@ -180,8 +192,9 @@ pub async fn open_files(cx: &Cx, files: Files, options: Options) -> Result<Arc<Q
     if !read_only && header.snapshots > 0 {
         tables.find_snapshots(cx, &host, &header).await?;
     }
+    let options = Options { read_only, ..options };
     let nodes = (host, data, backing);
-    let image = Arc::new(assemble(nodes, &header, sector, tables, options, read_only));
+    let image = Arc::new(assemble(nodes, &header, sector, tables, options, crypt));
     if !read_only && !image.start_bitmaps(cx).await? {
         log::warn!("the bitmaps of the image are damaged or of an unknown kind; they are void now");
         clear_autoclear(cx, &image.host, &header, header.autoclear & AUTOCLEAR_RAW_DATA).await?;
@@ -214,7 +227,33 @@ pub async fn open_snapshot(
     header.check_fields()?;
     let sector = host.read(cx, 0, 512).await.map_err(io("reading the image header"))?;
     let tables = Tables::read(cx, &host, &header).await?;
-    Ok(Arc::new(assemble((host, None, backing), &header, sector, tables, options, true)))
+    let crypt = unlock(cx, &host, &header, &options).await?;
+    let options = Options { read_only: true, ..options };
+    Ok(Arc::new(assemble((host, None, backing), &header, sector, tables, options, crypt)))
+}
+
+/// Sees that the passphrase of `options` opens the image in `file`, if it is encrypted.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn unlocks(cx: &Cx, file: &Arc<dyn Node>, options: &Options) -> Result<(), OpenError> {
+    let host = Host::new(Arc::clone(file));
+    let (header, _) = read_first_cluster(cx, &host).await?;
+    // Whatever else is wrong is for others to say.
+    if header.supported().is_ok() {
+        unlock(cx, &host, &header, options).await?;
+    }
+    Ok(())
+}
+
+async fn unlock(
+    cx: &Cx,
+    host: &Host,
+    header: &Header,
+    options: &Options,
+) -> Result<Option<Crypt>, FormatError> {
+    let format = options.encrypt_format.as_deref();
+    crypt::open(cx, host, header, options.secret.as_ref(), format).await
 }
 
 /// Features that we do not keep up are declared void, as the specification demands, before anything
@@ -297,6 +336,7 @@ impl Tables {
         metadata.extend(clusters(header.l1_offset, u64::from(header.l1_size) * 8));
         let ref_bytes = u64::from(header.reftable_clusters) << header.cluster_bits;
         metadata.extend(clusters(header.reftable_offset, ref_bytes));
+        metadata.extend(header.encryption_clusters());
         metadata.extend(self.snapshots.iter().flat_map(|range| layout.clusters_of(*range)));
         metadata
             .extend(self.reftable.iter().filter(|e| **e != 0).map(|e| e >> layout.cluster_bits));
@@ -330,7 +370,7 @@ fn assemble(
     sector: Vec<u8>,
     tables: Tables,
     options: Options,
-    read_only: bool,
+    crypt: Option<Crypt>,
 ) -> Qcow2 {
     let layout = header.layout();
     let below = host.node().info();
@@ -340,15 +380,16 @@ fn assemble(
     let of_data = data.host.node().info();
     let least = |of: fn(&Info) -> u64| of(&below).min(of(&beside)).min(of(&of_data));
     let most = |of: fn(&Info) -> u32| of(&below).max(of(&beside)).max(of(&of_data));
+    let unit = if crypt.is_some() { crypt::SECTOR } else { 1 };
     let info = Info {
         size: header.size,
-        request_alignment: most(|info| info.request_alignment),
+        request_alignment: most(|info| info.request_alignment).max(unit),
         memory_alignment: most(|info| info.memory_alignment),
         preferred_write: layout.unit() as u32,
         max_transfer: least(|info| info.max_transfer),
         max_segments: least(|info| info.max_segments.into()) as u32,
         discard_granularity: layout.unit() as u32,
-        read_only,
+        read_only: options.read_only,
     };
     let (metadata, refused) = tables.metadata(header);
     let slices = header.size.div_ceil(layout.cluster()).div_ceil(layout.slice_entries() as u64);
@@ -383,6 +424,7 @@ fn assemble(
         unpacker: Unpacker::new(header.compression),
         packing: Packing::default(),
         bitmaps: Bitmaps::default(),
+        crypt,
         host,
     }
 }

@@ -123,16 +123,15 @@ impl Qcow2 {
     /// with zeros behind the end.
     ///
     /// # Errors
-    /// As for any write; [`BlockError::Unsupported`] where guest data is in a file of its own,
-    /// [`BlockError::Misaligned`] for what is no cluster, or is not shorter than
-    /// one.
+    /// As for any write; [`BlockError::Unsupported`] where guest data is in a file of its own or
+    /// encrypted, [`BlockError::Misaligned`] for what is no cluster, or is not shorter than one.
     pub async fn write_compressed(
         &self,
         cx: &Cx,
         clusters: &[PackedCluster],
     ) -> Result<(), BlockError> {
         self.check_writable()?;
-        if self.has_data_file() {
+        if self.has_data_file() || self.crypt.is_some() {
             return Err(BlockError::Unsupported);
         }
         for one in clusters {

@@ -34,7 +34,7 @@ impl Qcow2 {
                 Stretch::Zero { .. } => buf.zero(in_buf, found.len),
                 Stretch::Host { at: host, .. } => {
                     let view = buf.view(in_buf, found.len);
-                    work.push(Box::pin(self.data.host.read_into(cx, host, view, pin)));
+                    work.push(Box::pin(self.read_data(cx, (at, host), view, pin)));
                 }
                 Stretch::Backing => {
                     let view = buf.view(in_buf, found.len);

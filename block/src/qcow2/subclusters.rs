@@ -141,7 +141,7 @@ impl Qcow2 {
         let write = async {
             if (from, to) == (range.offset, range.end()) {
                 let at = host + (range.offset - start);
-                return self.data.host.write(cx, at, view, Pin::NONE).await;
+                return self.write_data(cx, (range.offset, at), view, Pin::NONE).await;
             }
             let mut whole = IoBuf::zeroed((to - from) as usize);
             for (from_edge, to_edge) in [(from, range.offset), (range.end(), to)] {
@@ -150,7 +150,7 @@ impl Qcow2 {
                 self.read_old(cx, edge, change.old, into).await?;
             }
             whole.copy_from(range.offset - from, &view, 0, range.len);
-            self.data.host.write(cx, host + (from - start), whole, Pin::NONE).await
+            self.write_data(cx, (from, host + (from - start)), whole, Pin::NONE).await
         };
         work.push(Box::pin(write));
         join::all(work.into_iter(), WIDTH).await

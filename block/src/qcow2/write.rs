@@ -112,7 +112,8 @@ impl Qcow2 {
                     let in_cluster = at & (layout.cluster() - 1);
                     // The guard keeps discards away; the pin does so even if this task is dropped.
                     let pin = self.pins.pin(cx.lane());
-                    in_place.push(Box::pin(self.data.host.write(cx, host + in_cluster, view, pin)));
+                    let place = (at, host + in_cluster);
+                    in_place.push(Box::pin(self.write_data(cx, place, view, pin)));
                     piece.len
                 }
                 Plan::Fresh => self.write_fresh(cx, piece, old, view).await?,
@@ -246,7 +247,7 @@ impl Qcow2 {
         let fill_tail = range.end() < end && self.must_fill(target.run, last);
         let in_run = range.offset - start;
         if !fill_head && !fill_tail {
-            return self.data.host.write(cx, host + in_run, view, Pin::NONE).await;
+            return self.write_data(cx, (range.offset, host + in_run), view, Pin::NONE).await;
         }
         let _memory = self.copies.take(layout.cluster()).await;
         let head = Range::new(start, range.offset - start);
@@ -258,10 +259,10 @@ impl Qcow2 {
                 self.read_old(cx, edge, last, into).await?;
             }
             whole.copy_from(in_run, &view, 0, range.len);
-            return self.data.host.write(cx, host, whole, Pin::NONE).await;
+            return self.write_data(cx, (start, host), whole, Pin::NONE).await;
         }
         let mut work: Vec<Work<'_>> =
-            vec![Box::pin(self.data.host.write(cx, host + in_run, view, Pin::NONE))];
+            vec![Box::pin(self.write_data(cx, (range.offset, host + in_run), view, Pin::NONE))];
         for (edge, old, wanted) in [(head, target.old[0], fill_head), (tail, last, fill_tail)] {
             if wanted {
                 let to = host + (edge.offset - start);
@@ -281,7 +282,7 @@ impl Qcow2 {
     ) -> Result<(), BlockError> {
         let buf = IoBuf::zeroed(edge.len as usize);
         self.read_old(cx, edge, old, buf.view(0, edge.len)).await?;
-        self.data.host.write(cx, to, buf, Pin::NONE).await
+        self.write_data(cx, (edge.offset, to), buf, Pin::NONE).await
     }
 
     /// Whether the unwritten parts of a cluster that had the entry `old` must be written too.
@@ -292,7 +293,9 @@ impl Qcow2 {
     /// The same for the part at `in_cluster`.
     pub(super) fn must_fill_at(&self, run: Run, old: Raw, in_cluster: u64) -> bool {
         let zeros = matches!(self.stretch_of(old, in_cluster), Stretch::Zero { .. });
-        !(zeros && (run.zeroed || !holds(Rule::FillRecycled)))
+        // What a hole decrypts to is no zeros.
+        let blank = run.zeroed && self.crypt.is_none();
+        !(zeros && (blank || !holds(Rule::FillRecycled)))
     }
 
     /// Reads what an old entry says about `range`, within one cluster and, if there are such, in
@@ -321,7 +324,7 @@ impl Qcow2 {
             Stretch::Backing => self.read_backing(cx, range, buf).await,
             Stretch::Host { at, .. } => {
                 let pin = self.pins.pin(cx.lane());
-                self.data.host.read_into(cx, at, buf, pin).await
+                self.read_data(cx, (range.offset, at), buf, pin).await
             }
             Stretch::Compressed(place) => {
                 let bytes = self.unpacked(cx, place).await?;

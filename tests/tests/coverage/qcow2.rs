@@ -6,6 +6,7 @@ const HEADER_RS: &str = "block/src/qcow2/header.rs";
 const SIZES: &str = "golden::every_cluster_size_version_and_compression";
 const MADE: &str = "making::created_images_are_sound_and_empty_for_qemu";
 const NAMES: &str = "making::impossible_images_are_refused_and_backing_files_are_named";
+const ENCRYPTED: &str = "encrypted::images_are_read_and_written_by_both";
 const REFUSED: &str = "hostile::features_that_are_not_known_are_refused_by_name";
 const DAMAGE: &str = "hostile::damaged_tables_do_no_harm";
 const PARSES: &str = "hostile::any_bytes_parse_or_are_refused";
@@ -42,7 +43,7 @@ const HEADER: Group = Group {
         row("backing_file_size", "Header", &[NAMES, PARSES, FIELDS]),
         row("cluster_bits", "Header", &[SIZES, MADE, FIELDS]),
         row("size", "Header", &[MADE, GROWS, FIELDS]),
-        row("crypt_method", "Header", &[REFUSED]),
+        row("crypt_method", "Header", &[REFUSED, ENCRYPTED]),
         row("l1_size", "Header", &[GROWS, FIELDS]),
         row("l1_table_offset", "Header", &[GROWS, DAMAGE, FIELDS]),
         row(
@@ -123,6 +124,11 @@ const EXTENSIONS: Group = Group {
             &["backing::the_data_files_name_changes"],
         ),
         row("feature name table", "Feature name table", &[REFUSED]),
+        row(
+            "full disk encryption header pointer",
+            "Full disk encryption header pointer",
+            &[ENCRYPTED, "encrypted::hostile_encryption_headers_are_refused"],
+        ),
         row(
             "bitmaps",
             "Bitmaps extension",

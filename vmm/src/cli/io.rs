@@ -128,7 +128,7 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
                 None => return Err(said(format!("Invalid cache option: {value}"))),
             },
             "U" => open.force_share = true,
-            "object" => request.secrets.add(&value).map_err(said)?,
+            "object" => crate::tools::object::add(&value).map_err(said)?,
             "image-opts" => open.by_options = true,
             "sandbox" => confined = confinement(&value)?,
             _ => {}

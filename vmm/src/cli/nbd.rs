@@ -9,7 +9,7 @@ use crate::tools::img::image::Cache;
 use crate::tools::img::snapshot::Which;
 use crate::tools::img::source::options_path;
 use crate::tools::nbd::{self, Address, ServeRequest};
-use crate::tools::object::Secrets;
+use crate::tools::object;
 use spindle_block::root::DetectZeroes;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -256,7 +256,7 @@ impl Given {
             "f" => request.format = Some(value),
             "t" => request.persistent = true,
             "v" => request.verbose = true,
-            "object" => Secrets::default().add(&value).map_err(said)?,
+            "object" => object::add(&value).map_err(said)?,
             "x" => (request.name, self.export) = (value, true),
             "D" => (request.description, self.export) = (Some(value), true),
             "tls-creds" => {

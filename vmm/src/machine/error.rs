@@ -35,6 +35,14 @@ pub enum BuildError {
         /// Why not.
         reason: String,
     },
+    /// A passphrase.
+    #[error("--object secret,id={id}: {reason}")]
+    Secret {
+        /// Its id.
+        id: String,
+        /// Why it cannot be had.
+        reason: String,
+    },
     /// There is nothing to start.
     #[error("there is nothing to start: give --kernel FILE")]
     NoKernel,

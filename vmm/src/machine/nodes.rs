@@ -2,7 +2,7 @@
 
 use spindle_block::{
     BlockError, Cx,
-    formats::ImageFormat,
+    formats::{ImageFormat, Secret},
     graph::{
         Backing, Cache, Discard, DriverOptions, Graph, GraphError, HostFile, ImageOptions,
         NodeOptions, Qcow2Options, options,
@@ -11,9 +11,12 @@ use spindle_block::{
     root::DetectZeroes,
 };
 
-use crate::spec::{
-    BlockdevSpec, DriverSpec, FaultRule,
-    block::{self, FaultAction, FaultErrno, FileSpec, ImageSpec},
+use crate::{
+    spec::{
+        BlockdevSpec, DriverSpec, FaultRule,
+        block::{self, FaultAction, FaultErrno, FileSpec, ImageSpec},
+    },
+    tools::object,
 };
 
 /// Opens the nodes of one description, the file's first: all of them, or none.
@@ -24,7 +27,11 @@ pub(super) async fn open_all(
 ) -> Result<(), GraphError> {
     let mut made = Vec::new();
     for spec in specs {
-        match graph.open(cx, options(spec)).await {
+        let opened = match options(spec) {
+            Ok(options) => graph.open(cx, options).await,
+            Err(error) => Err(error),
+        };
+        match opened {
             Ok(name) => made.push(name),
             Err(error) => {
                 for name in made.iter().rev() {
@@ -40,9 +47,16 @@ pub(super) async fn open_all(
 }
 
 /// What the graph is asked to open for `spec`.
-pub(super) fn options(spec: &BlockdevSpec) -> NodeOptions {
-    let driver = driver(spec);
-    NodeOptions {
+///
+/// # Errors
+/// There is no passphrase of the id that it names.
+pub(super) fn options(spec: &BlockdevSpec) -> Result<NodeOptions, GraphError> {
+    let driver = driver(spec).map_err(|reason| GraphError::Image {
+        path: spec.node_name.clone().into(),
+        format: spec.driver_name(),
+        reason,
+    })?;
+    Ok(NodeOptions {
         read_only: spec.read_only,
         discard: match spec.discard {
             block::DiscardMode::Ignore => Discard::Ignore,
@@ -56,11 +70,16 @@ pub(super) fn options(spec: &BlockdevSpec) -> NodeOptions {
         cache: Cache { direct: spec.cache.direct, no_flush: spec.cache.no_flush },
         owner: spec.part_of.clone(),
         ..NodeOptions::new(&spec.node_name, driver)
-    }
+    })
 }
 
-fn driver(spec: &BlockdevSpec) -> DriverOptions {
-    match &spec.driver {
+/// The passphrase of this id, if one is named.
+fn secret(id: Option<&String>) -> Result<Option<Secret>, String> {
+    id.map(|id| object::secret(id)).transpose()
+}
+
+fn driver(spec: &BlockdevSpec) -> Result<DriverOptions, String> {
+    Ok(match &spec.driver {
         DriverSpec::File(file) => DriverOptions::File(host_file(file)),
         DriverSpec::HostDevice(file) => DriverOptions::HostDevice(host_file(file)),
         DriverSpec::Raw(raw) => {
@@ -72,6 +91,15 @@ fn driver(spec: &BlockdevSpec) -> DriverOptions {
             data_file: qcow2.data_file.clone(),
             lazy_refcounts: qcow2.lazy_refcounts,
             l2_cache_size: qcow2.l2_cache_size,
+            secret: secret(qcow2.encrypt.as_ref().and_then(|e| e.key_secret.as_ref()))?,
+            encrypt_format: qcow2.encrypt.as_ref().and_then(|e| e.format.clone()),
+        }),
+        DriverSpec::Luks(luks) => DriverOptions::Image(ImageOptions {
+            format: ImageFormat::Luks,
+            file: luks.file.clone(),
+            backing: Backing::None,
+            secret: secret(luks.key_secret.as_ref())?,
+            header: luks.header.clone(),
         }),
         DriverSpec::Vmdk(spec) => image(ImageFormat::Vmdk, spec),
         DriverSpec::Vdi(spec) => image(ImageFormat::Vdi, spec),
@@ -98,7 +126,7 @@ fn driver(spec: &BlockdevSpec) -> DriverOptions {
             config: spec.config.clone(),
             rules: spec.into(),
         },
-    }
+    })
 }
 
 fn backing(backing: &block::Backing) -> Backing {
@@ -111,7 +139,7 @@ fn backing(backing: &block::Backing) -> Backing {
 
 fn image(format: ImageFormat, spec: &ImageSpec) -> DriverOptions {
     let (file, backing) = (spec.file.clone(), backing(&spec.backing));
-    DriverOptions::Image(ImageOptions { format, file, backing, secret: None })
+    DriverOptions::Image(ImageOptions { format, file, backing, secret: None, header: None })
 }
 
 fn host_file(file: &FileSpec) -> HostFile {

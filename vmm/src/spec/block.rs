@@ -60,6 +60,8 @@ pub enum DriverSpec {
     Cloop(ImageSpec),
     /// An image of this format.
     Bochs(ImageSpec),
+    /// An encrypted disk.
+    Luks(LuksSpec),
     /// Zeros that take no time.
     #[serde(rename = "null-co")]
     Null(NullSpec),
@@ -113,6 +115,35 @@ pub struct Qcow2Spec {
     /// Memory for L2 tables, in bytes; `None`: enough for the whole disk, up to a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub l2_cache_size: Option<u64>,
+    /// How it is unlocked, where it is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encrypt: Option<EncryptSpec>,
+}
+
+/// `encrypt` of `qcow2`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EncryptSpec {
+    /// How the image is encrypted; `None`: as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The id of the passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret: Option<String>,
+}
+
+/// `luks`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LuksSpec {
+    /// The node that holds the disk.
+    pub file: String,
+    /// The node that holds the header, where that is not before the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// The id of the passphrase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_secret: Option<String>,
 }
 
 /// `vmdk`, `vdi`, and the other formats of the block layer's.
@@ -346,6 +377,10 @@ impl BlockdevSpec {
             DriverSpec::Raw(raw) => vec![&raw.file],
             DriverSpec::Fault(fault) => vec![&fault.file],
             DriverSpec::Blkdebug(blkdebug) => vec![&blkdebug.image],
+            DriverSpec::Luks(luks) => {
+                let header = luks.header.iter().map(String::as_str);
+                std::iter::once(&*luks.file).chain(header).collect()
+            }
             DriverSpec::Qcow2(qcow2) => {
                 let mut below: Vec<&str> = vec![&qcow2.file];
                 below.extend(qcow2.data_file.as_deref());
@@ -388,6 +423,7 @@ impl BlockdevSpec {
             DriverSpec::Dmg(_) => DMG.name,
             DriverSpec::Cloop(_) => CLOOP.name,
             DriverSpec::Bochs(_) => BOCHS.name,
+            DriverSpec::Luks(_) => LUKS.name,
             DriverSpec::Null(_) => NULL.name,
             DriverSpec::Fault(_) => FAULT.name,
             DriverSpec::Blkdebug(_) => BLKDEBUG.name,
@@ -414,6 +450,7 @@ pub const DRIVERS: &[&Table] = &[
     &DMG,
     &CLOOP,
     &BOCHS,
+    &LUKS,
 ];
 
 /// Other names that drivers go by.
@@ -481,6 +518,26 @@ pub const QCOW2: Table = Table {
         prop("data-file", Kind::Id, "node with the guest data; default: what the image names"),
         prop("lazy-refcounts", Kind::Bool, "put off refcount updates; default: the image's"),
         prop("l2-cache-size", ANY_SIZE, "memory for L2 tables; default: for the whole disk"),
+        prop("encrypt", Kind::Group(ENCRYPT), "how an encrypted image is unlocked"),
+    ],
+};
+
+const SECRET: Kind = Kind::Str { len_max: 127 };
+
+const ENCRYPT: &[Prop] = &[
+    prop("format", Kind::Enum(&["aes", "luks"]), "what it is encrypted with; default: as it says"),
+    prop("key-secret", SECRET, "secret object that unlocks it"),
+];
+
+/// `luks`.
+pub const LUKS: Table = Table {
+    what: "blockdev driver",
+    name: "luks",
+    help: "encrypted disk (LUKS 1 and 2)",
+    props: &[
+        CHILD,
+        prop("header", Kind::Id, "node with the header; default: before the disk"),
+        prop("key-secret", SECRET, "secret object that unlocks it"),
     ],
 };
 

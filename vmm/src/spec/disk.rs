@@ -11,6 +11,7 @@ use super::keyval::Options;
 use super::nodes::device_from_options;
 use super::props::{Kind, Mode, Table, prop};
 use serde_json::{Map, Value, json};
+use spindle_block::formats::ImageFormat;
 use std::collections::HashSet;
 use std::path::Path;
 
@@ -54,6 +55,7 @@ pub const DISK: Table = Table {
         prop("detect-zeroes", Kind::Enum(&["off", "on", "unmap"]), "make zero writes sparse")
             .or("off"),
         prop("readonly", Kind::Bool, "refuse writes").alias(&["read-only"]).or("off"),
+        prop("key-secret", Kind::Str { len_max: 127 }, "secret object that unlocks the image"),
         prop("serial", Kind::Str { len_max: 20 }, "serial number"),
         prop("logical-block-size", BLOCK_SIZE, "sector size; 0: the image's")
             .alias(&["logical_block_size"])
@@ -166,7 +168,7 @@ pub(super) fn lower(
     let id = own_id(&disk).unwrap_or(id);
     let (write_cache, direct, no_flush) = cache(text("cache").unwrap_or_default());
     let read_only = if text("media") == Some("cdrom") { json!(true) } else { get("readonly") };
-    let blockdev = json!({
+    let mut blockdev = json!({
         "driver": format.name(),
         "node-name": id,
         "read-only": read_only,
@@ -175,6 +177,16 @@ pub(super) fn lower(
         "cache": {"direct": direct, "no-flush": no_flush},
         "file": {"driver": protocol, "filename": get("file"), "aio": get("aio")},
     });
+    if let Some(id) = text("key-secret") {
+        match format {
+            Format::Image(ImageFormat::Luks) => blockdev["key-secret"] = id.into(),
+            Format::Qcow2 => blockdev["encrypt"] = json!({ "key-secret": id }),
+            other => {
+                let reason = format!("a {} image is not encrypted", other.name());
+                return Err(SpecError::bad("--disk", "key-secret", reason));
+            }
+        }
+    }
     let controller = text("controller").unwrap_or_default();
     let form = FORMS.iter().find(|form| form.name == controller).unwrap_or(&FORMS[0]);
     if let Some(key) = SOME.iter().find(|key| disk.contains_key(**key) && !form.own.contains(key)) {

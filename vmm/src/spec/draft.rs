@@ -469,6 +469,7 @@ fn sole_writers(spec: &MachineSpec) -> Result<(), SpecError> {
             DriverSpec::Fault(fault) => claim(&fault.file, user())?,
             DriverSpec::Blkdebug(blkdebug) => claim(&blkdebug.image, user())?,
             DriverSpec::Qcow2(qcow2) => claim(&qcow2.file, user())?,
+            DriverSpec::Luks(luks) => claim(&luks.file, user())?,
             DriverSpec::Vmdk(image)
             | DriverSpec::Vdi(image)
             | DriverSpec::Vpc(image)

@@ -35,6 +35,7 @@ impl Format {
         "dmg",
         "cloop",
         "bochs",
+        "luks",
     ];
 
     /// The format of this name.
@@ -140,6 +141,7 @@ const ENDINGS: &[(&str, ImageFormat)] = &[
     ("cloop", ImageFormat::Cloop),
     ("hdd", ImageFormat::Parallels),
     ("hds", ImageFormat::Parallels),
+    ("luks", ImageFormat::Luks),
 ];
 
 /// The format whose signature `head` carries, if any.
@@ -284,7 +286,7 @@ mod tests {
             ("disk", b"\0\0", &["no ending", "format=raw"]),
             ("a.vmdk", b"", &["name says vmdk", "does not begin as a vmdk"]),
             ("a.vdi", QCOW2, &["name says vdi", "begins like a qcow2", "format=qcow2"]),
-            ("a.img", b"LUKS\xba\xbe", &["luks images cannot be opened", "qemu-img convert"]),
+            ("a.img", b"LUKS\xba\xbe", &["'.img'", "luks image", "format=luks"]),
         ];
         for (name, head, wanted) in cases {
             let message = of(name, head).unwrap_err();

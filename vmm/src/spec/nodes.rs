@@ -82,7 +82,7 @@ fn inline_children(
         for (key, value) in &inherited {
             child.entry(key.as_str()).or_insert_with(|| value.clone());
         }
-        if row.name == "backing" {
+        if matches!(row.name, "backing" | "header") {
             child.insert("read-only".to_owned(), Value::Bool(true));
         }
         options.insert(row.name.to_owned(), Value::String(name));

@@ -15,6 +15,9 @@ pub enum ObjectSpec {
     /// Random bytes from a file or device.
     #[serde(rename = "rng-random")]
     RngRandom(RngRandomSpec),
+    /// A passphrase.
+    #[serde(rename = "secret")]
+    Secret(SecretSpec),
 }
 
 /// `iothread`.
@@ -43,6 +46,27 @@ pub struct RngRandomSpec {
     pub filename: std::path::PathBuf,
 }
 
+/// `secret`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretSpec {
+    /// Its id.
+    pub id: String,
+    /// The passphrase itself, for all to see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// The file that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// `raw` or `base64`.
+    pub format: String,
+}
+
+impl std::fmt::Debug for SecretSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecretSpec").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl ObjectSpec {
     /// The object's id.
     #[must_use]
@@ -51,12 +75,13 @@ impl ObjectSpec {
             Self::Iothread(o) => &o.id,
             Self::RngBuiltin(o) => &o.id,
             Self::RngRandom(o) => &o.id,
+            Self::Secret(o) => &o.id,
         }
     }
 }
 
 /// All object tables.
-pub const OBJECTS: &[&Table] = &[&IOTHREAD, &RNG_BUILTIN, &RNG_RANDOM];
+pub const OBJECTS: &[&Table] = &[&IOTHREAD, &RNG_BUILTIN, &RNG_RANDOM, &SECRET];
 
 const ID: Prop = prop("id", Kind::Id, "name of the object").required();
 
@@ -90,4 +115,17 @@ pub const RNG_RANDOM: Table = Table {
     name: "rng-random",
     help: "random bytes from a file or device",
     props: &[ID, prop("filename", Kind::Path, "where they come from").or("/dev/urandom")],
+};
+
+/// `secret`.
+pub const SECRET: Table = Table {
+    what: "object",
+    name: "secret",
+    help: "passphrase of an encrypted disk",
+    props: &[
+        ID,
+        prop("data", Kind::Str { len_max: 1 << 20 }, "the passphrase itself, for all to see"),
+        prop("file", Kind::Path, "file that holds it"),
+        prop("format", Kind::Enum(&["raw", "base64"]), "how it is written").or("raw"),
+    ],
 };

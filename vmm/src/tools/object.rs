@@ -1,10 +1,48 @@
 //! `--object secret,…`: passwords and keys that other options refer to by name.
 use crate::spec::keyval;
+use crate::spec::object::SecretSpec;
 use serde_json::Value;
+use spindle_block::formats::Secret;
 use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
 
 /// The longest secret, in bytes.
 const LEN_MAX: u64 = 1 << 20;
+
+/// The objects of this process, which its images are opened with: a command line has one set.
+static OBJECTS: RwLock<Secrets> = RwLock::new(Secrets(BTreeMap::new()));
+
+/// Takes an object of the command line.
+///
+/// # Errors
+///
+/// As for [`Secrets::add`].
+pub fn add(text: &str) -> Result<(), String> {
+    OBJECTS.write().unwrap_or_else(PoisonError::into_inner).add(text)
+}
+
+/// Takes an object of a machine, in place of one of the same id.
+///
+/// # Errors
+///
+/// As for [`Secrets::add`].
+pub fn define(secret: &SecretSpec) -> Result<(), String> {
+    let (data, file) = (secret.data.as_deref(), secret.file.as_deref());
+    let bytes = bytes(data, file, Some(&secret.format))?;
+    let mut objects = OBJECTS.write().unwrap_or_else(PoisonError::into_inner);
+    objects.0.insert(secret.id.clone(), bytes);
+    Ok(())
+}
+
+/// The secret of the command line called `id`.
+///
+/// # Errors
+///
+/// As for [`Secrets::get`].
+pub fn secret(id: &str) -> Result<Secret, String> {
+    let objects = OBJECTS.read().unwrap_or_else(PoisonError::into_inner);
+    objects.get(id).map(Secret::new)
+}
 
 /// The secrets of a command line, by their ids.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -44,21 +82,7 @@ impl Secrets {
                 other => return Err(format!("Parameter '{other}' is unexpected")),
             }
         }
-        let bytes = match (of("data"), of("file")) {
-            (Some(_), Some(_)) => {
-                return Err("'file' and 'data' are mutually exclusive".to_owned());
-            }
-            (None, None) => return Err("Must provide 'file' or 'data'".to_owned()),
-            (Some(data), None) => data.as_bytes().to_vec(),
-            (None, Some(file)) => read(file)?,
-        };
-        let bytes = match of("format") {
-            None | Some("raw") => bytes,
-            Some("base64") => base64(&bytes).ok_or("Base64 data is not valid")?,
-            Some(other) => {
-                return Err(format!("Parameter 'format' does not accept value '{other}'"));
-            }
-        };
+        let bytes = bytes(of("data"), of("file"), of("format"))?;
         if self.0.insert(id.to_owned(), bytes).is_some() {
             return Err(format!(
                 "attempt to add duplicate property '{id}' to object (type 'container')"
@@ -74,6 +98,22 @@ impl Secrets {
     /// QEMU's sentence about one that there is not.
     pub fn get(&self, id: &str) -> Result<&[u8], String> {
         self.0.get(id).map(Vec::as_slice).ok_or_else(|| format!("No secret with id '{id}'"))
+    }
+}
+
+fn bytes(data: Option<&str>, file: Option<&str>, format: Option<&str>) -> Result<Vec<u8>, String> {
+    let bytes = match (data, file) {
+        (Some(_), Some(_)) => {
+            return Err("'file' and 'data' are mutually exclusive".to_owned());
+        }
+        (None, None) => return Err("Must provide 'file' or 'data'".to_owned()),
+        (Some(data), None) => data.as_bytes().to_vec(),
+        (None, Some(file)) => read(file)?,
+    };
+    match format {
+        None | Some("raw") => Ok(bytes),
+        Some("base64") => base64(&bytes).ok_or_else(|| "Base64 data is not valid".to_owned()),
+        Some(other) => Err(format!("Parameter 'format' does not accept value '{other}'")),
     }
 }
 

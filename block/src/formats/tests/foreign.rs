@@ -5,6 +5,7 @@ use std::io::Write;
 use super::*;
 use crate::{
     conformance::close_all,
+    formats::{Alone, Secret, facts},
     nodes::testing::{on_ring, read},
 };
 
@@ -74,6 +75,36 @@ fn qcow_images_of_qemu_are_read() {
     let mut above = bytes;
     above[70000..160_000].fill(9);
     reads_as(ImageFormat::Qcow, &top, above, Some(raw));
+}
+
+#[test]
+fn encrypted_qcow_images_of_qemu_are_read() {
+    let dir = directory();
+    let path = dir.path().join("image");
+    let object = "secret,id=s,data=correct horse battery";
+    let options = "encrypt.format=aes,encrypt.key-secret=s";
+    let args = ["create", "-q", "--object", object, "-f", "qcow", "-o", options];
+    qemu("qemu-img", &[&args[..], &[text(&path), "1M"]].concat());
+    let image = format!("driver=qcow,encrypt.key-secret=s,file.filename={}", text(&path));
+    let write = "write -P 9 70000 90000";
+    qemu("qemu-io", &["--object", object, "--image-opts", &image, "-c", write]);
+    let mut expected = vec![0; 1 << 20];
+    expected[70_000..160_000].fill(9);
+    on_ring(move |cx| async move {
+        let file = || host_file(&path, true).expect("the image");
+        let request = |word: Option<&[u8]>| Request {
+            secret: word.map(Secret::new),
+            ..Request::read(file(), &Alone)
+        };
+        let refused = open(&cx, ImageFormat::Qcow, request(None)).await;
+        assert!(refused.err().expect("refused").to_string().contains("'encrypt.key-secret'"));
+        assert!(facts(&cx, ImageFormat::Qcow, &file(), &Alone).await.expect("facts").encrypted);
+        let word = Some(&b"correct horse battery"[..]);
+        let disk = open(&cx, ImageFormat::Qcow, request(word)).await.expect("open");
+        assert!(read(&cx, &disk, 0, 1 << 20).await.expect("read") == expected);
+        assert!(read(&cx, &disk, 70_144, 512).await.expect("read") == [9; 512]);
+        close_all(Cx::clone(&cx), disk).await.expect("close");
+    });
 }
 
 #[test]

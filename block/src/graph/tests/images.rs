@@ -39,6 +39,8 @@ fn qcow2(name: &str, file: &str) -> NodeOptions {
         data_file: None,
         lazy_refcounts: None,
         l2_cache_size: None,
+        secret: None,
+        encrypt_format: None,
     };
     NodeOptions::new(name, DriverOptions::Qcow2(qcow2))
 }

@@ -121,6 +121,11 @@ impl Walk {
 impl Walker<'_> {
     async fn all(&mut self, header: &Header) -> Result<(), CheckError> {
         self.add(Range::new(0, self.walk.layout.cluster()));
+        match header.encryption_header() {
+            Ok(None) => {}
+            Ok(Some(place)) => drop(self.add(place)),
+            Err(error) => self.walk.report.corruption(error.to_string()),
+        }
         self.l1_tables(header).await?;
         self.l2_tables().await?;
         self.bitmaps(header).await?;

@@ -47,7 +47,7 @@ type Disks = Vec<(String, Vec<u8>)>;
 
 async fn contents(cx: &Cx, file: &Arc<dyn Node>) -> Result<Disks, String> {
     let opening = Opening { read_only: true, ..Opening::default() };
-    let disk = qcow2::open(cx, Arc::clone(file), None, opening).await;
+    let disk = qcow2::open(cx, Arc::clone(file), None, opening.clone()).await;
     let disk: Arc<dyn Node> = disk.map_err(|e| format!("open: {e}"))?;
     let len = disk.info().size as usize;
     let bytes = read(cx, &disk, 0, len).await.map_err(|e| format!("read: {e}"))?;
@@ -55,7 +55,7 @@ async fn contents(cx: &Cx, file: &Arc<dyn Node>) -> Result<Disks, String> {
     let mut disks = vec![(String::new(), bytes)];
     let about = info::info(cx, file).await.map_err(|e| format!("info: {e}"))?;
     for snapshot in about.snapshots {
-        let disk = open_snapshot(cx, Arc::clone(file), None, opening, &snapshot).await;
+        let disk = open_snapshot(cx, Arc::clone(file), None, opening.clone(), &snapshot).await;
         let disk: Arc<dyn Node> = disk.map_err(|e| format!("snapshot: {e}"))?;
         let bytes = read(cx, &disk, 0, len).await.map_err(|e| format!("read: {e}"))?;
         disks.push((snapshot.name, bytes));

@@ -119,6 +119,17 @@ fn clusters_that_were_tables_once() {
 }
 
 #[test]
+fn encrypted_disks() {
+    let aes = Shape { encrypted: Some("aes"), ..Shape::new(12, 256 << 10) };
+    survives(aes, 1, 300);
+    survives(Shape { base: 200 << 10, align: 512, stale: 60, ..aes }, 1, 300);
+    // Sectors are numbered by their place in the file.
+    let luks = Shape { encrypted: Some("luks"), ..Shape::new(9, 64 << 10) };
+    survives(Shape { base: 40 << 10, stale: 200, ..luks }, 4, 40);
+    survives(Shape { lazy: true, grows_to: 300 << 10, ..Shape { size: 126 << 10, ..luks } }, 4, 40);
+}
+
+#[test]
 fn disks_that_grow() {
     // An L1 table of one 512-byte cluster maps 2 MiB.
     survives(Shape { base: 96 << 10, grows_to: 2200 << 10, ..Shape::new(9, 64 << 10) }, 2, 150);

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     lock,
-    shape::{BASE, DATA, DataFile, Files, IMAGE, Origin, SNAPSHOT, Shape},
+    shape::{BASE, DATA, DataFile, Files, IMAGE, Origin, SNAPSHOT, Shape, WORD},
 };
 use crate::{
     Cx, Io, IoBuf, Node, Range,
@@ -145,10 +145,10 @@ impl Recovery {
         let (image, raw) = (path(IMAGE), path("disk.raw"));
         if self.shape.lazy || self.beside.is_some() {
             // With the dirty bit refcounts may be anything, and are rebuilt.
-            qemu_img(&[0, 2, 3], &["check", "-q", "-r", "all", "-f", "qcow2"], &[&image])?;
+            self.qemu_img(&[0, 2, 3], &["check", "-q", "-r", "all"], &image, None)?;
         }
-        qemu_img(&[0, 3], &["check", "-q", "-f", "qcow2"], &[&image])?;
-        qemu_img(&[0], &["convert", "-f", "qcow2", "-O", "raw"], &[&image, &raw])?;
+        self.qemu_img(&[0, 3], &["check", "-q"], &image, None)?;
+        self.qemu_img(&[0], &["convert", "-O", "raw"], &image, Some(&raw))?;
         let bytes = std::fs::read(&raw).map_err(|e| e.to_string())?;
         let range = Range::new(0, bytes.len() as u64);
         lock(sectors).check_crashed(range, &bytes)?;
@@ -158,6 +158,27 @@ impl Recovery {
             lock(sectors).check_crashed(range, &bytes)?;
         }
         if self.shape.origin == Origin::Snapshot { self.check_snapshot(&image) } else { Ok(()) }
+    }
+
+    /// Runs qemu-img on the image, with its passphrase where it has one.
+    fn qemu_img(
+        &self,
+        allowed: &[i32],
+        args: &[&str],
+        image: &Path,
+        target: Option<&PathBuf>,
+    ) -> Result<(), String> {
+        let mut opened = format!("driver=qcow2,file.filename={}", image.display());
+        let object = format!("secret,id=s,data={WORD}");
+        let mut args = args.to_vec();
+        if self.shape.encrypted.is_some() {
+            args.extend(["--object", &object]);
+            opened += ",encrypt.key-secret=s";
+        }
+        args.push("--image-opts");
+        let opened = PathBuf::from(opened);
+        let paths: Vec<&PathBuf> = std::iter::once(&opened).chain(target).collect();
+        qemu_img(allowed, &args, &paths)
     }
 
     /// The snapshot holds what it held when it was taken.

@@ -10,9 +10,11 @@ use crate::{
         crash::{History, Mix, SECTOR, Sectors, SharedSectors, Value, encode, run},
     },
     file::File,
+    formats::Secret,
+    luks::LuksOptions,
     nodes::file::FileNode,
     qcow2::{
-        Files as Opened, Options, Qcow2,
+        Encrypt, Files as Opened, Options, Qcow2,
         create::{CreateOptions, create},
         open_files,
     },
@@ -34,6 +36,9 @@ pub(super) enum Origin {
     /// QEMU made it, with every sector written, and a snapshot that shares all clusters.
     Snapshot,
 }
+
+/// The passphrase of encrypted images.
+pub(super) const WORD: &str = "correct horse";
 
 /// The name of the snapshot.
 pub(super) const SNAPSHOT: &str = "one";
@@ -73,6 +78,8 @@ pub(super) struct Shape {
     pub extended: bool,
     /// Guest data is in a file of its own, which may be raw.
     pub data: DataFile,
+    /// How the disk is encrypted, in QEMU's words.
+    pub encrypted: Option<&'static str>,
 }
 
 impl Shape {
@@ -91,6 +98,22 @@ impl Shape {
             grows_to: size,
             extended: false,
             data: DataFile::None,
+            encrypted: None,
+        }
+    }
+
+    fn secret() -> Secret {
+        Secret::new(WORD.as_bytes())
+    }
+
+    fn encrypt(&self) -> Option<Encrypt> {
+        match self.encrypted? {
+            "aes" => Some(Encrypt::Aes(Self::secret())),
+            _ => {
+                let options = LuksOptions::new(0, Self::secret());
+                let alg = "aes-128".to_owned();
+                Some(Encrypt::Luks(LuksOptions { cipher_alg: alg, iter_time_ms: 0, ..options }))
+            }
         }
     }
 
@@ -119,6 +142,7 @@ impl Shape {
             data_file: (self.data != DataFile::None).then(|| DATA.to_owned()),
             data_file_raw: self.data == DataFile::Raw,
             backing: (self.base > 0).then(|| (BASE.to_owned(), "raw".to_owned())),
+            encrypt: self.encrypt(),
             ..CreateOptions::new(self.size)
         }
     }
@@ -228,7 +252,8 @@ impl Files {
     pub async fn open_image(self, cx: Cx, len: u64) -> Result<Arc<Qcow2>, String> {
         let shape = self.shape;
         let cache_bytes = shape.small_cache.then_some(0);
-        let options = Options { cache_bytes, ..Options::default() };
+        let secret = shape.encrypted.map(|_| Shape::secret());
+        let options = Options { cache_bytes, secret, ..Options::default() };
         let data = (shape.data != DataFile::None)
             .then(|| FileNode::over(Arc::clone(&self.data), shape.size, shape.align, false) as _);
         let opened = Opened { file: self.node(len, false), backing: self.backing(), data };

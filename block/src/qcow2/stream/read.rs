@@ -65,6 +65,9 @@ impl<R: Read> StreamReader<R> {
             return Err(StreamError::Order("the image's data is in another file"));
         }
         header.supported()?;
+        if header.crypt_method != 0 {
+            return Err(StreamError::Order("the image is encrypted"));
+        }
         if header.backing_file.is_some() {
             return Err(StreamError::Order("the image has a backing file"));
         }

@@ -35,6 +35,9 @@ impl StreamPlan {
         if layout.external {
             return Err(CreateError::StreamedDataFile);
         }
+        if options.encrypt.is_some() {
+            return Err(CreateError::StreamedCrypt);
+        }
         let mut tables: Vec<u64> = Vec::new();
         for run in runs.iter().filter(|run| !run.is_empty()) {
             let (first, last) = (run.start >> layout.l2_bits(), (run.end - 1) >> layout.l2_bits());
@@ -45,7 +48,8 @@ impl StreamPlan {
         let too_large =
             CreateError::TooLarge { size: options.size, cluster_size: options.cluster_size };
         let l1_entries = u64::from(header.l1_size);
-        let plan = Plan::with(layout, l1_entries, tables.len() as u64, data).ok_or(too_large)?;
+        let plan =
+            Plan::with(layout, l1_entries, (tables.len() as u64, data), 0).ok_or(too_large)?;
         header.l1_offset = plan.l1_at() << layout.cluster_bits;
         header.reftable_clusters = plan.reftable as u32;
         Ok(Self { header, plan, runs, tables })

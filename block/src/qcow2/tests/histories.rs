@@ -26,7 +26,7 @@ fn subject(shape: &Shape) -> Subject {
     let options = Options { cache_bytes: shape.cache_bytes, ..Options::default() };
     Subject {
         open: Arc::new(move |cx| {
-            let paths = paths.clone();
+            let (paths, options) = (paths.clone(), options.clone());
             Box::pin(async move { open_chain(&cx, &paths, raw_base, options).await })
         }),
         contents: shape.contents.clone(),

@@ -153,8 +153,8 @@ fn features_that_are_not_known_are_refused_by_name() {
     let error = opened(&bytes).expect_err("refused").to_string();
     assert!(error.contains("unknown feature bit 63"), "{error}");
     let mut bytes = sound.clone();
-    bytes[35] = 2;
-    assert_eq!(opened(&bytes), Err(OpenError::Header(HeaderError::Encrypted(2))));
+    bytes[35] = 3;
+    assert_eq!(opened(&bytes), Err(OpenError::Header(HeaderError::Encrypted(3))));
     let mut bytes = sound.clone();
     bytes[99] = 7;
     let width = HeaderError::Field("refcount width beyond 64 bits");

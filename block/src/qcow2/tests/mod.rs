@@ -4,6 +4,7 @@
 mod bitmaps;
 mod cutting;
 mod data_file;
+mod encrypted;
 mod faults;
 mod golden;
 mod header;
@@ -71,7 +72,7 @@ pub(super) async fn open_chain(
         lower = Some(if raw_base && index == paths.len() - 1 {
             RawNode::new(file, 0, None, true).map_err(|e| e.to_string())?
         } else {
-            let options = Options { read_only, ..options };
+            let options = Options { read_only, ..options.clone() };
             open(cx, file, lower, options).await.map_err(|e| format!("{path:?}: {e:?}"))?
         });
     }

@@ -5,9 +5,11 @@ use std::sync::{Arc, OnceLock};
 use arbitrary::{Result, Unstructured};
 use spindle_block::{
     Cx, Io, IoBuf, Node, Op, Range,
+    formats::Secret,
+    luks::LuksOptions,
     nodes::file::FileNode,
     qcow2::{
-        Header, Options,
+        Encrypt, Header, Options,
         check::{Repair, check},
         create::{CreateOptions, create},
         open,
@@ -27,11 +29,30 @@ fn images() -> &'static [Sound] {
     static IMAGES: OnceLock<Vec<Sound>> = OnceLock::new();
     IMAGES.get_or_init(|| {
         let shapes = [(9, 3, false), (12, 3, false), (12, 2, false), (16, 3, true), (14, 3, false)];
-        shapes.into_iter().map(|(bits, version, lazy)| make(bits, version, lazy)).collect()
+        let plain = shapes.into_iter().map(|(bits, version, lazy)| make(bits, version, lazy, None));
+        let luks = LuksOptions {
+            cipher_alg: "aes-128".to_owned(),
+            cipher_mode: "cbc".to_owned(),
+            iter_time_ms: 0,
+            ..LuksOptions::new(0, secret())
+        };
+        let encrypted = [
+            make(12, 3, false, Some(Encrypt::Aes(secret()))),
+            make(12, 3, false, Some(Encrypt::Luks(luks))),
+        ];
+        plain.chain(encrypted).collect()
     })
 }
 
-fn make(cluster_bits: u32, version: u32, lazy_refcounts: bool) -> Sound {
+fn secret() -> Secret {
+    Secret::new(b"word")
+}
+
+fn options() -> Options {
+    Options { secret: Some(secret()), ..Options::default() }
+}
+
+fn make(cluster_bits: u32, version: u32, lazy_refcounts: bool, encrypt: Option<Encrypt>) -> Sound {
     let world = World::new(1);
     let file = world.create_file("image", &[], 0);
     let cx = world.iothread("make").expect("an iothread");
@@ -45,10 +66,11 @@ fn make(cluster_bits: u32, version: u32, lazy_refcounts: bool) -> Sound {
             lazy_refcounts,
             // Those of 16 KiB are made of subclusters.
             extended_l2: cluster_bits == 14,
+            encrypt,
             ..CreateOptions::new(1 << 20)
         };
         create(&cx, &node, &options).await.expect("an image");
-        let image = open(&cx, node, None, Options::default()).await.expect("a sound image");
+        let image = open(&cx, node, None, self::options()).await.expect("a sound image");
         let image: Arc<dyn Node> = image;
         for n in 0..6u64 {
             let data = IoBuf::from_slice(&[n as u8 + 1; 9 << 10]);
@@ -72,13 +94,22 @@ fn tables(bytes: &[u8]) -> Vec<(usize, usize)> {
     };
     let (l1, refs) = (header.l1_offset as usize, header.reftable_offset as usize);
     let cluster = 1 << header.cluster_bits;
-    vec![
-        (0, 112),
+    let mut tables = vec![(0, 112)];
+    if let Some(place) = header.encryption_header().expect("a sound header") {
+        // The extension, and the LUKS header without its iterations: they only take time.
+        let luks = place.offset as usize;
+        let own = bytes.windows(4).position(|w| w == [0x05, 0x37, 0xbe, 0x77]);
+        let parts = [(0, 164), (168, 44), (216, 376)].map(|(at, len)| (luks + at, len));
+        tables.push((own.expect("an extension"), 24));
+        tables.extend(parts);
+    }
+    tables.extend([
         (l1, 8 * header.l1_size as usize),
         (entry(l1), cluster.min(1024)),
         (refs, 16),
         (entry(refs), cluster.min(512)),
-    ]
+    ]);
+    tables
 }
 
 pub(super) fn header_seeds() -> Vec<Vec<u8>> {
@@ -119,7 +150,7 @@ pub(super) fn image(data: &[u8]) {
     cx.block_on(async move {
         let cx = task_cx;
         let _ = check(&cx, &node, Repair::None).await;
-        if let Ok(image) = open(&cx, Arc::clone(&node), None, Options::default()).await {
+        if let Ok(image) = open(&cx, Arc::clone(&node), None, options()).await {
             let image: Arc<dyn Node> = image;
             let mut u = Unstructured::new(&program);
             let mut steps = 0;

@@ -1,7 +1,7 @@
 //! `spindle img amend`.
 use super::super::{Outcome, Stop};
 use super::copying::{ProgressStyle, show};
-use super::failed;
+use super::{Named, failed};
 use crate::spec::format::Format;
 use crate::tools::img::amend::{self, AmendRequest};
 use crate::tools::img::error::ImgError;
@@ -11,6 +11,8 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  spindle img amend -o compat=1.1,refcount_bits=64 disk.qcow2")]
 pub(super) struct AmendArgs {
+    #[command(flatten)]
+    named: Named,
     /// Format [default: what the file begins like]
     #[arg(short, value_name = "FORMAT")]
     format: Option<String>,
@@ -29,7 +31,7 @@ pub(super) struct AmendArgs {
     /// Say nothing
     #[arg(short, long)]
     quiet: bool,
-    /// Even where it is dangerous; no change that there is so far is
+    /// Even where it is dangerous: overwrite active key slots, erase the last one
     #[arg(long)]
     force: bool,
     /// The file
@@ -50,9 +52,10 @@ pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
                 return Err(failed(ImgError::said(format!("Unknown file format '{other}'"))));
             }
         }
-        return Ok(Outcome::Print { text: amend::HELP.to_owned(), status: 0 });
+        let text = amend::help(args.format.as_deref());
+        return Ok(Outcome::Print { text: text.to_owned(), status: 0 });
     }
-    let mut files = args.files;
+    let mut files = args.named.take(args.files, args.format.as_deref())?;
     // Without options nothing is looked at.
     if files.len() != 1 && !args.options.is_empty() {
         return Err(failed(ImgError::said("Expecting one image file name")));
@@ -62,6 +65,7 @@ pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
         format: args.format,
         options: args.options,
         cache: args.cache,
+        force: args.force,
         show: show(args.progress, args.style, args.quiet),
     };
     amend::run(request).map_err(failed)?;

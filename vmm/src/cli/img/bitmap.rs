@@ -1,6 +1,6 @@
 //! `spindle img bitmap`.
 use super::super::{Outcome, Stop};
-use super::{failed, number, usage};
+use super::{Named, failed, number, one_file, usage};
 use crate::tools::img::bitmap::{self, Act, BitmapRequest};
 use crate::tools::img::error::ImgError;
 use clap::parser::ValueSource;
@@ -11,6 +11,8 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:\n  spindle img bitmap --add disk.qcow2 since-monday\n  \
                         spindle img bitmap --merge a --merge b disk.qcow2 both")]
 struct Parsed {
+    #[command(flatten)]
+    named: Named,
     /// Add the bitmap
     #[arg(long)]
     add: bool,
@@ -117,8 +119,9 @@ pub(super) fn run_bitmap(args: BitmapArgs) -> Result<Outcome, Stop> {
     if name.is_empty() {
         return Err(usage("Expecting filename and bitmap name"));
     }
+    let files = parsed.named.take(vec![PathBuf::from(file)], parsed.format.as_deref())?;
     let request = BitmapRequest {
-        path: PathBuf::from(file),
+        path: one_file(files)?,
         format: parsed.format,
         bitmap: name,
         acts,

@@ -198,7 +198,7 @@ pub(super) struct DdArgs {
 }
 
 pub(super) fn run_dd(args: DdArgs) -> Result<Outcome, Stop> {
-    args.named.secrets()?;
+    args.named.objects()?;
     let request = DdRequest {
         operands: args.operands,
         image_opts: args.named.image_opts,

@@ -13,12 +13,12 @@ use crate::sandbox::tool::{self as sandbox, Needs};
 use crate::tools::img::error::{BYTES_MAX, ImgError, number_between, prefix};
 use crate::tools::img::image::{Cache, driver_called, shown};
 use crate::tools::img::source::options_path;
+use crate::tools::img::text::in_buckets;
 use crate::tools::img::{Look, check, create, info};
-use crate::tools::object::Secrets;
+use crate::tools::object;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::Value;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -91,18 +91,15 @@ struct Named {
 }
 
 impl Named {
-    /// The secrets of the command line.
-    fn secrets(&self) -> Result<Secrets, Stop> {
-        let mut secrets = Secrets::default();
-        for text in &self.object {
-            secrets.add(text).map_err(|sentence| failed(ImgError::said(sentence)))?;
-        }
-        Ok(secrets)
+    /// Takes the objects of the command line.
+    fn objects(&self) -> Result<(), Stop> {
+        let mut objects = self.object.iter();
+        objects.try_for_each(|text| object::add(text)).map_err(|e| failed(ImgError::said(e)))
     }
 
     /// Takes images as option strings, if that is how they are given.
     fn take(&self, files: Vec<PathBuf>, format: Option<&str>) -> Result<Vec<PathBuf>, Stop> {
-        self.secrets()?;
+        self.objects()?;
         if !self.image_opts {
             return Ok(files);
         }
@@ -352,7 +349,7 @@ fn number(name: &str, text: &str) -> Result<u64, Stop> {
 }
 
 fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
-    args.named.secrets()?;
+    args.named.objects()?;
     if args.named.image_opts {
         return Err(usage("unrecognized option '--image-opts'"));
     }
@@ -471,30 +468,4 @@ fn open_up(text: &str) -> String {
         format!("{line}\n")
     };
     text.lines().map(line).collect()
-}
-
-/// The members of every object in the order in which QEMU's hash table has them (qobject/qdict.c:
-/// 512 buckets, the hash function of TDB).
-fn in_buckets(value: Value) -> Value {
-    const BUCKETS: u32 = 512;
-    fn bucket(name: &str) -> u32 {
-        let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
-        let start = 0x238f_13af_u32.wrapping_mul(len);
-        let sum = name
-            .bytes()
-            .enumerate()
-            .fold(start, |sum, (i, byte)| sum.wrapping_add(u32::from(byte) << (i * 5 % 24)));
-        sum.wrapping_mul(1_103_515_243).wrapping_add(12_345) % BUCKETS
-    }
-    match value {
-        Value::Object(members) => {
-            let mut members: Vec<_> = members.into_iter().collect();
-            // In one bucket, the last comes first.
-            members.reverse();
-            members.sort_by_key(|(name, _)| bucket(name));
-            members.into_iter().map(|(name, value)| (name, in_buckets(value))).collect()
-        }
-        Value::Array(items) => items.into_iter().map(in_buckets).collect(),
-        other => other,
-    }
 }

@@ -1,6 +1,6 @@
 //! `spindle img snapshot`.
 use super::super::{Outcome, Stop};
-use super::{failed, one_file, usage};
+use super::{Named, failed, one_file, usage};
 use crate::tools::img::Look;
 use crate::tools::img::snapshot::{self, Action};
 use clap::{ArgAction, Args};
@@ -9,6 +9,8 @@ use std::path::PathBuf;
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  spindle img snapshot -c before-upgrade disk.qcow2")]
 pub(super) struct SnapshotArgs {
+    #[command(flatten)]
+    named: Named,
     /// List the snapshots
     #[arg(short, action = ArgAction::Count)]
     list: u8,
@@ -41,7 +43,7 @@ pub(super) fn run_snapshot(args: SnapshotArgs) -> Result<Outcome, Stop> {
         return Err(usage("Cannot mix '-l', '-a', '-c', '-d'"));
     }
     let action = actions.pop().unwrap_or(Action::Nothing);
-    let file = one_file(args.files)?;
+    let file = one_file(args.named.take(args.files, None)?)?;
     let look = Look { force_share: args.force_share, ..Look::default() };
     let text = snapshot::run(file, look, action).map_err(failed)?;
     Ok(Outcome::Print { text, status: 0 })

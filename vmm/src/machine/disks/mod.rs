@@ -39,9 +39,10 @@ use super::{
 use crate::{
     monitor::schema::IoStatus,
     spec::{
-        MachineSpec,
+        MachineSpec, ObjectSpec,
         device::{DeviceSpec, Drive, Place, in_slot, piix},
     },
+    tools::object,
 };
 use events::Failures;
 use lease::Lease;
@@ -221,7 +222,14 @@ impl Disks {
     }
 
     fn open(&self, spec: &MachineSpec) -> Result<(), BuildError> {
-        let options: Vec<_> = spec.blockdevs.iter().map(nodes::options).collect();
+        for one in &spec.objects {
+            if let ObjectSpec::Secret(secret) = one {
+                let failed = |reason| BuildError::Secret { id: secret.id.clone(), reason };
+                object::define(secret).map_err(failed)?;
+            }
+        }
+        let options = spec.blockdevs.iter().map(nodes::options);
+        let options: Vec<_> = options.collect::<Result<_, _>>()?;
         if options.is_empty() {
             return Ok(());
         }

@@ -7,6 +7,9 @@ use super::image::{
 use super::progress::{Progress, Show};
 use crate::spec::format::Format;
 use crate::spec::size;
+use crate::tools::object;
+use spindle_block::formats::ImageFormat;
+use spindle_block::luks::{self, SlotChange};
 use spindle_block::qcow2::{self, Amend, AmendError};
 use spindle_block::{BlockError, Cx, Node};
 use std::path::PathBuf;
@@ -23,12 +26,14 @@ pub struct AmendRequest {
     pub options: Vec<String>,
     /// `-t`.
     pub cache: Option<String>,
+    /// `--force`.
+    pub force: bool,
     /// `-p`.
     pub show: Show,
 }
 
 /// Options of qcow2 that only `create` has.
-const ONLY_CREATE: [&str; 11] = [
+const ONLY_CREATE: [&str; 12] = [
     "cluster_size",
     "compression_type",
     "encryption",
@@ -37,14 +42,40 @@ const ONLY_CREATE: [&str; 11] = [
     "encrypt.format",
     "encrypt.hash-alg",
     "encrypt.ivgen-alg",
+    "encrypt.ivgen-hash-alg",
     "encrypt.key-secret",
     "extended_l2",
     "preallocation",
 ];
 
-/// What `-o help` prints (qemu-img, print_amend_option_help); of encryption there is nothing to
-/// change.
-pub const HELP: &str = "\
+/// Options of LUKS that only `create` has.
+const LUKS_ONLY_CREATE: [&str; 8] = [
+    "cipher-alg",
+    "cipher-mode",
+    "detached-header",
+    "hash-alg",
+    "ivgen-alg",
+    "ivgen-hash-alg",
+    "key-secret",
+    "size",
+];
+
+/// What `-o help` prints for a format (qemu-img, print_amend_option_help).
+#[must_use]
+pub fn help(format: Option<&str>) -> &'static str {
+    if format == Some("luks") { LUKS_HELP } else { HELP }
+}
+
+const LUKS_HELP: &str = "\
+Amend options for 'luks':
+  iter-time=<num>        - Time to spend in PBKDF in milliseconds
+  keyslot=<num>          - Select a single keyslot to modify explicitly
+  new-secret=<str>       - New secret to set in the matching keyslots. Empty string to erase
+  old-secret=<str>       - Select all keyslots that match this password
+  state=<str>            - Select new state of affected keyslots (active/inactive)
+";
+
+const HELP: &str = "\
 Amend options for 'qcow2':
   backing_file=<str>     - File name of a base image
   backing_fmt=<str>      - Image format of the base image
@@ -70,6 +101,72 @@ struct Wanted {
     backing_format: Option<String>,
     data_file: Option<String>,
     data_file_raw: Option<bool>,
+    keys: Option<Keys>,
+}
+
+/// What is to become of key slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Keys {
+    state: Option<String>,
+    new_secret: Option<String>,
+    old_secret: Option<String>,
+    keyslot: Option<u64>,
+    iter_time: Option<u64>,
+}
+
+impl Keys {
+    /// Takes an option. `name` is without the prefix that `shown` may have. Returns whether it is one.
+    fn take(&mut self, name: &str, shown: &str, value: &str) -> Result<bool, ImgError> {
+        let number = || match value.parse::<u64>() {
+            Ok(number) => Ok(number),
+            Err(_) => said(format!("Parameter '{shown}' expects a number")),
+        };
+        match name {
+            "state" => self.state = Some(value.to_owned()),
+            "new-secret" => self.new_secret = Some(value.to_owned()),
+            "old-secret" => self.old_secret = Some(value.to_owned()),
+            "keyslot" => self.keyslot = Some(number()?),
+            "iter-time" => self.iter_time = Some(number()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn change(&self, force: bool) -> Result<SlotChange, ImgError> {
+        let active = match self.state.as_deref() {
+            None => return said("Parameter 'state' is missing"),
+            Some("active") => true,
+            Some("inactive") => false,
+            Some(other) => {
+                return said(format!("Parameter 'state' does not accept value '{other}'"));
+            }
+        };
+        let secret = |id: &Option<String>| id.as_deref().map(object::secret).transpose();
+        Ok(SlotChange {
+            active,
+            new_secret: secret(&self.new_secret).map_err(ImgError::said)?,
+            old_secret: secret(&self.old_secret).map_err(ImgError::said)?,
+            keyslot: self.keyslot,
+            iter_time_ms: self.iter_time,
+            force,
+        })
+    }
+}
+
+/// Changes the key slots of an image that is open.
+async fn change_keys(cx: &Cx, image: &Image, keys: &Keys, force: bool) -> Result<(), ImgError> {
+    let change = keys.change(force)?;
+    let Some(secret) = &image.secret else {
+        return said("Can't amend encryption options - encryption not present");
+    };
+    let header = image.node.children().into_iter().find(|(role, _)| *role == "header");
+    let file = header.map_or_else(|| Arc::clone(&image.file), |(_, header)| header);
+    let changed = if image.qcow2.is_some() {
+        qcow2::amend_keys(cx, &file, secret, &change).await
+    } else {
+        luks::amend(cx, &file, secret, &change).await
+    };
+    changed.map_err(|error| ImgError::said(spindle_block::error::with_causes(&error)))
 }
 
 fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
@@ -97,12 +194,20 @@ pub fn run(request: AmendRequest) -> Result<(), ImgError> {
         let image = Image::open(&cx, &request.path, mode).await?;
         warn_of_probing(&image, format);
         let mode = OpenMode { format: Some(image.format), ..mode };
-        let wanted = understand(&cx, &image, &request.options).await;
+        let mut wanted = understand(&cx, &image, &request.options).await;
+        if let Ok(Wanted { keys: Some(keys), .. }) = &wanted
+            && let Err(error) = change_keys(&cx, &image, keys, request.force).await
+        {
+            wanted = Err(error);
+        }
+        let (file, is_qcow2) = (image.path.clone(), image.qcow2.is_some());
         let closed = image.close(&cx).await;
         let wanted = wanted?;
         closed.map_err(failed)?;
         let progress = Progress::new(request.show, 1);
-        amend(&cx, &request.path, mode, wanted).await?;
+        if is_qcow2 {
+            amend(&cx, (&request.path, &file), mode, wanted).await?;
+        }
         progress.finish();
         Ok(())
     })
@@ -114,6 +219,15 @@ fn failed(error: BlockError) -> ImgError {
 
 /// Reads the options, and compares them with what the image has.
 async fn understand(cx: &Cx, image: &Image, options: &[String]) -> Result<Wanted, ImgError> {
+    if image.format == Format::Image(ImageFormat::Luks) {
+        let mut keys = Keys::default();
+        for (name, value) in options.iter().flat_map(|text| pairs(text)) {
+            if !keys.take(&name, &name, &value)? {
+                return said(invalid(&name, &LUKS_ONLY_CREATE));
+            }
+        }
+        return Ok(Wanted { keys: Some(keys), ..Wanted::default() });
+    }
     if image.qcow2.is_none() {
         let name = image.format.name();
         return said(format!("Format driver '{name}' does not support option amendment"));
@@ -206,21 +320,32 @@ impl Wanted {
             "backing_fmt" => self.backing_format = Some(value.to_owned()),
             "data_file" => self.data_file = Some(value.to_owned()),
             "data_file_raw" => self.data_file_raw = Some(flag()?),
-            _ if ONLY_CREATE.contains(&name) => {
-                return said(format!(
-                    "Invalid parameter '{name}'\nThis option is only supported for image creation"
-                ));
+            _ => {
+                let key = name.strip_prefix("encrypt.").unwrap_or_default();
+                let keys = self.keys.get_or_insert_default();
+                if !keys.take(key, name, value)? {
+                    return said(invalid(name, &ONLY_CREATE));
+                }
             }
-            _ => return said(format!("Invalid parameter '{name}'")),
         }
         Ok(())
     }
 }
 
+/// What is said of an option that there is not.
+fn invalid(name: &str, only_create: &[&str]) -> String {
+    let sentence = format!("Invalid parameter '{name}'");
+    if only_create.contains(&name) {
+        return sentence + "\nThis option is only supported for image creation";
+    }
+    sentence
+}
+
 /// Versions rise first and fall last, so that the rest happens where it is possible.
+/// `path` is what the image is called, `file` where it is.
 async fn amend(
     cx: &Cx,
-    path: &std::path::Path,
+    (path, file): (&std::path::Path, &std::path::Path),
     mode: OpenMode,
     wanted: Wanted,
 ) -> Result<(), ImgError> {
@@ -228,7 +353,7 @@ async fn amend(
     let all_but_the_fall =
         Amend { version: wanted.amend.version.filter(|_| !falls), ..wanted.amend };
     let data_file = (wanted.data_file.as_deref(), wanted.data_file_raw);
-    offline(cx, path, mode, &all_but_the_fall, Some(data_file)).await?;
+    offline(cx, file, mode, &all_but_the_fall, Some(data_file)).await?;
     if wanted.size.is_some() || falls {
         let image = Image::open(cx, path, mode).await?;
         let result = online(cx, &image, wanted.size, falls).await;
@@ -238,7 +363,7 @@ async fn amend(
     }
     if falls {
         let fall = Amend { version: Some(2), ..Amend::default() };
-        offline(cx, path, mode, &fall, None).await?;
+        offline(cx, file, mode, &fall, None).await?;
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! What `check` shows, and its exit status.
 use super::files::{aio_for, block_layer_with};
-use super::image::{OpenMode, cannot_open, open_bytes, open_data_file};
-use super::source::Top;
+use super::image::{OpenMode, cannot_open, open_bytes, open_data_file, open_detail};
+use super::source::{Bottom, Top};
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use serde::Serialize;
-use spindle_block::Cx;
+use spindle_block::formats::{self, Alone, ImageFormat, Request, Secret};
+use spindle_block::qcow2::Options;
 use spindle_block::qcow2::check::CheckError;
 pub use spindle_block::qcow2::check::Repair;
+use spindle_block::{Cx, Node};
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -163,8 +165,16 @@ pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, I
     let cx = block_layer_with(aio_for(mode.cache))?;
     let (task, given) = (Cx::clone(&cx), path.to_owned());
     let opened = cx.block_on(async move { open_bytes(&task, &given, mode).await })?;
-    let (Top { path, bottom, .. }, format) = opened;
+    let (Top { path: name, bottom, crypt, .. }, format) = opened;
+    let (given, path) = (path, name);
+    let secret = crypt.secret().map_err(|detail| cannot_open(given, 0, &detail))?;
     if let Format::Image(format) = format {
+        // There is nothing to check in it, but qemu-img opens it first.
+        if format == ImageFormat::Luks {
+            let open = unlocked(&cx, bottom.node, crypt.header, secret);
+            open.map_err(|detail| cannot_open(given, 0, &detail))?;
+            return Ok(None);
+        }
         let found = super::formats::check(&cx, &path, format, bottom, mode)?;
         return Ok(found.map(|found| image_report(&path, format.name(), found)));
     }
@@ -172,6 +182,11 @@ pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, I
         return Ok(None);
     }
     let file = bottom.node;
+    let (task, on) = (Arc::clone(&file), cx.clone());
+    let options =
+        Options { read_only: true, secret, encrypt_format: crypt.format, ..Options::default() };
+    cx.block_on(async move { spindle_block::qcow2::unlocks(&on, &task, &options).await })
+        .map_err(|error| cannot_open(given, 0, &open_detail(&error)))?;
     let (on, task, shown) = (cx.clone(), Arc::clone(&file), path.clone());
     // It is not looked into, but an image without it is none.
     let beside = cx.block_on(async move {
@@ -208,6 +223,22 @@ pub fn run(path: &Path, look: Look, repair: Repair) -> Result<Option<Checked>, I
         format: format.name().to_owned(),
     };
     Ok(Some(Checked { report, findings: found.messages }))
+}
+
+/// Sees that the passphrase opens the disk.
+fn unlocked(
+    cx: &Cx,
+    file: Arc<dyn Node>,
+    header: Option<Bottom>,
+    secret: Option<Secret>,
+) -> Result<(), String> {
+    let task = Cx::clone(cx);
+    let header = header.map(|header| header.node);
+    let opened = cx.block_on(async move {
+        let request = Request { secret, header, ..Request::read(file, &Alone) };
+        formats::open(&task, ImageFormat::Luks, request).await.map(|_| ())
+    });
+    opened.map_err(|error| super::formats::detail(ImageFormat::Luks, &error))
 }
 
 fn image_report(path: &Path, format: &str, found: spindle_block::formats::Report) -> Checked {

@@ -307,6 +307,9 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
         SpecError::Unknown { name, .. } => ImgError::said(format!("Invalid parameter '{name}'")),
         other => failed(&other),
     })?;
+    if request.compress && plan.is_encrypted() {
+        return said("Compression and encryption not supported at the same time");
+    }
     let regular = std::fs::metadata(&request.target).map_or(true, |m| m.is_file());
     let mut aside = Aside::begin(&plan);
     if let Some(aside) = &aside {
@@ -319,6 +322,7 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
     create::run(&plan, true).map_err(|error| {
         let text = match &error {
             ImgError::File(error) => file_detail(error),
+            ImgError::NotMade { reason, .. } => reason.clone(),
             other => spindle_block::error::with_causes(other),
         };
         failed(&named(&aside, text))
@@ -326,7 +330,7 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
     if let Some(aside) = &mut aside {
         aside.empty_old().map_err(|text| failed(&text))?;
     }
-    let image = match Image::open(cx, &plan.path, mode).await {
+    let image = match Image::open(cx, &plan.opened(), mode).await {
         Ok(image) => image,
         Err(error) => {
             if regular && aside.is_none() {
@@ -338,10 +342,12 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
     };
     let on_backing = backing_below(request, &image);
     let stream = super::formats::stream_plan(&plan.format);
-    let whole = !matches!(
-        plan.format,
-        FormatPlan::Qcow2(own) if own.preallocation != Preallocation::Off
-    );
+    let whole = match plan.format {
+        FormatPlan::Qcow2(own) => own.preallocation == Preallocation::Off,
+        // What a hole decrypts to is no zeros.
+        FormatPlan::Image(own) => own.key_secret().is_none(),
+        FormatPlan::Raw { .. } => true,
+    };
     Ok(Target {
         zeroed: regular && whole && image.backing.is_none(),
         image,

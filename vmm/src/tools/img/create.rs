@@ -1,4 +1,5 @@
 //! `create`: what it is asked for, how that is checked, and the making.
+use super::encrypt::{self, EncryptPlan};
 use super::files::{backing_path, block_layer, open_to_read};
 use super::formats::{self, ImagePlan};
 use super::image::file_detail;
@@ -8,7 +9,9 @@ use crate::spec::keyval::{self, Options};
 use crate::spec::props::{self, Kind, Mode, Prop, prop};
 use crate::spec::{SpecError, size};
 use serde_json::Value;
+use spindle_block::formats::Secret;
 use spindle_block::nodes::file::{FileNode, FileOptions};
+use spindle_block::qcow2 as qcow2_image;
 use spindle_block::qcow2::create::{self as qcow2, CreateError, CreateOptions};
 use spindle_block::qcow2::header::Compression;
 use spindle_block::submit::node_io;
@@ -70,6 +73,8 @@ pub struct Qcow2Plan {
     pub data_file: Option<String>,
     /// Whether that file is to be the disk, to be read without the image, where it was said.
     pub data_file_raw: Option<bool>,
+    /// How the disk is encrypted.
+    pub encrypt: EncryptPlan,
 }
 
 /// How much of an image is allocated beforehand.
@@ -112,27 +117,43 @@ const RAW: &[Prop] = &[
 ];
 
 /// `-o` of qcow2.
-const QCOW2: &[Prop] = &[
-    SIZE,
-    prop("backing_file", Kind::Str { len_max: 1023 }, "file name of a base image"),
-    prop("backing_fmt", Kind::Enum(Format::NAMES), "format of the base image"),
-    prop("cluster_size", Kind::BlockSize { min: 512, max: 2 << 20 }, "cluster size").or("64k"),
-    prop("compat", Kind::Enum(&["1.1", "v3", "0.10", "v2"]), "compatibility level; default: 1.1"),
-    prop("compression_type", Kind::Enum(&["zlib", "zstd"]), "how clusters are compressed")
-        .or("zlib"),
-    prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
-    prop(
-        "preallocation",
-        Kind::Enum(&["off", "metadata", "falloc", "full"]),
-        "allocate beforehand",
-    )
-    .or("off"),
-    prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
-        .or("16"),
-    prop("extended_l2", Kind::Bool, "clusters are made of 32 subclusters").or("off"),
-    prop("data_file", Kind::Str { len_max: 1023 }, "file name of an external data file"),
-    prop("data_file_raw", Kind::Bool, "the external data file is a raw image by itself"),
-];
+const QCOW2: &[Prop] = &{
+    let [a, b, c, d, e, f, g, h, i] = encrypt::QCOW2;
+    [
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+        i,
+        SIZE,
+        prop("backing_file", Kind::Str { len_max: 1023 }, "file name of a base image"),
+        prop("backing_fmt", Kind::Enum(Format::NAMES), "format of the base image"),
+        prop("cluster_size", Kind::BlockSize { min: 512, max: 2 << 20 }, "cluster size").or("64k"),
+        prop(
+            "compat",
+            Kind::Enum(&["1.1", "v3", "0.10", "v2"]),
+            "compatibility level; default: 1.1",
+        ),
+        prop("compression_type", Kind::Enum(&["zlib", "zstd"]), "how clusters are compressed")
+            .or("zlib"),
+        prop("lazy_refcounts", Kind::Bool, "postpone refcount updates").or("off"),
+        prop(
+            "preallocation",
+            Kind::Enum(&["off", "metadata", "falloc", "full"]),
+            "allocate beforehand",
+        )
+        .or("off"),
+        prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
+            .or("16"),
+        prop("extended_l2", Kind::Bool, "clusters are made of 32 subclusters").or("off"),
+        prop("data_file", Kind::Str { len_max: 1023 }, "file name of an external data file"),
+        prop("data_file_raw", Kind::Bool, "the external data file is a raw image by itself"),
+    ]
+};
 
 /// What `-o help` prints for a format; with a file's name also the options of files.
 ///
@@ -190,7 +211,7 @@ impl Request {
         let of = format!("-o for {}", format.name());
         let mut given = Options::new();
         for text in &self.options {
-            given.extend(keyval::parse(&of, text, None, &[])?);
+            given.extend(encrypt::flat(keyval::parse(&of, text, None, &[])?));
         }
         for (name, value) in
             [("backing_file", &self.backing), ("backing_fmt", &self.backing_format)]
@@ -292,6 +313,7 @@ impl Qcow2Plan {
             extended_l2: options.get("extended_l2").and_then(Value::as_bool).unwrap_or(false),
             data_file: options.get("data_file").and_then(Value::as_str).map(str::to_owned),
             data_file_raw: options.get("data_file_raw").and_then(Value::as_bool),
+            encrypt: EncryptPlan::new(options),
         };
         if plan.cluster_size == 0 {
             return Err(SpecError::bad("-o for qcow2", "cluster_size", "it is 512 to 2M"));
@@ -323,6 +345,7 @@ impl Plan {
             }
             FormatPlan::Qcow2(plan) => {
                 let extended = on(plan.extended_l2);
+                plan.encrypt.announce(&mut out);
                 let _ = write!(out, " cluster_size={} extended_l2={extended}", plan.cluster_size);
                 plan.preallocation.announce(&mut out);
                 let compression = if plan.zstd { "zstd" } else { "zlib" };
@@ -349,6 +372,28 @@ impl Plan {
         }
         out.push('\n');
         out
+    }
+}
+
+impl Plan {
+    /// The passphrase's option and its id, where the image is encrypted.
+    fn key(&self) -> Option<(&'static str, &str)> {
+        match &self.format {
+            FormatPlan::Raw { .. } => None,
+            FormatPlan::Qcow2(own) => Some(("encrypt.key-secret", own.encrypt.key_secret()?)),
+            FormatPlan::Image(own) => Some(("key-secret", own.key_secret()?)),
+        }
+    }
+
+    /// Whether the image is encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.key().is_some()
+    }
+
+    /// How the image is named so that it is opened with its passphrase.
+    pub(super) fn opened(&self) -> PathBuf {
+        let (key, id) = self.key().unzip();
+        encrypt::opened_with(&self.path, self.format.name(), key.unwrap_or_default(), id)
     }
 }
 
@@ -456,8 +501,14 @@ fn make_raw(path: &Path, size: u64, preallocation: Preallocation) -> Result<(), 
 }
 
 /// What the block layer makes of a plan.
-pub(super) fn create_options(plan: &Plan, own: &Qcow2Plan, size: u64) -> CreateOptions {
-    CreateOptions {
+pub(super) fn create_options(
+    plan: &Plan,
+    own: &Qcow2Plan,
+    size: u64,
+) -> Result<CreateOptions, ImgError> {
+    let encrypt = own.encrypt.block().map_err(|reason| ImgError::not_made(&plan.path, reason))?;
+    Ok(CreateOptions {
+        encrypt,
         cluster_size: own.cluster_size,
         version: own.version,
         lazy_refcounts: own.lazy_refcounts,
@@ -475,11 +526,12 @@ pub(super) fn create_options(plan: &Plan, own: &Qcow2Plan, size: u64) -> CreateO
         data_file: own.data_file.clone(),
         data_file_raw: own.data_file_raw == Some(true),
         ..CreateOptions::new(size)
-    }
+    })
 }
 
 fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<(), ImgError> {
-    let options = create_options(plan, own, size);
+    let options = create_options(plan, own, size)?;
+    let secret = options.encrypt.as_ref().map(|encrypt| encrypt.secret().clone());
     let path = &plan.path;
     let refused = |source: CreateError| match source {
         CreateError::PreallocatedBacking
@@ -487,7 +539,8 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
         | CreateError::ExtendedVersion
         | CreateError::DataFileVersion
         | CreateError::RawWithoutDataFile
-        | CreateError::RawBacking => ImgError::said(format!("{}: {source}", path.display())),
+        | CreateError::RawBacking
+        | CreateError::RawEncrypted => ImgError::said(format!("{}: {source}", path.display())),
         source => ImgError::Create { path: path.clone(), source },
     };
     qcow2::check(&options).map_err(refused)?;
@@ -503,11 +556,16 @@ fn make_qcow2(plan: &Plan, own: &Qcow2Plan, size: u64, existed: bool) -> Result<
     match (own.preallocation, data) {
         (Preallocation::Off | Preallocation::Metadata, _) => Ok(()),
         (Preallocation::Falloc, Some(data)) => allocate(&data).map_err(failed),
-        (Preallocation::Full, Some(data)) => write_zeros(&data, size).map_err(failed),
+        (Preallocation::Full, Some(data)) if secret.is_none() => {
+            write_zeros(&data, size).map_err(failed)
+        }
         (Preallocation::Falloc, None) => allocate(path).map_err(failed),
-        (Preallocation::Full, None) => {
+        (Preallocation::Full, data) => {
+            let data = data.map(|path| FileNode::open(&FileOptions::new(path))).transpose()?;
+            let files =
+                qcow2_image::Files { file, backing: None, data: data.map(|node| node as _) };
             let on = cx.clone();
-            let filled = cx.block_on(async move { fill_disk(&on, file).await });
+            let filled = cx.block_on(async move { fill_disk(&on, files, secret).await });
             filled.map_err(|error| failed(io::Error::other(error)))
         }
     }
@@ -535,9 +593,14 @@ fn make_data_file(image: &Path, name: &str, size: u64) -> Result<PathBuf, ImgErr
 }
 
 /// Writes zeros over the whole disk of a new image.
-async fn fill_disk(cx: &Cx, file: Arc<dyn Node>) -> Result<(), spindle_block::BlockError> {
+async fn fill_disk(
+    cx: &Cx,
+    files: qcow2_image::Files,
+    secret: Option<Secret>,
+) -> Result<(), spindle_block::BlockError> {
     const PIECE: u64 = 1 << 20;
-    let image = spindle_block::qcow2::open(cx, file, None, Default::default()).await;
+    let options = qcow2_image::Options { secret, ..Default::default() };
+    let image = qcow2_image::open_files(cx, files, options).await;
     let image = image.map_err(|_| spindle_block::BlockError::Corrupt)?;
     let node: Arc<dyn Node> = image;
     let size = node.info().size;

@@ -131,6 +131,7 @@ async fn make(cx: &Cx, operands: &Operands, format: &str, len: u64) -> Result<Im
     };
     create::run(&plan.plan()?, true).map_err(|error| match &error {
         ImgError::File(error) => failed(file_detail(error)),
+        ImgError::NotMade { reason, .. } => failed(reason.clone()),
         other => failed(spindle_block::error::with_causes(other)),
     })?;
     let mode =

@@ -100,6 +100,14 @@ pub enum ImgError {
         /// What, and what to do.
         reason: String,
     },
+    /// It was not made, in qemu-img's words.
+    #[error("{}: {reason}", .path.display())]
+    NotMade {
+        /// The image.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// Anything that is said in qemu-img's words.
     #[error("{0}")]
     Said(String),
@@ -123,6 +131,10 @@ pub enum ImgError {
 impl ImgError {
     pub(crate) fn said(sentence: impl Into<String>) -> Self {
         Self::Said(sentence.into())
+    }
+
+    pub(super) fn not_made(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
+        Self::NotMade { path: path.into(), reason: reason.into() }
     }
 
     pub(super) fn refused(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {

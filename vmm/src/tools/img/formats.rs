@@ -85,20 +85,10 @@ const VMDK: &[Prop] = &[
     prop("zeroed_grain", Kind::Bool, "Enable efficient zero writes"),
 ];
 
-const LUKS: &[Prop] = &[
-    SIZE,
-    prop("key-secret", TEXT, "ID of the secret that provides the keyslot passphrase"),
-    prop("cipher-alg", TEXT, "Name of encryption cipher algorithm"),
-    prop("cipher-mode", TEXT, "Name of encryption cipher mode"),
-    prop("ivgen-alg", TEXT, "Name of IV generator algorithm"),
-    prop("ivgen-hash-alg", TEXT, "Name of IV generator hash algorithm"),
-    prop("hash-alg", TEXT, "Name of encryption hash algorithm"),
-    prop(
-        "iter-time",
-        Kind::Uint { min: 0, max: 1 << 32 },
-        "Time to spend in PBKDF in milliseconds",
-    ),
-];
+const LUKS: &[Prop] = &{
+    let [a, b, c, d, e, f, g, h, i] = super::encrypt::LUKS;
+    [SIZE, a, b, c, d, e, f, g, h, i]
+};
 
 /// `-o` of a format.
 pub(super) fn rows(format: ImageFormat) -> &'static [Prop] {
@@ -146,6 +136,23 @@ impl ImagePlan {
         self.options.get(name).and_then(Value::as_u64)
     }
 
+    /// The bytes of the file that such a LUKS disk is in.
+    ///
+    /// # Errors
+    ///
+    /// qemu-img's sentence about options that cannot be.
+    pub(super) fn luks_file(&self, size: u64) -> Result<u64, String> {
+        let luks = super::encrypt::luks(&self.options, "", size)?;
+        let header = luks.header_len().map_err(|error| error.to_string())?;
+        let too_large = || "The image size is too large".to_owned();
+        header.checked_add(if luks.detached { 0 } else { size }).ok_or_else(too_large)
+    }
+
+    /// The id of the passphrase, where the image is encrypted.
+    pub(super) fn key_secret(&self) -> Option<&str> {
+        self.text("key-secret").filter(|_| self.format == ImageFormat::Luks)
+    }
+
     /// Whether the image is written in one go.
     pub(super) fn is_stream(&self) -> bool {
         self.text("subformat") == Some("streamOptimized")
@@ -154,16 +161,9 @@ impl ImagePlan {
     /// What stands behind the format in qemu-img's line about a new image.
     pub(super) fn announce(&self, size: u64, out: &mut String) {
         let _ = write!(out, " size={size}");
-        for row in rows(self.format).iter().filter(|row| row.name != "size") {
-            let value = match self.options.get(row.name) {
-                Some(Value::Bool(true)) => "on".to_owned(),
-                Some(Value::Bool(false)) => "off".to_owned(),
-                Some(Value::String(text)) => text.clone(),
-                Some(other) => other.to_string(),
-                None => continue,
-            };
-            let _ = write!(out, " {}={value}", row.name);
-        }
+        let options = self.options.iter().filter(|(name, _)| *name != "size");
+        let options = options.map(|(name, value)| (name.clone(), value.clone())).collect();
+        super::encrypt::announce(&options, rows(self.format), out);
     }
 
     fn plain(&self, size: u64, id: Option<[u8; 16]>) -> CreateOptions {
@@ -282,11 +282,14 @@ pub(super) fn report(
     let backing = facts.backing.clone();
     let full = backing.as_ref().map(|b| super::files::backing_path(path, &b.file)).transpose()?;
     let (mut others, mut extents) = (0, Vec::new());
-    let specific = facts.specific.clone().filter(|_| format == ImageFormat::Vmdk);
-    let specific = specific.map(|mut value| {
-        (others, extents) = name_extents(&mut value, path);
-        FormatSpecific::Vmdk(value)
-    });
+    let specific = match (format, facts.specific.clone()) {
+        (ImageFormat::Vmdk, Some(mut value)) => {
+            (others, extents) = name_extents(&mut value, path);
+            Some(FormatSpecific::Vmdk(value))
+        }
+        (ImageFormat::Luks, Some(value)) => Some(FormatSpecific::Luks(value)),
+        _ => None,
+    };
     let report = ImageReport {
         virtual_size: facts.size,
         filename: path.to_string_lossy().into_owned(),
@@ -297,6 +300,7 @@ pub(super) fn report(
         full_backing_filename: full.map(|path| path.to_string_lossy().into_owned()),
         backing_filename: backing.as_ref().map(|b| b.file.clone()),
         backing_filename_format: backing.and_then(|b| b.format).map(str::to_owned),
+        encrypted: facts.encrypted,
         // Parallels' driver does not say it, as with qemu-img.
         dirty_flag: (format != ImageFormat::Parallels).then_some(facts.dirty.unwrap_or(false)),
         children: extents,
@@ -392,13 +396,13 @@ pub(super) fn check(
 /// Makes an image.
 pub(super) fn make(plan: &Plan, own: &ImagePlan, size: u64, existed: bool) -> Result<(), ImgError> {
     let path = plan.path.clone();
-    if own.format == ImageFormat::Luks {
-        let reason = match own.text("key-secret") {
-            None => "Parameter 'key-secret' is required for cipher".to_owned(),
-            Some(id) => format!("No secret with id '{id}'"),
-        };
-        return Err(ImgError::said(format!("{}: {reason}", path.display())));
-    }
+    let luks = match own.format {
+        ImageFormat::Luks => {
+            let luks = super::encrypt::luks(&own.options, "", size);
+            Some(luks.map_err(|reason| ImgError::not_made(&path, reason))?)
+        }
+        _ => None,
+    };
     let options = FileOptions::new(&path);
     let cx = block_layer()?;
     let id = match &plan.backing {
@@ -413,6 +417,8 @@ pub(super) fn make(plan: &Plan, own: &ImagePlan, size: u64, existed: bool) -> Re
         let made = if own.format == ImageFormat::Vmdk {
             let (name, files) = (name.unwrap_or_default(), Files::of(&path, &options));
             vmdk::create(&task, &file, &name, &own.vmdk(size, id), &files).await
+        } else if let Some(luks) = luks {
+            spindle_block::luks::create(&task, &file, &luks).await
         } else {
             formats::create(&task, own.format, &file, &own.plain(size, id)).await
         };
@@ -420,7 +426,7 @@ pub(super) fn make(plan: &Plan, own: &ImagePlan, size: u64, existed: bool) -> Re
         made.map_err(|e| spindle_block::error::with_causes(&e))?;
         closed.map_err(|e| e.to_string())
     });
-    made.map_err(|reason| ImgError::said(format!("{}: {reason}", shown.display())))
+    made.map_err(|reason| ImgError::not_made(shown, reason))
 }
 
 /// What an image calls its backing file by. One that is not there has none.

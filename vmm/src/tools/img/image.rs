@@ -4,7 +4,7 @@ use super::files::{backing_path, format_of};
 use super::formats;
 use super::source::{self, Backing, Bottom, Place, Top};
 use crate::spec::format::Format;
-use spindle_block::formats::Request;
+use spindle_block::formats::{ImageFormat, Request, Secret};
 use spindle_block::lock::{CONSISTENT_READ, LockError, RESIZE, WRITE};
 use spindle_block::nodes::fault::FaultNode;
 use spindle_block::nodes::file::{FileError, FileNode, FileOptions, Reason};
@@ -105,6 +105,8 @@ pub struct Image {
     pub backing: Option<Box<Image>>,
     /// Space may be mapped that was never written (`preallocation=metadata`).
     pub(super) preallocated: bool,
+    /// Its passphrase, where it is encrypted.
+    pub(super) secret: Option<Secret>,
 }
 
 /// Where a chain is cut.
@@ -166,7 +168,8 @@ impl Image {
             let probed = top.format.is_none();
             let mut id = None;
             let named = match format {
-                Format::Raw => None,
+                // What is in it cannot be told before it is unlocked.
+                Format::Raw | Format::Image(ImageFormat::Luks) => None,
                 Format::Qcow2 => {
                     let header = qcow2::read_header(cx, &top.bottom.node).await;
                     let header = header.map_err(|e| wrap(open_detail(&e)))?;
@@ -187,11 +190,11 @@ impl Image {
             };
             let below_mode = OpenMode { format: None, writable: false, ..mode };
             match (&top.backing, named) {
-                (Backing::None, _) | (Backing::FromHeader, None) => {}
+                (Backing::None, _) | (Backing::FromHeader | Backing::Named(_), None) => {}
                 (Backing::Tree(options), _) => {
                     next = Some((Place::Tree(options.clone()), below_mode));
                 }
-                (Backing::FromHeader, Some((name, format))) => {
+                (below_options, Some((name, format))) => {
                     let below = backing_path(&top.path, &name)?;
                     let format = named_format(format.as_deref()).map_err(&wrap)?;
                     let below_mode = OpenMode { format, ..below_mode };
@@ -202,6 +205,9 @@ impl Image {
                     };
                     if is_base {
                         found = Some((below, format));
+                    } else if let Backing::Named(options) = below_options {
+                        let tree = source::named_tree(&below, format, options.clone());
+                        next = Some((Place::Tree(tree), OpenMode { format: None, ..below_mode }));
                     } else {
                         next = Some((Place::File(below), below_mode));
                     }
@@ -267,6 +273,7 @@ impl Image {
             qcow2: Some(opened),
             backing: Some(Box::new(self)),
             preallocated: false,
+            secret: None,
         })
     }
 
@@ -366,12 +373,18 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
     let mut backing_id = None;
     for (depth, level) in levels.into_iter().enumerate().rev() {
         let Level { mut top, format, probed, id, data } = level;
+        let secret = top.crypt.secret().map_err(|detail| cannot_open(path, depth, &detail))?;
         let mut qcow2 = None;
         let mut node = Arc::clone(&top.bottom.node);
         let writable = depth == 0 && top.mode.writable;
         if format == Format::Qcow2 {
             let backing = image.as_ref().map(|image| Arc::clone(&image.node));
-            let options = qcow2::Options { read_only: !writable, ..top.qcow2 };
+            let options = qcow2::Options {
+                read_only: !writable,
+                secret: secret.clone(),
+                encrypt_format: top.crypt.format.take(),
+                ..top.qcow2
+            };
             let beside = data.as_ref().map(|(_, bottom)| Arc::clone(&bottom.node));
             let files = qcow2::Files { file: node, backing, data: beside };
             let opened = qcow2::open_files(cx, files, options).await;
@@ -387,6 +400,8 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
                 backing_id,
                 read_only: !writable,
                 once: true,
+                secret: secret.clone(),
+                header: top.crypt.header.as_ref().map(|header| Arc::clone(&header.node)),
                 ..Request::read(node, &files)
             };
             let opened = spindle_block::formats::open(cx, format, request).await;
@@ -398,6 +413,9 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
             (Some(file), Some(qcow2)) if !qcow2.has_data_file() => is_preallocated(file, qcow2),
             _ => false,
         };
+        if let Some(header) = top.crypt.header {
+            top.bottom.below.extend(header.below);
+        }
         let mut policy = top.policy;
         policy.read_only = !writable;
         policy.write_through = top.mode.cache.write_through;
@@ -421,6 +439,7 @@ async fn assemble(cx: &Cx, path: &Path, levels: Vec<Level>) -> Result<Image, Img
             qcow2,
             backing: image.map(Box::new),
             preallocated,
+            secret,
         });
     }
     image.ok_or_else(|| ImgError::said(format!("Could not open '{}'", shown(path))))

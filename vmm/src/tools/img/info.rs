@@ -4,7 +4,7 @@ use super::files::{backing_path, block_layer};
 use super::image::{OpenMode, open_bytes};
 use super::snapshot::{self, SnapshotReport};
 use super::source::Top;
-use super::text::human_size;
+use super::text::{human_size, in_buckets};
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use serde::Serialize;
@@ -47,6 +47,9 @@ pub struct ImageReport {
     /// The backing file's format, as the header names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename_format: Option<String>,
+    /// Whether the image is encrypted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
     /// The snapshots inside.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub snapshots: Vec<SnapshotReport>,
@@ -81,6 +84,8 @@ pub enum FormatSpecific {
     Qcow2(Qcow2Report),
     /// VMDK: as the block layer tells it.
     Vmdk(serde_json::Value),
+    /// LUKS: as the block layer tells it.
+    Luks(serde_json::Value),
     /// A file.
     File(FileReport),
 }
@@ -101,6 +106,9 @@ pub struct Qcow2Report {
     pub bitmaps: Vec<BitmapReport>,
     /// Bits of a refcount.
     pub refcount_bits: u32,
+    /// How the image is encrypted, as the block layer tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypt: Option<serde_json::Value>,
     /// The file that guest data is in, where that is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_file: Option<String>,
@@ -128,6 +136,9 @@ impl ImageReport {
         );
         let disk = self.actual_size.map_or("unavailable".to_owned(), human_size);
         let _ = writeln!(out, "disk size: {disk}");
+        if self.encrypted {
+            out.push_str("encrypted: yes\n");
+        }
         if self.dirty_flag == Some(true) {
             out.push_str("cleanly shut down: no\n");
         }
@@ -163,6 +174,10 @@ impl ImageReport {
             Some(FormatSpecific::Vmdk(value)) => {
                 out.push_str("Format specific information:\n");
                 super::formats::human(value, 1, &mut out);
+            }
+            Some(FormatSpecific::Luks(value)) => {
+                out.push_str("Format specific information:\n");
+                super::formats::human(&in_buckets(value.clone()), 1, &mut out);
             }
             Some(FormatSpecific::File(_)) | None => {}
         }
@@ -225,6 +240,10 @@ impl Qcow2Report {
         flag("lazy refcounts", self.lazy_refcounts);
         out.push_str(&bitmap::human(&self.bitmaps));
         let _ = writeln!(out, "    refcount bits: {}", self.refcount_bits);
+        if let Some(value) = &self.encrypt {
+            out.push_str("    encrypt:\n");
+            super::formats::human(&in_buckets(value.clone()), 2, out);
+        }
         if let Some(name) = &self.data_file {
             let _ = writeln!(out, "    data file: {name}");
         }
@@ -260,7 +279,7 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
         let mode = OpenMode::read(format, look.force_share);
         let task = Cx::clone(&cx);
         let opened = cx.block_on(async move { open_bytes(&task, &path, mode).await })?;
-        let (Top { path, bottom, .. }, format) = opened;
+        let (Top { path, bottom, crypt, .. }, format) = opened;
         let at = path.clone();
         let identity = bottom.host.as_ref().and_then(|file| file.identity());
         if reports.len() >= CHAIN_MAX || !identity.is_none_or(|id| seen.insert(id)) {
@@ -270,7 +289,12 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
         let report = match format {
             Format::Raw => raw(&path, file.info().size),
             Format::Qcow2 => qcow2(&cx, &path, Arc::clone(&file))?,
-            Format::Image(format) => super::formats::report(&cx, format, &path, &file, look)?.0,
+            Format::Image(format) => {
+                let header = crypt.header.as_ref().map(|header| &header.node);
+                let described = header.unwrap_or(&file);
+                let report = super::formats::report(&cx, format, &path, described, look)?.0;
+                if header.is_some() { detached(report, file.info().size) } else { report }
+            }
         };
         if chain && let Some(below) = &report.full_backing_filename {
             next = Some((PathBuf::from(below), named_format(&path, &report)?));
@@ -288,6 +312,15 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
         reports.push(report);
     }
     Ok(reports)
+}
+
+/// The report of a header, as that of a disk of `size` bytes which it is the header of.
+fn detached(mut report: ImageReport, size: u64) -> ImageReport {
+    report.virtual_size = size;
+    if let Some(FormatSpecific::Luks(value)) = &mut report.format_specific {
+        value["detached-header"] = true.into();
+    }
+    report
 }
 
 fn raw(path: &Path, size: u64) -> ImageReport {
@@ -341,6 +374,7 @@ pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport,
             lazy_refcounts: version_3.then_some(image.lazy_refcounts),
             bitmaps: image.bitmaps.into_iter().map(Into::into).collect(),
             refcount_bits: image.refcount_bits,
+            encrypt: image.encrypt.clone(),
             data_file: image.data_file,
             data_file_raw: image.data_file_raw,
             corrupt: version_3.then_some(image.corrupt),
@@ -350,6 +384,7 @@ pub(crate) fn qcow2_report(path: &Path, image: ImageInfo) -> Result<ImageReport,
         backing_filename: image.backing_file,
         backing_filename_format: image.backing_format,
         snapshots: snapshot::reports(image.snapshots),
+        encrypted: image.encrypt.is_some(),
         dirty_flag: Some(image.dirty),
         ..ImageReport::default()
     })

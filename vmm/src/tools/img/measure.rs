@@ -6,6 +6,8 @@ use super::image::{Image, OpenMode, driver_called, errno_text};
 use crate::spec::SpecError;
 use crate::spec::format::Format;
 use serde::Serialize;
+use spindle_block::formats::ImageFormat;
+use spindle_block::qcow2::Encrypt;
 use spindle_block::{Cx, Range};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -73,7 +75,9 @@ pub fn run(request: MeasureRequest) -> Result<Measured, ImgError> {
     let name = request.target_format.as_deref().unwrap_or("raw");
     let format =
         format_called(name).map_err(|_| ImgError::said(format!("Unknown file format '{name}'")))?;
-    if let Format::Image(format) = format {
+    if let Format::Image(format) = format
+        && format != ImageFormat::Luks
+    {
         let name = format.name();
         let reason = format!("Block driver '{name}' does not support size measurement");
         return Err(ImgError::said(reason));
@@ -140,11 +144,22 @@ fn measured(
     match format {
         FormatPlan::Raw { .. } | FormatPlan::Image(_) => {
             let size = size.checked_next_multiple_of(512).ok_or_else(too_large)?;
+            let size = match format {
+                FormatPlan::Image(own) => own.luks_file(size).map_err(ImgError::said)?,
+                _ => size,
+            };
             Ok(Measured { bitmaps: None, required: size, fully_allocated: size })
         }
         FormatPlan::Qcow2(own) => {
             let size = size.checked_next_multiple_of(own.cluster_size).ok_or_else(too_large)?;
             let whole = whole_file(size, own).ok_or_else(too_large)?;
+            let header = match own.encrypt.block().map_err(ImgError::said)? {
+                Some(Encrypt::Luks(luks)) => luks.header_len().unwrap_or(0),
+                _ => 0,
+            };
+            let whole = whole
+                .checked_add(header.next_multiple_of(own.cluster_size))
+                .ok_or_else(too_large)?;
             let set_aside =
                 matches!(own.preallocation, Preallocation::Falloc | Preallocation::Full);
             let used = if backing || set_aside { size } else { used };

@@ -15,8 +15,9 @@ pub(super) mod cor;
 pub mod create;
 pub mod dd;
 pub mod doctor;
+pub(super) mod encrypt;
 pub mod error;
-pub(super) mod files;
+pub(crate) mod files;
 pub mod formats;
 #[cfg(test)]
 mod formats_tests;
@@ -38,7 +39,7 @@ mod stream;
 mod tasks;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 
 pub use error::ImgError;
 

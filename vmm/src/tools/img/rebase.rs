@@ -7,8 +7,8 @@ use super::ImgError;
 use super::copy::BUFFER;
 use super::files::{backing_path, on_block_layer};
 use super::image::{
-    Cache, Image, OpenMode, driver_called, errno_text, open_bytes, open_detail, warn_of_probing,
-    warn_of_raw_guess,
+    Cache, Image, OpenMode, cannot_open, driver_called, errno_text, open_bytes, open_detail,
+    warn_of_probing, warn_of_raw_guess,
 };
 use super::progress::{Progress, Show};
 use crate::spec::format::Format;
@@ -109,6 +109,14 @@ async fn rename(cx: &Cx, checked: &Checked) -> Result<(), ImgError> {
     let mode = OpenMode { cache: checked.cache, ..OpenMode::write(checked.format) };
     let (top, format) = open_bytes(cx, path, mode).await?;
     let file = top.bottom.node;
+    if format == Format::Qcow2 {
+        let wrap = |detail: String| cannot_open(path, 0, &detail);
+        let secret = top.crypt.secret().map_err(wrap)?;
+        let encrypt_format = top.crypt.format;
+        let options = qcow2::Options { secret, encrypt_format, ..qcow2::Options::default() };
+        let opens = qcow2::unlocks(cx, &file, &options).await;
+        opens.map_err(|error| wrap(open_detail(&error)))?;
+    }
     if let Err(error) = checked.check(format) {
         if format == Format::Raw {
             warn_of_raw_guess(path, checked.format);

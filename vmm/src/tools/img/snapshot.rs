@@ -320,7 +320,8 @@ impl Image {
         };
         let backing = self.backing.as_ref().map(|below| Arc::clone(&below.node));
         let file: Arc<dyn Node> = Arc::clone(&self.file) as _;
-        let options = qcow2::Options { read_only: true, ..qcow2::Options::default() };
+        let secret = self.secret.clone();
+        let options = qcow2::Options { read_only: true, secret, ..qcow2::Options::default() };
         let disk = qcow2::open_snapshot(cx, file, backing, options, one).await;
         let disk = disk
             .map_err(|e| ImgError::said(format!("Failed to load snapshot: {}", open_detail(&e))))?;

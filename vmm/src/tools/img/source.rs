@@ -6,7 +6,9 @@ use crate::spec::format::{self, Format};
 use crate::spec::keyval::{self, Options};
 use crate::spec::props::Mode;
 use crate::spec::{self, size};
+use crate::tools::object;
 use serde_json::Value;
+use spindle_block::formats::{ImageFormat, Secret};
 use spindle_block::nodes::fault::{Blkdebug, FaultNode, config};
 use spindle_block::nodes::file::FileNode;
 use spindle_block::nodes::null::{NullNode, NullOptions};
@@ -51,6 +53,8 @@ pub(super) enum Backing {
     None,
     /// From this image.
     Tree(Options),
+    /// From the file that the header names, with these options.
+    Named(Options),
 }
 
 /// What holds an image's bytes.
@@ -87,6 +91,40 @@ pub(super) struct Top {
     pub mode: OpenMode,
     pub qcow2: qcow2::Options,
     pub policy: Policy,
+    pub crypt: Crypt,
+}
+
+/// How an encrypted image is opened.
+#[derive(Default)]
+pub(super) struct Crypt {
+    /// The id of the passphrase. It is looked up only where it is needed.
+    pub key_secret: Option<String>,
+    /// `encrypt.format`.
+    pub format: Option<String>,
+    /// What holds the header, where that is not the image's own file (LUKS).
+    pub header: Option<Bottom>,
+}
+
+impl Crypt {
+    /// The passphrase.
+    ///
+    /// # Errors
+    ///
+    /// There is none of this id.
+    pub fn secret(&self) -> Result<Option<Secret>, String> {
+        self.key_secret.as_deref().map(object::secret).transpose()
+    }
+
+    /// Takes `encrypt.…`.
+    fn take(&mut self, options: &mut Options) -> Result<(), String> {
+        let Some(mut group) = child(options, "encrypt")? else { return Ok(()) };
+        self.key_secret = take(&mut group, "key-secret");
+        self.format = take(&mut group, "format");
+        match group.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(format!("Parameter '{key}' is unexpected")),
+        }
+    }
 }
 
 impl Top {
@@ -100,6 +138,7 @@ impl Top {
             mode,
             qcow2: qcow2::Options::default(),
             policy: Policy::default(),
+            crypt: Crypt::default(),
         }
     }
 }
@@ -145,6 +184,15 @@ pub(super) fn place(path: &Path) -> Result<Place, String> {
         Some((scheme, _)) => Err(format!("Unknown protocol '{}'", scheme.escape_debug())),
         None => Ok(Place::File(path.to_owned())),
     }
+}
+
+/// The options of an image in a file, with what its header does not say.
+pub(super) fn named_tree(file: &Path, format: Option<Format>, mut options: Options) -> Options {
+    if let Some(format) = format {
+        options.entry("driver").or_insert_with(|| format.name().into());
+    }
+    options.insert("file".to_owned(), file_tree(&file.to_string_lossy()));
+    options
 }
 
 fn file_tree(name: &str) -> Value {
@@ -275,7 +323,12 @@ fn backing(options: &mut Options) -> Result<Backing, String> {
             );
             Ok(Backing::None)
         }
-        Some(Value::Object(below)) => Ok(Backing::Tree(below)),
+        Some(Value::Object(below))
+            if ["file", "filename"].iter().any(|k| below.contains_key(*k)) =>
+        {
+            Ok(Backing::Tree(below))
+        }
+        Some(Value::Object(below)) => Ok(Backing::Named(below)),
         Some(other) => {
             let name = other.as_str().unwrap_or_default();
             Err(format!("Cannot find device='{name}' nor node-name='{name}'"))
@@ -318,8 +371,8 @@ pub(super) fn open(mut options: Options, mode: OpenMode) -> Result<Top, String> 
     let Some(file) = child(&mut options, "file")? else {
         return Err("A block device must be specified for \"file\"".to_owned());
     };
-    let (path, bottom) = bottom(file, mode, 0)?;
-    let mut top = Top { policy, ..Top::new(path, bottom, mode) };
+    let (path, below) = bottom(file, mode, 0)?;
+    let mut top = Top { policy, ..Top::new(path, below, mode) };
     match driver.as_deref() {
         Some("raw") => {
             top.format = Some(Format::Raw);
@@ -335,6 +388,19 @@ pub(super) fn open(mut options: Options, mode: OpenMode) -> Result<Top, String> 
         }
         Some(name) => {
             top.format = Format::called(name);
+            match top.format {
+                Some(Format::Image(ImageFormat::Luks)) => {
+                    top.crypt.key_secret = take(&mut options, "key-secret");
+                    if let Some(header) = child(&mut options, "header")? {
+                        let mode = OpenMode { writable: false, ..mode };
+                        top.crypt.header = Some(bottom(header, mode, 0)?.1);
+                    }
+                }
+                Some(Format::Qcow2 | Format::Image(ImageFormat::Qcow)) => {
+                    top.crypt.take(&mut options)?;
+                }
+                _ => {}
+            }
             if top.format == Some(Format::Qcow2) {
                 top.qcow2.lazy_refcounts = take_switch(&mut options, "lazy-refcounts")?;
                 top.qcow2.cache_bytes = take_size(&mut options, "l2-cache-size")?;

@@ -1,4 +1,5 @@
 //! How qemu-img writes sizes.
+use serde_json::Value;
 
 /// A byte count in three significant digits: `1.5 GiB`, `196 KiB` (QEMU, util/cutils.c,
 /// size_to_str).
@@ -31,6 +32,33 @@ fn three_digits(value: f64) -> String {
         return text.trim_end_matches('0').trim_end_matches('.').to_owned();
     }
     text
+}
+
+/// The members of every object in the order in which QEMU's hash table has them (qobject/qdict.c:
+/// 512 buckets, the hash function of TDB).
+#[must_use]
+pub(crate) fn in_buckets(value: Value) -> Value {
+    const BUCKETS: u32 = 512;
+    fn bucket(name: &str) -> u32 {
+        let len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+        let start = 0x238f_13af_u32.wrapping_mul(len);
+        let sum = name
+            .bytes()
+            .enumerate()
+            .fold(start, |sum, (i, byte)| sum.wrapping_add(u32::from(byte) << (i * 5 % 24)));
+        sum.wrapping_mul(1_103_515_243).wrapping_add(12_345) % BUCKETS
+    }
+    match value {
+        Value::Object(members) => {
+            let mut members: Vec<_> = members.into_iter().collect();
+            // In one bucket, the last comes first.
+            members.reverse();
+            members.sort_by_key(|(name, _)| bucket(name));
+            members.into_iter().map(|(name, value)| (name, in_buckets(value))).collect()
+        }
+        Value::Array(items) => items.into_iter().map(in_buckets).collect(),
+        other => other,
+    }
 }
 
 #[cfg(test)]

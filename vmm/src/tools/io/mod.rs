@@ -13,7 +13,6 @@ use self::text::{complain, say};
 use super::getopt::{Found, parse};
 use super::img::error::prefix;
 use super::img::files::on_block_layer;
-use super::object::Secrets;
 use spindle_block::Cx;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -32,8 +31,6 @@ pub struct IoRequest {
     pub open: Option<OpenRequest>,
     /// Each `-c`; none: commands are read from standard input.
     pub commands: Vec<String>,
-    /// Each `--object`.
-    pub secrets: Secrets,
 }
 
 /// Runs the commands. Returns whether all went well; what did not has been said.

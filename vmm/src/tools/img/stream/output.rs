@@ -64,7 +64,7 @@ pub(in super::super) async fn write(
             disk.raw(open(&request.target, true)?).await?;
         }
         FormatPlan::Qcow2(own) if !request.compress => {
-            let options = create_options(&plan, own, total);
+            let options = create_options(&plan, own, total)?;
             let runs = disk.runs(options.cluster_size).await?;
             let stream = StreamPlan::new(&options, runs).map_err(|error| wrong(&error))?;
             disk.qcow2(&stream, open(&request.target, true)?).await?;
