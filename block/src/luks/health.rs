@@ -82,9 +82,6 @@ fn version_1(bytes: &[u8], size: u64) -> Vec<Ailment> {
                 format!("key slot {n} lies beyond the end of the file: it was cut off"),
                 None,
             ));
-        } else if slot.at < v1::HEADER as u64 || (header.payload_at != 0 && end > header.payload_at)
-        {
-            found.push(Ailment::new(format!("key slot {n} lies where it must not"), None));
         }
     }
     if header.payload_at > size {

@@ -108,10 +108,21 @@ impl Header {
         if total > ITERATIONS_SUM_MAX {
             return Err(refuse("key slots", format!("have {total} iterations, too many to try")));
         }
+        let payload_at = u64::from(field(104)) * SECTOR;
+        let material = (key_len * STRIPES) as u64;
+        for (n, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.active) {
+            let end = slot.at + material;
+            if slot.at < HEADER as u64 {
+                return Err(refuse("key slot", format!("{n} overlaps the LUKS header")));
+            }
+            if payload_at != 0 && end > payload_at {
+                return Err(refuse("key slot", format!("{n} overlaps the encrypted payload")));
+            }
+        }
         Ok(Self {
             spec,
             hash,
-            payload_at: u64::from(field(104)) * SECTOR,
+            payload_at,
             key_len,
             digest: bytes.get(112..112 + DIGEST).unwrap_or_default().to_vec(),
             digest_salt: bytes.get(132..132 + SALT).unwrap_or_default().to_vec(),
@@ -160,6 +171,9 @@ impl Header {
         secret: &[u8],
     ) -> Result<Option<Vec<u8>>, FormatError> {
         let len = self.key_len * STRIPES;
+        if slot.at + len as u64 > host.node().info().size {
+            return Err(refuse("key slot", "lies beyond the end of the file"));
+        }
         let stripes = host.read(cx, slot.at, len.next_multiple_of(512)).await;
         let mut stripes = stripes.map_err(io("reading a key slot"))?;
         let derived = self.hash.pbkdf2(secret, &slot.salt, slot.iterations, self.key_len);

@@ -44,8 +44,10 @@ async fn read_headers(cx: &Cx, file: &Arc<dyn Node>) -> Result<Headers, FormatEr
     let tail = size.min(TAIL) as usize;
     let last = host.read(cx, size - tail as u64, tail).await.map_err(&reading)?;
     let sectors = last.chunks_exact(FOOTER).enumerate();
-    let found = sectors.rev().find(|(_, sector)| Footer::parse(sector).is_ok());
-    let at_end = found.map(|(n, sector)| (size - (tail - n * FOOTER) as u64, sector.to_vec()));
+    let mut found = sectors.rev().map(|(n, sector)| (size - (tail - n * FOOTER) as u64, sector));
+    // A file may be so short that its first sector, the copy, is within its tail.
+    let at_end = found.find(|(at, sector)| *at > 0 && Footer::parse(sector).is_ok());
+    let at_end = at_end.map(|(at, sector)| (at, sector.to_vec()));
     let end = at_end.as_ref().map_or(size, |(at, _)| *at);
     let bytes = match at_end {
         Some((_, last)) if !Footer::is_one(&first) => last,

@@ -1,19 +1,19 @@
 //! Which system calls a thread needs, and what for.
 
 use libc::{
-    SYS_accept4, SYS_bind, SYS_brk, SYS_chmod, SYS_clock_getres, SYS_clock_gettime,
+    SYS_accept4, SYS_bind, SYS_brk, SYS_chmod, SYS_chown, SYS_clock_getres, SYS_clock_gettime,
     SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_connect, SYS_copy_file_range,
     SYS_dup, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_wait,
     SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fadvise64, SYS_fallocate, SYS_fchmod, SYS_fcntl,
     SYS_fdatasync, SYS_flock, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex,
     SYS_getcwd, SYS_getdents64, SYS_geteuid, SYS_getpeername, SYS_getpgrp, SYS_getpid, SYS_getppid,
     SYS_getrandom, SYS_getsockname, SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid,
-    SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_kill, SYS_listen, SYS_lseek,
-    SYS_lstat, SYS_madvise, SYS_membarrier, SYS_mkdir, SYS_mmap, SYS_mprotect, SYS_mremap,
-    SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_pipe2, SYS_poll,
-    SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_preadv2, SYS_prlimit64, SYS_pselect6,
-    SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink, SYS_readlinkat, SYS_readv,
-    SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_rename, SYS_renameat, SYS_renameat2,
+    SYS_io_uring_enter, SYS_io_uring_register, SYS_io_uring_setup, SYS_kill, SYS_linkat,
+    SYS_listen, SYS_lseek, SYS_lstat, SYS_madvise, SYS_membarrier, SYS_mkdir, SYS_mmap,
+    SYS_mprotect, SYS_mremap, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat,
+    SYS_pipe2, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_preadv2, SYS_prlimit64,
+    SYS_pselect6, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink, SYS_readlinkat,
+    SYS_readv, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_rename, SYS_renameat, SYS_renameat2,
     SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
     SYS_sched_getaffinity, SYS_sched_yield, SYS_select, SYS_sendfile, SYS_sendmmsg, SYS_sendmsg,
     SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_signalfd4,
@@ -151,6 +151,9 @@ pub(super) const MAIN: &[c_long] = &[
 
 /// What the image tools need beyond that: the time of day, their users' signals, pipes.
 pub(super) const TOOLS: &[c_long] = &[
+    SYS_fchmod,
+    SYS_chown,
+    SYS_linkat,
     SYS_epoll_create1,
     SYS_fadvise64,
     SYS_getppid,
@@ -175,11 +178,13 @@ pub(super) const NAMES: &[c_long] = &[SYS_recvmmsg, SYS_sendmmsg];
 /// Of all these, what a command does not need that only looks.
 pub(super) const CHANGES: &[c_long] = &[
     SYS_chmod,
+    SYS_chown,
     SYS_copy_file_range,
     SYS_fallocate,
     SYS_fchmod,
     SYS_ftruncate,
     SYS_kill,
+    SYS_linkat,
     SYS_mkdir,
     SYS_rename,
     SYS_renameat,

@@ -61,7 +61,11 @@ fn without_hints(text: &str) -> String {
         Some(((start, rest), (_, text))) if rest.starts_with(|c: char| c.is_ascii_digit()) => {
             format!("{start}: {}", text.trim_end_matches(')'))
         }
-        _ => line.to_owned(),
+        // Since 10.0.
+        _ => line.replace(
+            "Invalid number of coroutines. Allowed number of coroutines is between 1 and 16",
+            "Invalid number of coroutines specified. Must be between 1 and 16.",
+        ),
     };
     kept.map(|text| line(text) + "\n").collect()
 }

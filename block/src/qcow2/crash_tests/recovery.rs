@@ -178,7 +178,7 @@ impl Recovery {
         args.push("--image-opts");
         let opened = PathBuf::from(opened);
         let paths: Vec<&PathBuf> = std::iter::once(&opened).chain(target).collect();
-        qemu_img(allowed, &args, &paths)
+        qemu_img_in(self.dir.path(), allowed, &args, &paths)
     }
 
     /// The snapshot holds what it held when it was taken.
@@ -209,8 +209,17 @@ impl Verify for Recovery {
 }
 
 pub(super) fn qemu_img(allowed: &[i32], args: &[&str], paths: &[&PathBuf]) -> Result<(), String> {
-    // QEMU looks for a data file where it is started.
     let dir = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("."));
+    qemu_img_in(dir, allowed, args, paths)
+}
+
+/// The same, started in `dir`: there QEMU looks for a data file.
+fn qemu_img_in(
+    dir: &Path,
+    allowed: &[i32],
+    args: &[&str],
+    paths: &[&PathBuf],
+) -> Result<(), String> {
     let paths = paths.iter().map(|path| -> &Path { path });
     let output = Command::new("qemu-img").args(args).args(paths).current_dir(dir).output();
     let output = output.map_err(|e| format!("qemu-img (package qemu-utils): {e}"))?;

@@ -1,5 +1,5 @@
 //! A target that is being made has no name yet: whoever looks finds it complete or not at all, also
-//! where the tool is killed (docs/adr/0015).
+//! where the tool is killed (docs/adr/0016).
 use super::create::{FormatPlan, Plan, Preallocation};
 use super::image::file_detail;
 use spindle_block::nodes::file::{FileNode, FileOptions};
@@ -165,7 +165,8 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 /// Whether all of an image is in the file that it is called by.
 fn is_one_file(format: &FormatPlan) -> bool {
     match format {
-        FormatPlan::Raw { .. } | FormatPlan::Qcow2(_) => true,
+        FormatPlan::Raw { .. } => true,
+        FormatPlan::Qcow2(own) => own.data_file.is_none(),
         FormatPlan::Image(own) => super::formats::is_one_file(own),
     }
 }

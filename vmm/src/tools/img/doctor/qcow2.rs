@@ -25,16 +25,21 @@ fn counts(message: &str) -> Option<(u64, u64)> {
 
 fn sort(report: &Report) -> Kinds {
     let mut kinds = Kinds::default();
-    for message in report.messages.iter().filter_map(|m| m.strip_prefix("ERROR ")) {
+    for message in report.messages.iter().filter_map(|m| m.strip_prefix("ERROR")) {
+        let message = message.trim_start_matches([':', ' ']);
         match counts(message) {
             Some((0, _)) => kinds.free += 1,
             Some(_) => kinds.too_low += 1,
-            None if message.contains("outside the file") => kinds.outside += 1,
+            None if is_outside(message) => kinds.outside += 1,
             None if message.contains("OFLAG_COPIED") => kinds.flags += 1,
             None => kinds.others.push(message.to_owned()),
         }
     }
     kinds
+}
+
+fn is_outside(message: &str) -> bool {
+    ["exceeding the end of the file", "is outside image"].iter().any(|what| message.contains(what))
 }
 
 /// The findings, with clusters of `cluster` bytes.
@@ -153,7 +158,8 @@ mod tests {
             "ERROR cluster 5 refcount=0 reference=1",
             "ERROR cluster 6 refcount=1 reference=2",
             "Leaked cluster 7 refcount=1 reference=0",
-            "ERROR cluster of the disk at 0x10000000 is outside the file",
+            "ERROR: counting reference for region exceeding the end of the file by one cluster or \
+             more: offset 0x10000000 size 0x10000",
             "ERROR OFLAG_COPIED of L1 entry 0: 0x30000",
             "ERROR L1 entry 3 is 0x1: not a table",
         ];
