@@ -288,7 +288,7 @@ impl Walker<'_> {
             // There may be millions of these.
             match self.walk.counted.get_mut((host >> layout.cluster_bits) as usize) {
                 Some(count) if layout.is_cluster_offset(host) => {
-                    *count = count.saturating_add(times)
+                    *count = count.saturating_add(times);
                 }
                 _ => {
                     self.add_to(Range::new(host, layout.cluster()), times, false);

@@ -4,6 +4,12 @@ use super::super::Qcow2;
 use crate::{BlockError, Cx, IoBuf, Pin, luks::sectors::Source};
 
 impl Qcow2 {
+    /// Whether the disk's data is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.crypt.is_some()
+    }
+
     /// Reads data of the disk into `buf`: at `guest` there, at `host` in the file.
     pub(in super::super) async fn read_data(
         &self,

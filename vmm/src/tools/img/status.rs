@@ -48,8 +48,9 @@ impl Image {
                 status.data = true;
                 status.present = true;
                 status.offset = extent.host_offset;
-                let qcow2 = self.format == Format::Qcow2;
-                status.compressed = qcow2 && extent.host_offset.is_none();
+                // Nor is encrypted data in the file as it is; what is, is not packed before.
+                let packs = self.qcow2.as_ref().is_some_and(|image| !image.is_encrypted());
+                status.compressed = packs && extent.host_offset.is_none();
             }
             ExtentKind::Zero { .. } => {
                 status.zero = true;
