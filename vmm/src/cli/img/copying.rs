@@ -144,6 +144,7 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
     let rate = args.rate.map(|text| number("rate limit", &text)).transpose()?;
     let sources = args.named.take(args.files, args.format.as_deref())?;
     let request = ConvertRequest {
+        target_options: args.target_image_opts,
         sources,
         rate,
         whole: args.copy_offload,

@@ -47,6 +47,8 @@ pub struct ConvertRequest {
     pub backing_format: Option<String>,
     /// `-c`.
     pub compress: bool,
+    /// The target is given by options.
+    pub target_options: bool,
     /// `-n`: the target is there already.
     pub existing: bool,
     /// `--target-is-zero`.
@@ -263,13 +265,19 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
         return said(format!("Unknown file format '{name}'"));
     };
     // Streams are compressed anyway.
-    let packs = matches!(format, Format::Qcow2 | Format::Image(ImageFormat::Vmdk));
-    if request.compress && !packs {
+    let packs = |format| matches!(format, Format::Qcow2 | Format::Image(ImageFormat::Vmdk));
+    // Options say themselves what they describe.
+    let known = (!request.target_options).then_some(format);
+    if request.compress && known.is_some_and(|format| !packs(format)) {
         return said("Compression not supported for this file format");
     }
-    let mode = OpenMode { cache: checked.target_cache, ..OpenMode::write(Some(format)) };
+    let mode = OpenMode { cache: checked.target_cache, ..OpenMode::write(known) };
     if request.existing {
         let image = Image::open(cx, &request.target, mode).await?;
+        if request.compress && !packs(image.format) {
+            close_all(cx, vec![image]).await;
+            return said("Compression not supported for this file format");
+        }
         if image.size() < total {
             close_all(cx, vec![image]).await;
             return said("output file is smaller than input file");
