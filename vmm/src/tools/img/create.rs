@@ -426,7 +426,7 @@ impl Preallocation {
 ///
 /// # Errors
 ///
-/// As for [`size`] and [`make`].
+/// As for [`size()`] and [`make`].
 pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
     let size = size(plan, blind)?;
     make(plan, size)?;
