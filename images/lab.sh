@@ -5,7 +5,7 @@ inputs=(lab/init lab/agent)
 needs=(kernel)
 
 modules=(
-    virtio_pci virtio_console 9pnet_virtio 9p overlay irqbypass ccp kvm kvm-amd virtio_blk brd
+    virtio_pci virtio_console 9pnet_virtio 9p overlay irqbypass ccp kvm kvm-amd virtio_blk brd 'nbd?'
     'crc32c_generic?' ext4
 )
 

@@ -27,6 +27,7 @@ pub const CONTROL: &[Case] = &[
     Case { name: "injected-error-is-seen", run: injected_error },
     Case { name: "full-disk-pauses-and-continues", run: full_disk },
     Case { name: "nodes-come-and-go", run: nodes },
+    crate::nbd::KERNEL,
 ];
 
 /// What fio writes at random and reads back, in the guest and again on the host.

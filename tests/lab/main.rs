@@ -16,6 +16,7 @@ mod inner;
 mod iso;
 mod kept;
 mod management;
+mod nbd;
 mod outer;
 mod sd;
 

@@ -809,3 +809,66 @@ fn encrypted_images_go_to_and_fro() {
         fs::remove_file(pair.at("ours/header")).expect("removed");
     }
 }
+
+/// The long options that version 10 has for the short ones, and what it has besides.
+#[test]
+fn the_spellings_of_version_10_are_known() {
+    let Some(pair) = Pair::new() else { return };
+    pair.must("theirs", &["snapshot", "-c", "one", "base.qcow2"]);
+    pair.share();
+    let same = |long: &[&str], short: &[&str]| {
+        let long = pair.ours(long);
+        assert_eq!(long, pair.ours(short), "{short:?}");
+        assert_eq!(long.2, Some(0), "{short:?}: {}", long.1);
+    };
+    same(&["snapshot", "base.qcow2"], &["snapshot", "-l", "base.qcow2"]);
+    same(&["snapshot", "--format", "qcow2", "base.qcow2"], &["snapshot", "-l", "base.qcow2"]);
+    same(
+        &["info", "--format", "qcow2", "--backing-chain", "top.qcow2"],
+        &["info", "-f", "qcow2", "-b", "top.qcow2"],
+    );
+    same(
+        &["measure", "--target-format", "qcow2", "--size", "1G"],
+        &["measure", "-O", "qcow2", "-s", "1G"],
+    );
+    same(
+        &["measure", "--target-format", "qcow2", "--snapshot", "one", "base.qcow2"],
+        &["measure", "-O", "qcow2", "-l", "one", "base.qcow2"],
+    );
+    same(
+        &["compare", "--a-format", "raw", "--b-format", "raw", "--strict", "base.raw", "base.raw"],
+        &["compare", "-f", "raw", "-F", "raw", "-s", "base.raw", "base.raw"],
+    );
+    let convert = |options: &[&str], target: &str| {
+        let args = [&["convert"], options, &["base.raw", target]].concat();
+        assert_eq!(pair.ours(&args), (String::new(), String::new(), Some(0)), "{options:?}");
+        fs::read(pair.at("ours").join(target)).expect("a target")
+    };
+    let long = [
+        "--source-format=raw",
+        "--target-format=qcow2",
+        "--target-options=cluster_size=4096",
+        "--compress",
+        "--parallel=1",
+        "--target-cache=unsafe",
+        "--source-cache=none",
+        "--sparse-size=64k",
+    ];
+    let short = "-fraw -Oqcow2 -ocluster_size=4096 -c -m1 -tunsafe -Tnone -S64k";
+    let short: Vec<&str> = short.split(' ').collect();
+    assert!(convert(&long, "long") == convert(&short, "short"));
+    assert_eq!(
+        pair.ours(&["convert", "--no-create", "--progress", "base.raw", "base.raw"]).2,
+        Some(1)
+    );
+    let (text, _, status) = pair.ours(&["convert", "-O", "qcow2", "-o", "help"]);
+    assert!(status == Some(0) && text.contains("cluster_size=<size>"), "{text}");
+    same(
+        &["bench", "--count=1", "--depth=1", "--buffer-size=4k", "-q", "-f", "raw", "base.raw"],
+        &["bench", "-c", "1", "-d", "1", "-s", "4k", "-q", "-f", "raw", "base.raw"],
+    );
+    same(
+        &["commit", "--drop", "--cache=unsafe", "--format=qcow2", "-q", "top.qcow2"],
+        &["commit", "-d", "-t", "unsafe", "-f", "qcow2", "-q", "top.qcow2"],
+    );
+}

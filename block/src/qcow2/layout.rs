@@ -18,7 +18,7 @@ pub(super) const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
 /// Bits of an L1 entry that must be zero.
 pub(super) const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 /// Bits of a refcount table entry that must be zero.
-const REFTABLE_RESERVED: u64 = 0x1ff;
+pub(super) const REFTABLE_RESERVED: u64 = 0x1ff;
 
 /// Sizes of the metadata units, in bytes.
 const SLICE_BYTES_MAX: u64 = 4096;
@@ -304,16 +304,20 @@ impl Layout {
         }
     }
 
-    fn compressed(self, raw: u64) -> Entry {
+    /// Where the data of a compressed cluster is, whether or not that is possible.
+    pub fn compressed_range(self, raw: u64) -> Range {
         let shift = 62 - (self.cluster_bits - 8);
         let offset = self.compressed_at(raw);
         let sectors = (raw >> shift) & ((1 << (self.cluster_bits - 8)) - 1);
         // The first sector counts from its start, so the data ends with the last one's end.
-        let len = (sectors + 1) * COMPRESSED_SECTOR - (offset & (COMPRESSED_SECTOR - 1));
-        if offset == 0 || offset >= 1 << 56 {
-            return Entry::Bad;
+        Range::new(offset, (sectors + 1) * COMPRESSED_SECTOR - (offset & (COMPRESSED_SECTOR - 1)))
+    }
+
+    fn compressed(self, raw: u64) -> Entry {
+        match self.compressed_range(raw) {
+            Range { offset, .. } if offset == 0 || offset >= 1 << 56 => Entry::Bad,
+            range => Entry::Compressed(range),
         }
-        Entry::Compressed(Range::new(offset, len))
     }
 
     /// The L2 table of an L1 entry: `Ok(0)` where there is none, `Err` where the entry is bad.

@@ -153,7 +153,7 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
     }
     if confined {
         // What it opens is given by commands, later.
-        sandbox::arm(Needs { writes: true, network: names_a_server() });
+        sandbox::arm(Needs { writes: true, network: names_a_server(), device: false });
     }
     let well =
         io::run(request).map_err(|error| Stop { status: EXIT_INPUT, failure: error.into() })?;

@@ -105,7 +105,11 @@ impl Stop {
 #[must_use]
 pub fn main(programs: &Programs) -> ExitCode {
     start_log();
-    let cli = match parse(std::env::args_os().collect()) {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(text) = qemu::version(&args) {
+        return print(&text, 0);
+    }
+    let cli = match parse(args) {
         Ok(cli) => cli,
         Err(error) => {
             if let Some(sentence) = img_command().then(|| img::refused(&error)).flatten() {

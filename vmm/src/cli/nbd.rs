@@ -14,7 +14,7 @@ use spindle_block::root::DetectZeroes;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -68,6 +68,9 @@ WHERE CLIENTS COME IN
   -k, --socket PATH        a local socket instead; the path begins with '/'
   -e, --shared NUMBER      most clients at a time; 0: any number [default: 1]
   -t, --persistent         stay when the last client has gone
+  -c, --connect DEVICE     give the disk to the host's own client, /dev/nbdN (module nbd); it is served
+                           in the background, with -v in the foreground, until -d
+  -d, --disconnect         take the disk away from the device that is given in place of an image
   -x, --export-name NAME   name that clients ask for [default: none]
   -D, --description TEXT   description of the export
       --handshake-limit N  seconds that a client may take to begin; 0: any [default: 10]
@@ -110,6 +113,8 @@ EXAMPLES
   spindle nbd -t -e 4 -k /run/disk.sock -f qcow2 disk.qcow2
   spindle nbd --fork --pid-file /run/nbd.pid -r -f raw disk.raw
   spindle nbd -L -k /run/disk.sock
+  spindle nbd -c /dev/nbd0 -f qcow2 disk.qcow2; mount /dev/nbd0p1 /mnt
+  spindle nbd -d /dev/nbd0
 ";
 
 /// A line on standard error that says that clients can come; the parent of a server waits for it.
@@ -140,7 +145,6 @@ struct Given {
     fork: bool,
     list: bool,
     disconnect: bool,
-    connect: bool,
     /// Options of an export were given.
     export: bool,
     discard: Option<bool>,
@@ -163,7 +167,8 @@ impl Given {
             detect_zeroes: DetectZeroes::Off,
             threads: false,
             offset: 0,
-            address: Address::Unix(PathBuf::new()),
+            address: None,
+            device: None,
             name: String::new(),
             description: None,
             shared: 1,
@@ -184,7 +189,6 @@ impl Given {
             fork: false,
             list: false,
             disconnect: false,
-            connect: false,
             export: false,
             discard: None,
             native: false,
@@ -210,7 +214,7 @@ impl Given {
                 request.bitmaps.push(value);
                 self.export = true;
             }
-            "c" => self.connect = true,
+            "c" => request.device = Some(PathBuf::from(value)),
             "d" => self.disconnect = true,
             "L" => self.list = true,
             "s" => request.snapshot = true,
@@ -321,7 +325,11 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
         if !parsed.rest.is_empty() {
             return Err(said("List mode is incompatible with a file name"));
         }
-        if given.export || given.request.shared != 1 || given.disconnect || given.connect {
+        if given.export
+            || given.request.shared != 1
+            || given.disconnect
+            || given.request.device.is_some()
+        {
             return Err(said("List mode is incompatible with per-device settings"));
         }
         let text = nbd::list(&given.address()).map_err(said)?;
@@ -333,8 +341,12 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
             prefix()
         )));
     };
-    if given.disconnect || given.connect {
-        return Err(said("Kernel /dev/nbdN support not available"));
+    if given.disconnect {
+        nbd::disconnect(Path::new(image)).map_err(said)?;
+        return Ok(Outcome::Print { text: format!("{image} disconnected\n"), status: 0 });
+    }
+    if given.request.device.is_some() && !given.request.verbose {
+        given.fork = true;
     }
     if given.request.format.is_some() && given.by_options {
         return Err(said("--image-opts and -f are mutually exclusive"));
@@ -361,10 +373,15 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
             "Socket activation does not go with -b, -p and -k: whoever activates has the address",
         ));
     }
+    let address = match &given.request.device {
+        // The kernel is the client; others may come in where -k says.
+        Some(_) => given.socket.clone().map(Address::Unix),
+        None => Some(activated.unwrap_or_else(|| given.address())),
+    };
     let request = ServeRequest {
         path,
         ignore_discard: given.discard != Some(true),
-        address: activated.unwrap_or_else(|| given.address()),
+        address,
         ..given.request
     };
     let is_child = std::env::var_os(CHILD).is_some();
@@ -378,7 +395,8 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
         }
     };
     if given.confined {
-        sandbox::arm(Needs { writes: true, network: true });
+        let device = request.device.is_some();
+        sandbox::arm(Needs { writes: true, network: true, device });
     }
     nbd::serve(&request, ready).map_err(said)?;
     Ok(Outcome::Exit(0))

@@ -68,6 +68,21 @@ pub(super) fn accept(mut args: Vec<OsString>) -> Vec<OsString> {
     args
 }
 
+/// What `qemu-img --version` and its like print, where that is what was typed: the version of QEMU whose
+/// command line it is, and ours. Scripts take the number from here.
+pub(super) fn version(args: &[OsString]) -> Option<String> {
+    const VERSION: &str = "10.0.2";
+    const OURS: &str = env!("CARGO_PKG_VERSION");
+    let asked = args.get(1).is_some_and(|arg| arg == "--version" || arg == "-V");
+    match Path::new(args.first()?).file_name()?.to_str()? {
+        name @ ("qemu-img" | "qemu-io") if asked => {
+            Some(format!("{name} version {VERSION} (spindle {OURS})\n"))
+        }
+        name @ "qemu-nbd" if asked => Some(format!("{name} {VERSION} (spindle {OURS})\n")),
+        _ => None,
+    }
+}
+
 /// Turns `-kernel` into `--kernel` (and so on) in the arguments of `spindle run`.
 fn long_options(args: Vec<OsString>) -> Vec<OsString> {
     let is_run = args.get(1).is_some_and(|arg| arg == "run");
@@ -141,6 +156,18 @@ mod tests {
             ["spindle", "img", "resize", "a", "--", "-1M"]
         );
         assert_eq!(accepted(&["spindle", "img", "-object"]), ["spindle", "img", "-object"]);
+    }
+
+    #[test]
+    fn versions_begin_as_scripts_expect() {
+        let args = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        let said = version(&args(&["/usr/bin/qemu-img", "--version"])).expect("a version");
+        assert!(said.starts_with("qemu-img version 10.0.2 (spindle "), "{said}");
+        assert!(
+            version(&args(&["qemu-nbd", "-V"])).expect("a version").starts_with("qemu-nbd 10.")
+        );
+        assert_eq!(version(&args(&["spindle", "--version"])), None);
+        assert_eq!(version(&args(&["qemu-img", "info", "-V"])), None);
     }
 
     #[test]

@@ -37,6 +37,8 @@ const IOCTL_TYPE: u64 = 0xFF00;
 const TERMINAL_IOCTLS: u64 = 0x5400;
 /// The type byte of block device ioctls.
 const BLOCK_IOCTLS: u64 = 0x1200;
+/// The type byte of the ioctls of the kernel's NBD client.
+const NBD_IOCTLS: u64 = 0xab00;
 
 /// The filters, compiled; or nothing, with `--sandbox off`.
 #[derive(Clone, Debug, Default)]

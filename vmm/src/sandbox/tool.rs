@@ -1,6 +1,6 @@
 //! Confining the image tools: an image that takes over the program while it is parsed can do no more
 //! than the command that was typed needs.
-use super::{BLOCK_IOCTLS, TERMINAL_IOCTLS, calls, ioctl};
+use super::{BLOCK_IOCTLS, NBD_IOCTLS, TERMINAL_IOCTLS, calls, ioctl};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter_all_threads,
@@ -16,6 +16,8 @@ pub struct Needs {
     pub writes: bool,
     /// To be a server, or to speak to one.
     pub network: bool,
+    /// To give a disk to a device of the kernel's.
+    pub device: bool,
 }
 
 /// Address space of a tool at most, in bytes. Tables for counting the clusters of the largest image
@@ -90,7 +92,11 @@ pub(super) fn compile(needs: Needs) -> io::Result<BpfProgram> {
             rules.insert(libc::SYS_openat, vec![to_read(2)?]);
             rules.insert(libc::SYS_open, vec![to_read(1)?]);
         }
-        rules.insert(libc::SYS_ioctl, vec![ioctl(TERMINAL_IOCTLS)?, ioctl(BLOCK_IOCTLS)?]);
+        let mut ioctls = vec![ioctl(TERMINAL_IOCTLS)?, ioctl(BLOCK_IOCTLS)?];
+        if needs.device {
+            ioctls.push(ioctl(NBD_IOCTLS)?);
+        }
+        rules.insert(libc::SYS_ioctl, ioctls);
         Ok(())
     };
     build().map_err(io::Error::other)?;

@@ -48,6 +48,25 @@ pub enum Server {
     },
 }
 
+/// What a server said of a disk that somebody else goes on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// What the server can do (NBD protocol, "Transmission flags").
+    pub flags: u16,
+}
+
+/// Begins with the export `name` on a connection, for a client that knows only simple replies, as the
+/// kernel's.
+///
+/// # Errors
+/// A server that speaks another language, or has no such export.
+pub fn negotiate(stream: &UnixStream, name: &str) -> std::io::Result<Negotiated> {
+    let export = wire::handshake(stream, name, false)?;
+    Ok(Negotiated { size: export.size, flags: export.flags })
+}
+
 /// A disk of a server.
 pub struct NbdNode {
     link: Link,
@@ -80,7 +99,7 @@ impl NbdNode {
             }
         };
         stream.set_timeout(Some(GREETING)).map_err(reason)?;
-        let export = wire::handshake(&stream, name).map_err(reason)?;
+        let export = wire::handshake(&stream, name, true).map_err(reason)?;
         stream.set_timeout(None).map_err(reason)?;
         let has = |bit: u16| export.flags & bit != 0;
         if has(can::READ_ONLY) && !read_only {

@@ -214,11 +214,16 @@ fn colon(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
-/// Greets a server and begins with the export `name`.
+/// Greets a server and begins with the export `name`; `structured`: whoever goes on understands
+/// structured replies.
 ///
 /// # Errors
 /// A server that speaks another language, or has no such export.
-pub(super) fn handshake(stream: impl Read + Write, name: &str) -> io::Result<Export> {
+pub(super) fn handshake(
+    stream: impl Read + Write,
+    name: &str,
+    structured: bool,
+) -> io::Result<Export> {
     if name.len() > NAME_MAX {
         return bad("export name too long");
     }
@@ -232,7 +237,7 @@ pub(super) fn handshake(stream: impl Read + Write, name: &str) -> io::Result<Exp
     }
     // Fixed newstyle; no 124 zeros.
     talk.0.write_all(&u32::from(flags & 3).to_be_bytes())?;
-    let mut export = Export { structured: talk.structured()?, ..Export::default() };
+    let mut export = Export { structured: structured && talk.structured()?, ..Export::default() };
     if export.structured {
         export.context = talk.context(name)?;
     }

@@ -10,10 +10,10 @@ use super::{
         counts::Width,
         header::{Header, field, incompatible},
         host::Host,
-        layout::{COPIED, Entry, Layout, REFTABLE_BYTES_MAX},
+        layout::{COMPRESSED, COPIED, Layout, OFFSET, REFTABLE_BYTES_MAX},
     },
     CheckError, MESSAGES_MAX, Repair, io,
-    walk::Walk,
+    walk::{Beyond, Walk},
 };
 use crate::{BlockError, Cx};
 
@@ -86,10 +86,13 @@ async fn in_place(
         let refs = walk.layout.refs;
         for at in 0..per_block {
             let cluster = index * per_block + at;
-            let wanted = if cluster < walk.counted.len() { walk.references(cluster) } else { 0 };
-            let wanted = u64::from(wanted).min(refs.max());
+            if cluster >= walk.counted.len() {
+                // What was cut off keeps its count: tables still point there.
+                break;
+            }
+            let wanted = u64::from(walk.references(cluster)).min(refs.max());
             let stored = refs.get(&bytes, at as u64);
-            if wanted != stored && cluster < walk.counted.len() {
+            if wanted != stored {
                 let what = match repair {
                     _ if wanted < stored => "Repairing",
                     Repair::All => "Repairing",
@@ -169,6 +172,8 @@ pub(in super::super) async fn rebuild(
     })
     .await?;
     walk.stored.copy_from_slice(&walk.counted);
+    // Beyond them nothing is counted any more but the new blocks, which are nobody's data.
+    walk.reftable.clear();
     Ok(())
 }
 
@@ -192,18 +197,17 @@ async fn copied_flags(
     said: &mut Said,
 ) -> Result<(), BlockError> {
     let layout = walk.layout;
-    let count =
-        |at: u64| walk.stored.get((at >> layout.cluster_bits) as usize).copied().unwrap_or(0);
+    let mut beyond = Beyond::default();
     let flagged = |entry: u64, count: u32| {
         if count == 1 { entry | COPIED } else { entry & !COPIED }
     };
     let mut l1 = walk.l1.clone();
     for (index, entry) in l1.iter_mut().enumerate() {
-        let Ok(table) = layout.table_of(*entry) else { continue };
-        if table == 0 || table >> layout.cluster_bits >= walk.counted.len() as u64 {
+        let table = *entry & OFFSET;
+        if table == 0 {
             continue;
         }
-        let (old, refcount) = (*entry, count(table));
+        let (old, refcount) = (*entry, walk.stored_at(cx, host, &mut beyond, table).await);
         *entry = flagged(old, refcount);
         if *entry != old {
             said.flags += 1;
@@ -214,28 +218,35 @@ async fn copied_flags(
                 )
             });
         }
+        let inside = table >> layout.cluster_bits < walk.counted.len() as u64;
+        if !inside || layout.table_of(*entry).is_err() {
+            continue;
+        }
         let bytes = host.read(cx, table, layout.cluster() as usize).await?;
         let old = be::table(&bytes);
         let mut new = old.clone();
         for raw in new.iter_mut().step_by(layout.words()) {
-            *raw = match layout.entry(*raw) {
-                Entry::Data { host, .. } | Entry::Zero { host: Some(host), .. } => {
-                    let (old, refcount) = (*raw, if layout.external { 1 } else { count(host) });
-                    let new = flagged(old, refcount);
-                    if new != old {
-                        said.flags += 1;
-                        said.say(|| {
-                            format!(
-                                "Repairing OFLAG_COPIED data cluster: l2_entry={old:x} \
-                                 refcount={refcount}"
-                            )
-                        });
-                    }
-                    new
-                }
-                Entry::Compressed(_) => *raw & !COPIED,
-                _ => *raw,
+            let (old, at) = (*raw, *raw & OFFSET);
+            if old & COMPRESSED != 0 {
+                *raw = old & !COPIED;
+                continue;
+            }
+            if at == 0 {
+                continue;
+            }
+            let refcount = match layout.external {
+                true => 1,
+                false => walk.stored_at(cx, host, &mut beyond, at).await,
             };
+            *raw = flagged(old, refcount);
+            if *raw != old {
+                said.flags += 1;
+                said.say(|| {
+                    format!(
+                        "Repairing OFLAG_COPIED data cluster: l2_entry={old:x} refcount={refcount}"
+                    )
+                });
+            }
         }
         if new != old {
             let bytes: Vec<u8> = new.iter().flat_map(|e| e.to_be_bytes()).collect();

@@ -8,7 +8,8 @@ use super::{
         header::Header,
         host::Host,
         layout::{
-            COMPRESSED, COPIED, Entry, L1_BYTES_MAX, L1_RESERVED, L2_RESERVED, Layout, OFFSET, Raw,
+            COMPRESSED, COPIED, Entry, L1_BYTES_MAX, L1_RESERVED, L2_RESERVED, Layout, OFFSET,
+            REFTABLE_RESERVED, Raw,
         },
         snapshot::{Snapshot, TABLE_MAX, read_snapshots},
     },
@@ -56,6 +57,13 @@ pub(in super::super) struct Walk {
     pub messages_before_flags: usize,
     /// Corruptions that are not about flags.
     pub corruptions_before_flags: u64,
+}
+
+/// The refcount block that was last looked at for clusters beyond the end of the file.
+#[derive(Default)]
+pub(in super::super) struct Beyond {
+    block: Option<u64>,
+    bytes: Vec<u8>,
 }
 
 struct Walker<'a> {
@@ -112,6 +120,34 @@ impl Walk {
         self.structure_broken || (0..self.counted.len()).any(missing)
     }
 
+    /// What the image says of the cluster at `offset`, which may be beyond the end of the file: one that
+    /// was cut off still has its count.
+    pub async fn stored_at(&self, cx: &Cx, host: &Host, beyond: &mut Beyond, offset: u64) -> u32 {
+        let cluster = offset >> self.layout.cluster_bits;
+        if let Some(count) = self.stored.get(cluster as usize) {
+            return *count;
+        }
+        let per_block = self.layout.refs_per_block();
+        let index = cluster / per_block;
+        if beyond.block != Some(index) {
+            let entry = self.reftable.get(index as usize).copied().unwrap_or(0);
+            let block = self.layout.block_of(entry).unwrap_or(0);
+            let inside = block >> self.layout.cluster_bits < self.counted.len() as u64;
+            beyond.bytes.clear();
+            if block != 0 && inside {
+                let bytes = host.read(cx, block, self.layout.cluster() as usize).await;
+                // What cannot be read was said before.
+                beyond.bytes = bytes.unwrap_or_default();
+            }
+            beyond.block = Some(index);
+        }
+        if beyond.bytes.is_empty() {
+            return 0;
+        }
+        let count = self.layout.refs.get(&beyond.bytes, cluster % per_block);
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
     /// References by host cluster.
     pub fn references(&self, cluster: usize) -> u32 {
         self.counted[cluster].saturating_add(self.structure[cluster])
@@ -126,8 +162,11 @@ impl Walker<'_> {
             Ok(Some(place)) => drop(self.add(place)),
             Err(error) => self.walk.report.corruption(error.to_string()),
         }
-        self.l1_tables(header).await?;
+        let snapshots = self.l1_tables(header).await?;
         self.l2_tables().await?;
+        if let Some(place) = snapshots {
+            self.add(place);
+        }
         self.bitmaps(header).await?;
         self.refcounts(header).await?;
         self.compare();
@@ -159,7 +198,8 @@ impl Walker<'_> {
         Ok(be::table(&self.host.read(self.cx, offset, bytes as usize).await?))
     }
 
-    async fn l1_tables(&mut self, header: &Header) -> Result<(), CheckError> {
+    /// Also says where the snapshot table is.
+    async fn l1_tables(&mut self, header: &Header) -> Result<Option<Range>, CheckError> {
         let bytes = u64::from(header.l1_size) * 8;
         self.add(Range::new(header.l1_offset, bytes));
         let doing = io("reading the L1 table");
@@ -168,7 +208,7 @@ impl Walker<'_> {
             self.l1_entry(entry, true);
         }
         if header.snapshots == 0 {
-            return Ok(());
+            return Ok(None);
         }
         let (snapshots, bytes) = read_snapshots(self.cx, self.host, header)
             .await
@@ -181,7 +221,7 @@ impl Walker<'_> {
                 self.walk.report.corruption(message);
             }
         }
-        self.add(Range::new(header.snapshots_offset, bytes.min(TABLE_MAX)));
+        let place = Range::new(header.snapshots_offset, bytes.min(TABLE_MAX));
         for snapshot in snapshots {
             let bytes = u64::from(snapshot.l1_size) * 8;
             let aligned = self.walk.layout.is_cluster_offset(snapshot.l1_offset);
@@ -201,7 +241,7 @@ impl Walker<'_> {
                 self.l1_entry(entry, false);
             }
         }
-        Ok(())
+        Ok(Some(place))
     }
 
     fn l1_entry(&mut self, entry: u64, active: bool) {
@@ -315,14 +355,15 @@ impl Walker<'_> {
             self.walk.report.corruptions_of(times, message);
             return;
         }
-        let Entry::Compressed(range) = layout.entry(raw.word) else {
-            self.walk.report.corruptions_of(times, compressed("an impossible offset"));
-            return;
-        };
-        // The last sector may reach beyond a file that ends with the data.
-        let file = (self.walk.counted.len() as u64) << layout.cluster_bits;
-        let len = range.len.min(file.saturating_sub(range.offset).max(1));
-        self.add_to(Range::new(range.offset, len), times, false);
+        let range = layout.compressed_range(raw.word);
+        if layout.entry(raw.word) == Entry::Bad {
+            self.walk.report.exceeds(range);
+        } else {
+            // The last sector may reach beyond a file that ends with the data.
+            let file = (self.walk.counted.len() as u64) << layout.cluster_bits;
+            let len = range.len.min(file.saturating_sub(range.offset).max(1));
+            self.add_to(Range::new(range.offset, len), times, false);
+        }
         if active > 0 {
             self.walk.report.allocated_clusters += 1;
             self.walk.report.compressed_clusters += 1;
@@ -404,8 +445,17 @@ impl Walker<'_> {
                         (count != 1).then(|| format!("refcount block {index} refcount={count}"))
                     }
                 }
-                Err(()) if entry & 0x1ff != 0 => {
+                Err(()) if entry & REFTABLE_RESERVED != 0 => {
+                    // What it points to counts all the same.
+                    let block = entry & !REFTABLE_RESERVED;
+                    let inside = block >> layout.cluster_bits < self.walk.counted.len() as u64;
+                    if layout.is_cluster_offset(block) && inside {
+                        self.stored_counts(index as u64, block).await;
+                    }
                     Some(format!("refcount table entry {index} has reserved bits set"))
+                }
+                Err(()) if layout.is_cluster_offset(entry) => {
+                    Some(format!("refcount block {index} is outside image"))
                 }
                 Err(()) => Some(format!(
                     "refcount block {index} is not cluster aligned; refcount table entry corrupted"
@@ -469,14 +519,15 @@ impl Walker<'_> {
     /// The flag that says "refcount 1" in the active tables.
     async fn copied_flags(&mut self) -> Result<(), CheckError> {
         let layout = self.walk.layout;
+        let mut beyond = Beyond::default();
         for index in 0..self.walk.l1.len() {
             let entry = self.walk.l1[index];
             let host = entry & OFFSET;
             if host == 0 {
                 continue;
             }
-            if !self.copied_is_right(host, entry) {
-                let count = self.stored_at(host);
+            let count = self.walk.stored_at(self.cx, self.host, &mut beyond, host).await;
+            if (entry & COPIED != 0) != (count == 1) {
                 let message = format!(
                     "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}"
                 );
@@ -491,12 +542,11 @@ impl Walker<'_> {
                 if raw & COMPRESSED != 0 || data == 0 {
                     continue;
                 }
-                let (right, count) = if layout.external {
-                    (raw & COPIED != 0, 1)
-                } else {
-                    (self.copied_is_right(data, raw), self.stored_at(data))
+                let count = match layout.external {
+                    true => 1,
+                    false => self.walk.stored_at(self.cx, self.host, &mut beyond, data).await,
                 };
-                if !right {
+                if (raw & COPIED != 0) != (count == 1) {
                     let message =
                         format!("OFLAG_COPIED data cluster: l2_entry={raw:x} refcount={count}");
                     self.wrong_flag(data, raw, message);
@@ -511,14 +561,5 @@ impl Walker<'_> {
         let once = cluster < self.walk.counted.len() && self.walk.references(cluster) == 1;
         self.walk.report.harmless_flags += u64::from(entry & COPIED == 0 || once);
         self.walk.report.corruption(message);
-    }
-
-    fn copied_is_right(&self, host: u64, entry: u64) -> bool {
-        (entry & COPIED != 0) == (self.stored_at(host) == 1)
-    }
-
-    fn stored_at(&self, host: u64) -> u32 {
-        let cluster = (host >> self.walk.layout.cluster_bits) as usize;
-        self.walk.stored.get(cluster).copied().unwrap_or(0)
     }
 }

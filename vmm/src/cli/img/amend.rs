@@ -14,19 +14,20 @@ pub(super) struct AmendArgs {
     #[command(flatten)]
     named: Named,
     /// Format [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// What is to change; -o help lists the options
     #[arg(short, value_name = "KEY=VALUE[,...]")]
     options: Vec<String>,
     /// How the host's page cache is used
-    #[arg(short = 't', value_name = "CACHE")]
+    #[arg(short = 't', long, value_name = "CACHE")]
     cache: Option<String>,
     /// Show how far it is
     #[arg(short)]
     progress: bool,
     /// How progress is shown: json for programs
-    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    #[arg(long = "progress", value_enum, value_name = "STYLE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "text")]
     style: Option<ProgressStyle>,
     /// Say nothing
     #[arg(short, long)]
@@ -42,7 +43,7 @@ pub(super) struct AmendArgs {
 pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
     if args.options.iter().any(|text| text == "help" || text == "?") {
         match args.format.as_deref() {
-            None | Some("qcow2") => {}
+            None | Some("qcow2" | "luks") => {}
             Some(other) if Format::called(other).is_some() => {
                 return Err(failed(ImgError::said(format!(
                     "Format driver '{other}' does not support option amendment"

@@ -41,7 +41,7 @@ struct Parsed {
     #[arg(short = 'F', long = "source-format", value_name = "FORMAT")]
     source_format: Option<String>,
     /// Format [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// The file, and the name of the bitmap
     #[arg(value_names = ["FILE", "BITMAP"])]
@@ -98,15 +98,15 @@ pub(super) fn run_bitmap(args: BitmapArgs) -> Result<Outcome, Stop> {
     let BitmapArgs { parsed, acts } = args;
     let said = |sentence: &str| Err(failed(ImgError::said(sentence)));
     let granularity = parsed.granularity.map(|text| number("granularity", &text)).transpose()?;
-    let [file, name] = match <[String; 2]>::try_from(parsed.operands) {
-        Ok(operands) => operands,
-        Err(_) => return said("Expecting filename and bitmap name"),
-    };
     if acts.is_empty() {
         return said(
             "Need at least one of --add, --remove, --clear, --enable, --disable, or --merge",
         );
     }
+    let [file, name] = match <[String; 2]>::try_from(parsed.operands) {
+        Ok(operands) => operands,
+        Err(_) => return said("Expecting filename and bitmap name"),
+    };
     if granularity.is_some() && !acts.contains(&Act::Add) {
         return said("granularity only supported with --add");
     }

@@ -4,6 +4,7 @@ use super::{Named, failed, number, one_file, usage};
 use crate::tools::img::commit::{self, CommitRequest};
 use crate::tools::img::compare::{self, CompareRequest};
 use crate::tools::img::convert::{self, ConvertRequest};
+use crate::tools::img::create::{format_called, options_help};
 use crate::tools::img::dd::{self, DdRequest};
 use crate::tools::img::error::ImgError;
 use crate::tools::img::progress::Show;
@@ -37,14 +38,17 @@ pub(super) fn show(progress: bool, style: Option<ProgressStyle>, quiet: bool) ->
 pub(super) struct ConvertArgs {
     #[command(flatten)]
     named: Named,
+    /// As --image-opts
+    #[arg(long)]
+    source_image_opts: bool,
     /// Format of the sources [default: what each begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long = "source-format", value_name = "FORMAT")]
     format: Option<String>,
     /// Format of the target: raw or qcow2 [default: raw]
-    #[arg(short = 'O', value_name = "FORMAT")]
+    #[arg(short = 'O', long, value_name = "FORMAT")]
     target_format: Option<String>,
     /// Options of the target's format; 'spindle img create -f FORMAT -o help' lists them
-    #[arg(short, value_name = "KEY=VALUE[,...]")]
+    #[arg(short, long = "target-options", value_name = "KEY=VALUE[,...]")]
     options: Vec<String>,
     /// Backing file of the target: only what the source has over its own is copied
     #[arg(short = 'B', long = "backing", value_name = "FILE")]
@@ -54,41 +58,41 @@ pub(super) struct ConvertArgs {
     backing_format: Option<String>,
     /// Copy a snapshot of the source instead of its disk: snapshot.id=ID, snapshot.name=NAME or just
     /// one of the two
-    #[arg(short = 'l', value_name = "SNAPSHOT")]
+    #[arg(short = 'l', long = "source-snapshot", value_name = "SNAPSHOT")]
     snapshot: Option<String>,
     /// Compress (qcow2), on all CPUs
-    #[arg(short)]
+    #[arg(short, long)]
     compress: bool,
     /// The target is there already and keeps its shape
-    #[arg(short = 'n')]
+    #[arg(short = 'n', long = "no-create")]
     existing: bool,
     /// With -n: the target reads as zeros everywhere
     #[arg(long)]
     target_is_zero: bool,
     /// Zeros of this many bytes are not written; 0 writes everything [default: 4k]
-    #[arg(short = 'S', value_name = "SIZE")]
+    #[arg(short = 'S', long = "sparse-size", value_name = "SIZE")]
     sparse: Option<String>,
     /// Requests in flight, 1 to 16 [default: 8]
-    #[arg(short = 'm', value_name = "NUMBER", allow_negative_numbers = true)]
+    #[arg(short = 'm', long = "parallel", value_name = "NUMBER", allow_negative_numbers = true)]
     width: Option<i64>,
     /// Allocate in whatever order requests end
-    #[arg(short = 'W')]
+    #[arg(short = 'W', long = "oob-writes")]
     out_of_order: bool,
     /// Cache mode of the target: none, writeback, writethrough, directsync or unsafe
     /// [default: unsafe]
-    #[arg(short = 't', value_name = "CACHE")]
+    #[arg(short = 't', long, value_name = "CACHE")]
     target_cache: Option<String>,
     /// Cache mode of the sources [default: writeback]
-    #[arg(short = 'T', value_name = "CACHE")]
+    #[arg(short = 'T', long, value_name = "CACHE")]
     source_cache: Option<String>,
     /// Even if a guest has a source open for writing
     #[arg(short = 'U', long)]
     force_share: bool,
     /// Most bytes in a second [default: as fast as it goes]
-    #[arg(short, value_name = "RATE")]
+    #[arg(short, long, value_name = "RATE")]
     rate: Option<String>,
     /// Copy whole extents: zeros are not looked for in them
-    #[arg(short = 'C')]
+    #[arg(short = 'C', long = "copy-range-offloading")]
     copy_offload: bool,
     /// Persistent bitmaps too
     #[arg(long)]
@@ -109,7 +113,8 @@ pub(super) struct ConvertArgs {
     #[arg(short)]
     progress: bool,
     /// Show progress in this way
-    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    #[arg(long = "progress", value_enum, value_name = "STYLE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "text")]
     style: Option<ProgressStyle>,
     /// The sources, and last the target; - is a pipe on standard input or output
     #[arg(value_name = "FILE")]
@@ -118,6 +123,16 @@ pub(super) struct ConvertArgs {
 
 pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
     let refuse = |sentence: &str| Err(failed(ImgError::said(sentence)));
+    if args.options.iter().any(|text| text == "help" || text == "?") {
+        let Some(name) = args.target_format.as_deref() else {
+            return refuse("Option help requires a format be specified");
+        };
+        let Ok(format) = format_called(name) else {
+            return refuse(&format!("Unknown file format '{name}'"));
+        };
+        let text = options_help(format, !args.files.is_empty()).map_err(failed)?;
+        return Ok(Outcome::Print { text, status: 0 });
+    }
     let target = args.files.pop().unwrap_or_default();
     if args.compress && args.copy_offload {
         return refuse("Cannot enable copy offloading when -c is used");
@@ -142,6 +157,7 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
         false => target,
     };
     let rate = args.rate.map(|text| number("rate limit", &text)).transpose()?;
+    args.named.image_opts |= args.source_image_opts;
     let sources = args.named.take(args.files, args.format.as_deref())?;
     let request = ConvertRequest {
         target_options: args.target_image_opts,
@@ -182,16 +198,17 @@ pub(super) struct DdArgs {
     #[command(flatten)]
     named: Named,
     /// Format of the source [default: what it begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// Format of the target: raw or qcow2 [default: raw]
-    #[arg(short = 'O', value_name = "FORMAT")]
+    #[arg(short = 'O', long = "output-format", value_name = "FORMAT")]
     target_format: Option<String>,
     /// Even if a guest has the source open for writing
     #[arg(short = 'U', long)]
     force_share: bool,
     /// Show progress in this way
-    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    #[arg(long = "progress", value_enum, value_name = "STYLE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "text")]
     style: Option<ProgressStyle>,
     /// if=SOURCE of=TARGET [bs=BYTES] [count=BLOCKS] [skip=BLOCKS]
     #[arg(value_name = "OPERAND")]
@@ -217,16 +234,16 @@ pub(super) struct CompareArgs {
     #[command(flatten)]
     named: Named,
     /// Format of the first image [default: what it begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long = "a-format", value_name = "FORMAT")]
     format: Option<String>,
     /// Format of the second image [default: what it begins like]
-    #[arg(short = 'F', value_name = "FORMAT")]
+    #[arg(short = 'F', long = "b-format", value_name = "FORMAT")]
     other_format: Option<String>,
     /// Sizes and allocation must agree too
-    #[arg(short)]
+    #[arg(short, long)]
     strict: bool,
     /// Cache mode [default: writeback]
-    #[arg(short = 'T', value_name = "CACHE")]
+    #[arg(short = 'T', long, value_name = "CACHE")]
     cache: Option<String>,
     /// Even if a guest has an image open for writing
     #[arg(short = 'U', long)]
@@ -238,7 +255,8 @@ pub(super) struct CompareArgs {
     #[arg(short)]
     progress: bool,
     /// Show progress in this way
-    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    #[arg(long = "progress", value_enum, value_name = "STYLE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "text")]
     style: Option<ProgressStyle>,
     /// The two images
     #[arg(value_name = "FILE")]
@@ -276,7 +294,7 @@ pub(super) struct RebaseArgs {
     #[command(flatten)]
     named: Named,
     /// Format of the image [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// The new backing file; '' for none
     #[arg(short, long = "backing", value_name = "FILE")]
@@ -285,16 +303,16 @@ pub(super) struct RebaseArgs {
     #[arg(short = 'F', long = "backing-format", value_name = "FORMAT")]
     backing_format: Option<String>,
     /// Only change the name: for a backing file that was moved and holds the same
-    #[arg(short = 'u', long = "unsafe")]
+    #[arg(short = 'u', long = "backing-unsafe")]
     name_only: bool,
     /// Compress what is copied into the image
     #[arg(short, long)]
     compress: bool,
     /// Cache mode of the image [default: writeback]
-    #[arg(short = 't', value_name = "CACHE")]
+    #[arg(short = 't', long, value_name = "CACHE")]
     cache: Option<String>,
     /// Cache mode of the backing files [default: writeback]
-    #[arg(short = 'T', value_name = "CACHE")]
+    #[arg(short = 'T', long = "backing-cache", value_name = "CACHE")]
     source_cache: Option<String>,
     /// Even if a guest has a backing file open for writing
     #[arg(short = 'U', long)]
@@ -306,7 +324,8 @@ pub(super) struct RebaseArgs {
     #[arg(short)]
     progress: bool,
     /// Show progress in this way
-    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    #[arg(long = "progress", value_enum, value_name = "STYLE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "text")]
     style: Option<ProgressStyle>,
     /// The image
     #[arg(value_name = "FILE")]
@@ -339,19 +358,19 @@ pub(super) struct CommitArgs {
     #[command(flatten)]
     named: Named,
     /// Format of the image [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// The image of the backing chain that all above it goes into; the image is not emptied then
-    #[arg(short, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     base: Option<PathBuf>,
     /// Most bytes in a second [default: as fast as it goes]
-    #[arg(short, value_name = "RATE")]
+    #[arg(short, long, value_name = "RATE")]
     rate: Option<String>,
     /// Do not empty the image
-    #[arg(short = 'd')]
+    #[arg(short = 'd', long = "drop")]
     keep: bool,
     /// Cache mode [default: writeback]
-    #[arg(short = 't', value_name = "CACHE")]
+    #[arg(short = 't', long, value_name = "CACHE")]
     cache: Option<String>,
     /// Say nothing
     #[arg(short, long)]
@@ -360,7 +379,8 @@ pub(super) struct CommitArgs {
     #[arg(short)]
     progress: bool,
     /// Show progress in this way
-    #[arg(long = "progress", value_enum, value_name = "STYLE")]
+    #[arg(long = "progress", value_enum, value_name = "STYLE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "text")]
     style: Option<ProgressStyle>,
     /// The image
     #[arg(value_name = "FILE")]

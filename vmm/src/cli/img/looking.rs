@@ -15,7 +15,7 @@ pub(super) struct MapArgs {
     #[command(flatten)]
     named: Named,
     /// Format [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// How to print: human or json [default: human]
     #[arg(long, value_name = "STYLE")]
@@ -66,10 +66,10 @@ pub(super) struct MeasureArgs {
     #[command(flatten)]
     named: Named,
     /// Format of the image [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// Format of the file to be made: raw or qcow2 [default: raw]
-    #[arg(short = 'O', value_name = "FORMAT")]
+    #[arg(short = 'O', long, value_name = "FORMAT")]
     target_format: Option<String>,
     /// Options of that format
     #[arg(short, value_name = "KEY=VALUE[,...]")]
@@ -78,8 +78,11 @@ pub(super) struct MeasureArgs {
     #[arg(long, value_name = "STYLE")]
     output: Option<String>,
     /// Size of an empty disk, instead of an image
-    #[arg(long, value_name = "SIZE")]
+    #[arg(short, long, value_name = "SIZE")]
     size: Option<String>,
+    /// Measure for a snapshot of the image: snapshot.id=ID, snapshot.name=NAME or just its name or id
+    #[arg(short = 'l', long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
     /// Even if a guest has the image open for writing
     #[arg(short = 'U', long)]
     force_share: bool,
@@ -101,6 +104,7 @@ pub(super) fn run_measure(args: MeasureArgs) -> Result<Outcome, Stop> {
         format: args.format,
         target_format: args.target_format,
         options: args.options,
+        snapshot: args.snapshot,
         force_share: args.force_share,
     };
     let measured = measure::run(request).map_err(failed)?;
@@ -117,7 +121,7 @@ pub(super) struct ResizeArgs {
     #[command(flatten)]
     named: Named,
     /// Format [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// The disk may become smaller; what lies beyond its new end is lost
     #[arg(long)]
@@ -160,25 +164,25 @@ pub(super) struct BenchArgs {
     #[command(flatten)]
     named: Named,
     /// Format [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// Number of requests
-    #[arg(short, value_name = "NUMBER", default_value = "75000")]
+    #[arg(short, long, value_name = "NUMBER", default_value = "75000")]
     count: String,
     /// Requests in flight
-    #[arg(short, value_name = "NUMBER", default_value = "64")]
+    #[arg(short, long, value_name = "NUMBER", default_value = "64")]
     depth: String,
     /// Bytes of a request
-    #[arg(short = 's', value_name = "SIZE", default_value = "4096")]
+    #[arg(short = 's', long = "buffer-size", value_name = "SIZE", default_value = "4096")]
     length: String,
     /// Bytes from one request to the next [default: the size of a request]
-    #[arg(short = 'S', value_name = "SIZE")]
+    #[arg(short = 'S', long = "step-size", value_name = "SIZE")]
     step: Option<String>,
     /// Where to begin
-    #[arg(short, value_name = "OFFSET")]
+    #[arg(short, long, value_name = "OFFSET")]
     offset: Option<String>,
     /// Write instead of reading
-    #[arg(short)]
+    #[arg(short, long)]
     write: bool,
     /// The byte that is written
     #[arg(long, value_name = "BYTE")]
@@ -190,13 +194,13 @@ pub(super) struct BenchArgs {
     #[arg(long)]
     no_drain: bool,
     /// Cache mode [default: writeback]
-    #[arg(short = 't', value_name = "CACHE")]
+    #[arg(short = 't', long, value_name = "CACHE")]
     cache: Option<String>,
     /// Taken for the sake of scripts: the engine is io_uring wherever the host has it
-    #[arg(short = 'i', value_name = "AIO")]
+    #[arg(short = 'i', long, value_name = "AIO")]
     aio: Option<String>,
     /// As -i
-    #[arg(short = 'n')]
+    #[arg(short = 'n', long)]
     native: bool,
     /// Even if a guest has the image open for writing
     #[arg(short = 'U', long)]
@@ -224,7 +228,7 @@ pub(super) fn run_bench(args: BenchArgs) -> Result<Outcome, Stop> {
         count: between("request count", &args.count, 1, INT_MAX)?,
         depth: between("queue depth", &args.depth, 1, INT_MAX)?,
         length: between("buffer size", &args.length, 1, INT_MAX)?,
-        step: args.step.map_or(Ok(0), |text| number("step_size", &text))?,
+        step: args.step.map_or(Ok(0), |text| number("step size", &text))?,
         offset: args.offset.map_or(Ok(0), |text| number("offset", &text))?,
         write: args.write,
         pattern: u8::try_from(pattern).unwrap_or(0),
@@ -234,11 +238,13 @@ pub(super) fn run_bench(args: BenchArgs) -> Result<Outcome, Stop> {
         force_share: args.force_share,
     };
     request.check().map_err(failed)?;
-    if !args.quiet {
-        // Before it takes its time. A reader that has gone away is no reason to stop.
-        let _ = std::io::stdout().lock().write_all(request.announce().as_bytes());
-    }
-    let elapsed = bench::run(request).map_err(failed)?;
+    let announce = move |text: &str| {
+        if !args.quiet {
+            // A reader that has gone away is no reason to stop.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        }
+    };
+    let elapsed = bench::run(request, announce).map_err(failed)?;
     let text = format!("Run completed in {:.3} seconds.\n", elapsed.as_secs_f64());
     Ok(Outcome::Print { text: if args.quiet { String::new() } else { text }, status: 0 })
 }

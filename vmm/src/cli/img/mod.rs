@@ -134,7 +134,7 @@ struct CreateArgs {
     #[arg(short, long)]
     quiet: bool,
     /// Format: raw or qcow2 [default: by the file's ending, or raw]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// Backing file
     #[arg(short, long = "backing", value_name = "FILE")]
@@ -145,7 +145,7 @@ struct CreateArgs {
     #[command(flatten)]
     named: Named,
     /// Do not look at the backing file; a size must be given then
-    #[arg(short = 'u', long = "unsafe-backing")]
+    #[arg(short = 'u', long = "backing-unsafe")]
     blind: bool,
     /// Options of the format; -o help lists them
     #[arg(short, long, value_name = "KEY=VALUE[,...]")]
@@ -159,13 +159,13 @@ struct CreateArgs {
 #[derive(Args, Debug)]
 struct InfoArgs {
     /// Format: raw or qcow2 [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// How to print: human or json [default: human]
     #[arg(long, value_name = "STYLE")]
     output: Option<String>,
     /// All backing files too
-    #[arg(long)]
+    #[arg(short, long)]
     backing_chain: bool,
     #[command(flatten)]
     named: Named,
@@ -183,13 +183,13 @@ struct CheckArgs {
     #[arg(short, long)]
     quiet: bool,
     /// Format: raw or qcow2 [default: what the file begins like]
-    #[arg(short, value_name = "FORMAT")]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// How to print: human or json [default: human]
     #[arg(long, value_name = "STYLE")]
     output: Option<String>,
     /// Cache mode [default: writeback]
-    #[arg(short = 'T', value_name = "CACHE")]
+    #[arg(short = 'T', long, value_name = "CACHE")]
     cache: Option<String>,
     #[command(flatten)]
     named: Named,
@@ -244,7 +244,8 @@ pub(super) fn names_a_server() -> bool {
 /// Does what the arguments of `spindle img` say.
 pub(super) fn run(args: ImgArgs) -> Result<Outcome, Stop> {
     if args.sandbox {
-        let needs = Needs { writes: args.command.writes(), network: names_a_server() };
+        let needs =
+            Needs { writes: args.command.writes(), network: names_a_server(), device: false };
         sandbox::arm(needs);
     }
     match args.command {

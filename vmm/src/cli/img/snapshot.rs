@@ -2,6 +2,7 @@
 use super::super::{Outcome, Stop};
 use super::{Named, failed, one_file, usage};
 use crate::tools::img::Look;
+use crate::tools::img::image::driver_called;
 use crate::tools::img::snapshot::{self, Action};
 use clap::{ArgAction, Args};
 use std::path::PathBuf;
@@ -11,7 +12,10 @@ use std::path::PathBuf;
 pub(super) struct SnapshotArgs {
     #[command(flatten)]
     named: Named,
-    /// List the snapshots
+    /// Format [default: what the file begins like]
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// List the snapshots; so it is without any other
     #[arg(short, action = ArgAction::Count)]
     list: u8,
     /// Take a snapshot
@@ -42,9 +46,10 @@ pub(super) fn run_snapshot(args: SnapshotArgs) -> Result<Outcome, Stop> {
     if actions.len() > 1 {
         return Err(usage("Cannot mix '-l', '-a', '-c', '-d'"));
     }
-    let action = actions.pop().unwrap_or(Action::Nothing);
-    let file = one_file(args.named.take(args.files, None)?)?;
-    let look = Look { force_share: args.force_share, ..Look::default() };
+    let action = actions.pop().unwrap_or(Action::List);
+    let file = one_file(args.named.take(args.files, args.format.as_deref())?)?;
+    let format = driver_called(&file, args.format.as_deref()).map_err(failed)?;
+    let look = Look { format, force_share: args.force_share, ..Look::default() };
     let text = snapshot::run(file, look, action).map_err(failed)?;
     Ok(Outcome::Print { text, status: 0 })
 }

@@ -181,7 +181,7 @@ fn said<T>(sentence: impl Into<String>) -> Result<T, ImgError> {
 pub fn run(request: AmendRequest) -> Result<(), ImgError> {
     if request.options.is_empty() {
         return said(format!(
-            "Must specify options (-o)\nTry '{} --help' for more info",
+            "Must specify options (-o)\nTry '{} amend --help' for more info",
             super::error::prefix()
         ));
     }

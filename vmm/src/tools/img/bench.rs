@@ -88,12 +88,15 @@ impl BenchRequest {
     }
 }
 
-/// Measures: returns how long the requests took.
+/// Measures: returns how long the requests took. Before the first, `announce` is told what is sent.
 ///
 /// # Errors
 ///
 /// An image that cannot be opened, a request that fails.
-pub fn run(request: BenchRequest) -> Result<Duration, ImgError> {
+pub fn run(
+    request: BenchRequest,
+    announce: impl FnOnce(&str) + 'static,
+) -> Result<Duration, ImgError> {
     request.check()?;
     let format = driver_called(&request.path, request.format.as_deref())?;
     let name = request.cache.as_deref().unwrap_or("writeback");
@@ -107,6 +110,7 @@ pub fn run(request: BenchRequest) -> Result<Duration, ImgError> {
         if request.write {
             warn_of_probing(&image, format);
         }
+        announce(&request.announce());
         let result = requests(&cx, &image, request).await;
         let closed = image.close(&cx).await;
         let elapsed = result?;

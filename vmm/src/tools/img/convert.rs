@@ -292,6 +292,7 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
             on_backing,
         });
     }
+    super::option_help::text(format, false).map_err(ImgError::said)?;
     if request.backing.is_some() && !format.has_backing() {
         let name = format.name();
         return said(format!("Backing file not supported for file format '{name}'"));

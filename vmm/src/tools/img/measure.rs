@@ -3,11 +3,12 @@ use super::ImgError;
 use super::create::{FormatPlan, Preallocation, Qcow2Plan, Request, format_called};
 use super::files::on_block_layer;
 use super::image::{Image, OpenMode, driver_called, errno_text};
+use super::snapshot::Which;
 use crate::spec::SpecError;
 use crate::spec::format::Format;
 use serde::Serialize;
 use spindle_block::formats::ImageFormat;
-use spindle_block::qcow2::Encrypt;
+use spindle_block::qcow2::{BitmapInfo, Encrypt};
 use spindle_block::{Cx, Range};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ pub struct MeasureRequest {
     pub target_format: Option<String>,
     /// Each `-o`.
     pub options: Vec<String>,
+    /// `-l`.
+    pub snapshot: Option<String>,
     /// `-U`.
     pub force_share: bool,
 }
@@ -95,19 +98,29 @@ pub fn run(request: MeasureRequest) -> Result<Measured, ImgError> {
     })?;
     let Some(path) = request.path else {
         let size = request.size.unwrap_or(0);
-        return measured(&plan.format, plan.backing.is_some(), size, 0, false);
+        return measured(&plan.format, plan.backing.is_some(), size, 0, None);
     };
+    let snapshot = request.snapshot.as_deref().map(Which::parse).transpose()?;
     let source = driver_called(&path, request.format.as_deref())?;
     on_block_layer(|cx| async move {
         let mode = OpenMode::read(source, request.force_share);
-        let image = Image::open(&cx, &path, mode).await?;
+        let mut image = Image::open(&cx, &path, mode).await?;
+        if let Some(which) = &snapshot {
+            image = image.at_snapshot(&cx, which).await?;
+        }
         let unit = match &plan.format {
             FormatPlan::Qcow2(own) => own.cluster_size,
             FormatPlan::Raw { .. } | FormatPlan::Image(_) => 1,
         };
         let used = used(&cx, &image, unit).await;
         let size = image.size();
-        let bitmaps = image.format == Format::Qcow2;
+        let bitmaps = match (&plan.format, &image.qcow2) {
+            (FormatPlan::Qcow2(own), Some(qcow2)) if own.version >= 3 => {
+                let list = qcow2.bitmaps(&cx).await.unwrap_or_default();
+                Some(bitmaps_size(&list, size, own.cluster_size))
+            }
+            _ => None,
+        };
         // It was only read.
         let _ = image.close(&cx).await;
         measured(&plan.format, plan.backing.is_some(), size, used?, bitmaps)
@@ -138,7 +151,7 @@ fn measured(
     backing: bool,
     size: u64,
     used: u64,
-    bitmaps: bool,
+    bitmaps: Option<u64>,
 ) -> Result<Measured, ImgError> {
     let too_large = || ImgError::said("The image size is too large");
     match format {
@@ -164,12 +177,24 @@ fn measured(
                 matches!(own.preallocation, Preallocation::Falloc | Preallocation::Full);
             let used = if backing || set_aside { size } else { used };
             Ok(Measured {
-                bitmaps: (bitmaps && own.version >= 3).then_some(0),
+                bitmaps,
                 required: (whole - size).saturating_add(used),
                 fully_allocated: whole,
             })
         }
     }
+}
+
+/// Bytes that the bitmaps of a disk of `size` bytes take in another image: all of their bits, their
+/// tables, and the directory (docs/interop/qcow2.txt, "Bitmaps").
+fn bitmaps_size(list: &[BitmapInfo], size: u64, cluster: u64) -> u64 {
+    let (mut all, mut directory) = (0, 0);
+    for bitmap in list.iter().filter(|bitmap| !bitmap.inconsistent) {
+        let clusters = size.div_ceil(bitmap.granularity).div_ceil(8).div_ceil(cluster);
+        all += clusters * cluster + (clusters * ENTRY).next_multiple_of(cluster);
+        directory += (24 + bitmap.name.len() as u64).next_multiple_of(8);
+    }
+    all + directory.next_multiple_of(cluster)
 }
 
 /// Bytes of a file whose disk of `size` bytes (whole clusters) is all allocated; `None` where that

@@ -17,8 +17,6 @@ const NAME_MAX: usize = 255;
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Nothing but opening the image.
-    Nothing,
     /// `-l`.
     List,
     /// `-c`.
@@ -151,7 +149,6 @@ pub fn run(path: PathBuf, look: Look, action: Action) -> Result<String, ImgError
 
 async fn act(cx: &Cx, image: &Image, action: &Action) -> Result<String, ImgError> {
     match action {
-        Action::Nothing => {}
         Action::List => {
             let list = list(cx, image).await.unwrap_or_default();
             let list: Vec<SnapshotReport> = list.into_iter().map(Into::into).collect();

@@ -6,6 +6,7 @@ mod connection;
 mod credit;
 mod execute;
 mod export;
+mod kernel;
 mod list;
 mod listen;
 mod negotiate;
@@ -14,10 +15,12 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use kernel::disconnect;
 pub use list::list;
 pub use listen::Address;
 
 use self::export::{Context, Export};
+use self::kernel::Device;
 use self::listen::Listener;
 use self::negotiate::Offer;
 use self::stream::Stream;
@@ -35,6 +38,7 @@ use spindle_block::root::{DetectZeroes, Policy};
 use spindle_block::{Cx, Root};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -69,8 +73,10 @@ pub struct ServeRequest {
     pub threads: bool,
     /// `-o`, in bytes.
     pub offset: u64,
-    /// Where to listen.
-    pub address: Address,
+    /// Where to listen; `None`: nowhere.
+    pub address: Option<Address>,
+    /// `-c`: a device of the kernel's that gets the disk.
+    pub device: Option<PathBuf>,
     /// `-x`.
     pub name: String,
     /// `-D`.
@@ -140,6 +146,7 @@ fn serve_on(
     ready: impl FnOnce(),
 ) -> Result<Served, String> {
     let host = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let device = request.device.as_deref().map(Device::open).transpose()?;
     let cx = block_layer().map_err(|e| spindle_block::error::with_causes(&e))?;
     let (task, wanted) = (Cx::clone(&cx), request.clone());
     let export = cx.block_on(async move { open(&task, &wanted).await })?;
@@ -151,14 +158,21 @@ fn serve_on(
         contexts: export.contexts.iter().map(Context::name).collect(),
     };
     let export = Arc::new(export);
-    let served = Listener::bind(&request.address).and_then(|listeners| {
+    let bound = request.address.as_ref().map_or_else(|| Ok(Vec::new()), Listener::bind);
+    let served = bound.and_then(|listeners| {
         let server = Server::new(request, &offer, &export, &listeners, iothreads, signals);
         let mut server = server.map_err(host("cannot wait for clients"))?;
         if let Some(path) = &request.pid_file {
             write_pid(path)?;
         }
+        let kernel = device.map(|device| server.attach(device)).transpose()?;
         ready();
-        server.run().map_err(host("cannot wait for clients"))
+        let ran = server.run().map_err(host("cannot wait for clients"));
+        if let Some(thread) = kernel {
+            // Its connection is gone. One that panicked has said so.
+            let _ = thread.join();
+        }
+        ran
     });
     Ok((cx, export, served))
 }
@@ -395,6 +409,17 @@ impl<'a> Server<'a> {
                 }
             }
         }
+    }
+
+    /// Serves the disk to a device of the kernel's.
+    fn attach(&mut self, device: Device) -> Result<JoinHandle<()>, String> {
+        let mut connect = || -> io::Result<UnixStream> {
+            let (ours, kernels) = UnixStream::pair()?;
+            self.start(Stream::Unix(ours))?;
+            Ok(kernels)
+        };
+        let stream = connect().map_err(|error| format!("cannot connect the device: {error}"))?;
+        device.attach(stream, &self.request.name)
     }
 
     fn start(&mut self, stream: Stream) -> io::Result<()> {
