@@ -28,7 +28,14 @@ pub struct Group {
     /// For people.
     pub name: &'static str,
     /// In the order in which they run.
-    pub cases: &'static [Case],
+    pub cases: &'static [&'static [Case]],
+}
+
+impl Group {
+    /// Its cases.
+    pub fn all(&self) -> impl Iterator<Item = &'static Case> + use<> {
+        self.cases.iter().flat_map(|cases| cases.iter())
+    }
 }
 
 /// What a case works with.

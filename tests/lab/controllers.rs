@@ -518,6 +518,9 @@ fn rounds(
     Ok(())
 }
 
+/// How often each device comes and goes.
+const ROUNDS: u32 = 2;
+
 /// Whole functions over ACPI: a virtio disk, and an NVMe controller in the same way.
 fn plug_functions(context: &Context) -> Outcome {
     for (driver, name, modules) in [
@@ -525,12 +528,12 @@ fn plug_functions(context: &Context) -> Outcome {
         ("nvme", "nvme0n1", NVME_MODULES),
     ] {
         let image = context.qcow2(&format!("{name}.qcow2"), 16)?;
-        let guest = guest(context, modules, follow(name, 3))?
+        let guest = guest(context, modules, follow(name, ROUNDS))?
             .cpus(2)
             .with(&["-blockdev", &node("a", &image).to_string()]);
         let (mut running, mut qmp) = with_monitor(context, guest)?;
         let device = json!({ "driver": driver, "id": "hot", "drive": "a" });
-        rounds(&mut running, &mut qmp, 3, &device)?;
+        rounds(&mut running, &mut qmp, ROUNDS, &device)?;
         // Nobody holds the node any more.
         qmp.execute("blockdev-del", json!({ "node-name": "a" }))?;
         running.finish()?.success()?;
@@ -547,7 +550,7 @@ fn plug_disks(context: &Context) -> Outcome {
         ("ich9-ahci,id=c", json!({ "driver": "ide-hd", "bus": "c.2" }), "sda", AHCI_MODULES),
     ] {
         let image = context.qcow2(&format!("{name}.qcow2"), 16)?;
-        let guest = guest(context, modules, follow(name, 3))?.cpus(2).with(&[
+        let guest = guest(context, modules, follow(name, ROUNDS))?.cpus(2).with(&[
             "-blockdev",
             &node("a", &image).to_string(),
             "-device",
@@ -557,7 +560,7 @@ fn plug_disks(context: &Context) -> Outcome {
         let mut device = device;
         device["id"] = json!("hot");
         device["drive"] = json!("a");
-        rounds(&mut running, &mut qmp, 3, &device)?;
+        rounds(&mut running, &mut qmp, ROUNDS, &device)?;
         qmp.execute("blockdev-del", json!({ "node-name": "a" }))?;
         running.finish()?.success()?;
         check_qcow2(&image)?;

@@ -61,7 +61,7 @@ pub fn run(groups: &[Group], wanted: impl Fn(&Case) -> bool) -> ExitCode {
     }
     for group in groups {
         let names: Vec<&str> =
-            group.cases.iter().filter(|case| wanted(case)).map(|case| case.name).collect();
+            group.all().filter(|case| wanted(case)).map(|case| case.name).collect();
         println!("== {}: {}", group.name, names.join(" "));
         failed += run_group(&names, here == Kvm::Real, &mut report);
     }
