@@ -1,6 +1,6 @@
 //! Finds earlier places that go on like the present one.
 //!
-//! No chains are followed: the last two places with the same four bytes and the last one with the
+//! No chains are followed: the last four places with the same four bytes and the last one with the
 //! same three are looked at, all at once and without a branch for each.
 
 /// What a match may not reach back to or beyond, in bytes.
@@ -30,8 +30,8 @@ type View = [u8; WINDOW + SLACK];
 pub(super) struct Finder {
     /// By three bytes.
     of3: Box<[u16; 1 << HASH3_BITS]>,
-    /// By four bytes, the last place lowest and the one before it above.
-    of4: Box<[u32; 1 << HASH4_BITS]>,
+    /// By four bytes, the last place lowest and the three before it above.
+    of4: Box<[u64; 1 << HASH4_BITS]>,
 }
 
 #[inline(always)]
@@ -73,7 +73,7 @@ impl Finder {
         let next = long(data, at + WINDOW);
         self.of3[hash3(next)] = at as u16;
         let of4 = &mut self.of4[hash4(next)];
-        *of4 = *of4 << 16 | at as u32 & 0xffff;
+        *of4 = *of4 << 16 | at as u64 & 0xffff;
     }
 
     /// Remembers `at`, and returns the longest match there; one of length 0 is none.
@@ -87,7 +87,7 @@ impl Finder {
         let of3 = std::mem::replace(&mut self.of3[hash3(next)], here as u16);
         let of4 = &mut self.of4[hash4(next)];
         let both = *of4;
-        *of4 = both << 16 | here;
+        *of4 = both << 16 | u64::from(here);
         let reach = at.min(WINDOW - 1) as u32;
         // How many bytes are the same, up to eight; of as many, the nearer ones.
         let score = |place: u32| {
@@ -96,17 +96,22 @@ impl Finder {
             let same = ((differ.trailing_zeros() & 0x78) << 16) | (0xffff - back);
             if back.wrapping_sub(1) < reach { same } else { 0 }
         };
-        let best = score(of3.into()).max(score(both & 0xffff)).max(score(both >> 16));
+        let place = |n: u32| (both >> (16 * n)) as u32 & 0xffff;
+        let recent = score(place(0)).max(score(place(1)));
+        let best = score(of3.into()).max(recent).max(score(place(2)).max(score(place(3))));
         let found = Match { len: (best >> 19) as usize, dist: (!best & 0xffff) as usize };
         if found.len < 8 {
             return Match { len: found.len.min(max), ..found };
         }
         let found = Match { len: extend(data, at, found.dist, max), ..found };
-        let second = here.wrapping_sub(both >> 16) as usize & 0xffff;
-        if second != found.dist && score(both >> 16) >> 19 == 8 {
-            let len = extend(data, at, second, max);
-            if len > found.len {
-                return Match { len, dist: second };
+        let mut found = found;
+        for n in 1..4 {
+            let dist = here.wrapping_sub(place(n)) as usize & 0xffff;
+            if dist != found.dist && score(place(n)) >> 19 == 8 {
+                let len = extend(data, at, dist, max);
+                if len > found.len {
+                    found = Match { len, dist };
+                }
             }
         }
         found

@@ -21,7 +21,7 @@ const GRAIN: usize = 8 << 10;
 /// Literals in a row before a step ends.
 const LITERALS_MAX: u32 = 4096;
 /// Behind a match of this length, no better one is looked for.
-const GOOD: usize = 8;
+const GOOD: usize = 32;
 
 /// Packs pieces of data, each for itself.
 pub struct Encoder {
@@ -127,8 +127,7 @@ impl Encoder {
                 at += found.len;
                 while entered < at {
                     self.finder.insert(data, entered);
-                    // Every other place is enough to find most of what comes again.
-                    entered += 2;
+                    entered += 1;
                 }
             }
             if literals == 0 && at >= next_grain {
