@@ -813,7 +813,7 @@ fn encrypted_images_go_to_and_fro() {
 /// The long options that version 10 has for the short ones, and what it has besides.
 #[test]
 fn the_spellings_of_version_10_are_known() {
-    let Some(pair) = Pair::new() else { return };
+    let Some(pair) = Pair::with_images() else { return };
     pair.must("theirs", &["snapshot", "-c", "one", "base.qcow2"]);
     pair.share();
     let same = |long: &[&str], short: &[&str]| {

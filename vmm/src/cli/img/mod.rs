@@ -316,13 +316,17 @@ pub(super) fn refused(error: &clap::Error) -> Option<String> {
         }
         ErrorKind::InvalidValue if context(ContextKind::InvalidValue).is_empty() => {
             let arg = context(ContextKind::InvalidArg);
-            let option = arg.split([' ', '=']).next().unwrap_or_default().to_owned();
-            match option.strip_prefix("--") {
-                Some(_) => format!("{name}: option '{option}' requires an argument"),
-                None => {
-                    let letter = option.trim_start_matches('-');
-                    format!("{name}: option requires an argument -- '{letter}'")
-                }
+            let option = arg.split([' ', '=']).next().unwrap_or_default();
+            // clap names the long option of the two; what lacks an argument was typed last.
+            let typed = std::env::args().next_back().unwrap_or_default();
+            let letter = match typed.strip_prefix('-') {
+                Some(letters) if !letters.starts_with('-') => letters.chars().next_back(),
+                _ if option.starts_with("--") => None,
+                _ => option.chars().nth(1),
+            };
+            match letter {
+                None => format!("{name}: option '{option}' requires an argument"),
+                Some(letter) => format!("{name}: option requires an argument -- '{letter}'"),
             }
         }
         ErrorKind::InvalidSubcommand => {
