@@ -7,19 +7,16 @@
 
 use std::{
     fmt,
-    iter::FusedIterator,
+    marker::PhantomData,
     ptr::NonNull,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, Ordering::SeqCst},
     },
 };
 
 use spindle_block::{IoBuf, iobuf::Keep};
-use vm_memory::{
-    Address, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
-    GuestMemoryRegion, Permissions, VolatileSlice, guest_memory::GuestMemorySliceIterator,
-};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The guest's RAM as the machine maps it.
@@ -80,10 +77,13 @@ impl FailedRam {
     }
 
     /// How many of `room` bytes at `address` can be reached; `None`: not even the first.
+    #[inline]
     fn reachable(&self, address: u64, room: u64) -> Option<u64> {
-        if !self.any.load(SeqCst) {
-            return Some(room);
-        }
+        if self.any.load(SeqCst) { self.look_up(address, room) } else { Some(room) }
+    }
+
+    #[cold]
+    fn look_up(&self, address: u64, room: u64) -> Option<u64> {
         let failed = self.lock();
         if failed.iter().any(|(start, end)| (*start..*end).contains(&address)) {
             return None;
@@ -328,6 +328,64 @@ impl Dma {
         }
         Ok(Span { dma: self.clone(), address, host, len })
     }
+
+    /// As [`Dma::span`], for a short time: it costs no count of who uses the memory.
+    ///
+    /// # Errors
+    /// When it is not RAM, or not in one region.
+    #[inline]
+    pub fn view(&self, address: u64, len: u64) -> Result<View<'_>, NotRam> {
+        match self.find(address) {
+            Some((host, room)) if len <= room => Ok(View { host, len, _dma: PhantomData }),
+            _ => Err(NotRam { address, len }),
+        }
+    }
+}
+
+/// A stretch of RAM that lies in one piece, while `Dma` is borrowed: a descriptor table.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    host: NonNull<u8>,
+    len: u64,
+    _dma: PhantomData<&'a Dma>,
+}
+
+impl View<'_> {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Two little-endian quadwords, each of them read once.
+    ///
+    /// # Panics
+    /// When they are not inside the view: offsets are the device's own.
+    #[inline]
+    #[must_use]
+    pub fn load_u64_pair(&self, offset: u64) -> [u64; 2] {
+        assert!(offset.saturating_add(16) <= self.len, "table offset {offset}");
+        // SAFETY: inside the view, which the borrow of `Dma` keeps mapped.
+        let at = unsafe { self.host.as_ptr().add(offset as usize) };
+        if at.addr().is_multiple_of(8) {
+            let at = at.cast::<u64>();
+            // SAFETY: 16 bytes inside the view, aligned; guest memory is only ever accessed atomically
+            // or volatile.
+            let pair = unsafe { [AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1))] };
+            pair.map(|word| u64::from_le(word.load(Ordering::Relaxed)))
+        } else {
+            let mut bytes = [[0; 8]; 2];
+            // SAFETY: 16 bytes inside the view.
+            unsafe { VolatileSlice::new(at, 16) }.copy_to(bytes.as_flattened_mut());
+            bytes.map(u64::from_le_bytes)
+        }
+    }
 }
 
 /// See [`Dma::span`].
@@ -342,6 +400,13 @@ pub struct Span {
 unsafe impl Send for Span {}
 
 impl Span {
+    /// All of it.
+    #[inline]
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View { host: self.host, len: self.len, _dma: PhantomData }
+    }
+
     /// Its length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -450,57 +515,6 @@ impl Span {
         if let Some(dirty) = &self.dma.0.dirty {
             dirty.wrote(self.address + offset, bytes.len() as u64);
         }
-    }
-}
-
-/// The pieces of a guest range, for [`GuestMemory`].
-pub struct Pieces<'a> {
-    dma: &'a Dma,
-    address: u64,
-    left: u64,
-}
-
-impl<'a> Iterator for Pieces<'a> {
-    type Item = Result<VolatileSlice<'a, ()>, GuestMemoryError>;
-
-    #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
-            return None;
-        }
-        let Some((host, room)) = self.dma.find(self.address) else {
-            self.left = 0;
-            return Some(Err(GuestMemoryError::InvalidGuestAddress(GuestAddress(self.address))));
-        };
-        let n = room.min(self.left);
-        self.left -= n;
-        self.address = self.address.wrapping_add(n);
-        // SAFETY: `n` bytes from `host` are mapped while `dma` is borrowed.
-        Some(Ok(unsafe { VolatileSlice::new(host.as_ptr(), n as usize) }))
-    }
-}
-
-impl FusedIterator for Pieces<'_> {}
-
-impl<'a> GuestMemorySliceIterator<'a, ()> for Pieces<'a> {}
-
-/// So that `virtio-queue` walks rings through the same lookup, and never outside RAM.
-impl GuestMemory for Dma {
-    type PhysicalMemory = GuestRam;
-    type Bitmap = ();
-
-    fn check_range(&self, addr: GuestAddress, count: usize, _access: Permissions) -> bool {
-        self.check(addr.raw_value(), count as u64).is_ok()
-    }
-
-    #[inline]
-    fn get_slices<'a>(
-        &'a self,
-        addr: GuestAddress,
-        count: usize,
-        _access: Permissions,
-    ) -> Result<impl GuestMemorySliceIterator<'a, ()>, GuestMemoryError> {
-        Ok(Pieces { dma: self, address: addr.raw_value(), left: count as u64 })
     }
 }
 

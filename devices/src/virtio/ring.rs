@@ -1,16 +1,14 @@
 //! The device's side of a split virtqueue (virtio 1.2, 2.7).
 //!
-//! `virtio-queue` walks the available ring and the descriptor chains; what it leaves out is here:
-//! a chain that ends although its last descriptor says there is more, the driver's NO_INTERRUPT
-//! flag, and one publication of the used index for all completions of a pass. The rings themselves
-//! are looked up once, when the queue is enabled.
+//! The rings and the descriptor table are looked up once, when the queue is enabled. The used index is
+//! published once for all completions of a pass.
 
 use std::sync::atomic::{Ordering, fence};
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestAddress;
-
 use crate::{Dma, dma::Span};
+
+mod chain;
+pub use chain::{Buffer, Chain};
 
 /// Where a driver has put a queue, and what it has negotiated about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +45,7 @@ pub enum RingError {
     Incomplete,
 }
 
-/// Most descriptors that one request may have, however they are linked.
-const CHAIN_MAX: u32 = 2048;
+const AVAIL_HEADER: u64 = 4;
 const AVAIL_FLAG_NO_INTERRUPT: u16 = 1;
 const USED_HEADER: u64 = 4;
 const USED_ELEMENT: u64 = 8;
@@ -56,66 +53,20 @@ const IDX: u64 = 2;
 
 /// See the module.
 pub struct Ring {
-    queue: Queue,
     dma: Dma,
+    table: Span,
     avail: Span,
     used: Span,
     size: u16,
     event_idx: bool,
+    /// Available elements taken.
+    next_avail: u16,
     /// Used elements written, published or not.
     next_used: u16,
     /// The used index as the driver sees it.
     published: u16,
     /// The used index when it was last asked whether it wants an interrupt.
     announced: u16,
-}
-
-/// One buffer of a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffer {
-    /// Guest address.
-    pub address: u64,
-    /// Length in bytes.
-    pub len: u32,
-    /// The device writes to it; otherwise it only reads.
-    pub writable: bool,
-}
-
-/// A descriptor chain that the driver made available.
-pub struct Chain<'a> {
-    descriptors: DescriptorChain<&'a Dma>,
-    more: bool,
-    seen: u32,
-}
-
-impl Chain<'_> {
-    /// The chain's name in the used ring.
-    #[inline]
-    #[must_use]
-    pub fn head(&self) -> u16 {
-        self.descriptors.head_index()
-    }
-
-    /// The next buffer; `None` at the chain's end.
-    ///
-    /// # Errors
-    /// When the chain is malformed: it ends although its last descriptor named a next one.
-    #[inline]
-    pub fn next_buffer(&mut self) -> Result<Option<Buffer>, RingError> {
-        let Some(descriptor) = self.descriptors.next() else {
-            return if self.more { Err(RingError::Chain) } else { Ok(None) };
-        };
-        self.more = descriptor.has_next();
-        self.seen += 1;
-        if self.seen > CHAIN_MAX {
-            return Err(RingError::Chain);
-        }
-        Ok(Some(Buffer {
-            address: descriptor.addr().0,
-            len: descriptor.len(),
-            writable: descriptor.is_write_only(),
-        }))
-    }
 }
 
 impl Ring {
@@ -125,30 +76,25 @@ impl Ring {
     /// When its parts are misaligned or not RAM.
     pub fn new(dma: &Dma, setup: &RingSetup) -> Result<Self, RingError> {
         let entries = u64::from(setup.size);
-        let mut queue = Queue::new(setup.size).map_err(|_| RingError::Address)?;
-        queue
-            .try_set_desc_table_address(GuestAddress(setup.desc))
-            .map_err(|_| RingError::Address)?;
-        queue
-            .try_set_avail_ring_address(GuestAddress(setup.avail))
-            .map_err(|_| RingError::Address)?;
-        queue
-            .try_set_used_ring_address(GuestAddress(setup.used))
-            .map_err(|_| RingError::Address)?;
-        queue.set_event_idx(setup.event_idx);
-        queue.set_ready(true);
+        let is_aligned = setup.desc.is_multiple_of(16)
+            && setup.avail.is_multiple_of(2)
+            && setup.used.is_multiple_of(4);
+        if !setup.size.is_power_of_two() || !is_aligned {
+            return Err(RingError::Address);
+        }
         let span = |at, len| dma.span(at, len).map_err(|_| RingError::Address);
-        span(setup.desc, entries * 16)?;
+        let table = span(setup.desc, entries * chain::DESCRIPTOR_LEN)?;
         // Each ring ends with the word for the other side's event index.
-        let avail = span(setup.avail, 4 + entries * 2 + 2)?;
+        let avail = span(setup.avail, AVAIL_HEADER + entries * 2 + 2)?;
         let used = span(setup.used, USED_HEADER + entries * USED_ELEMENT + 2)?;
         Ok(Self {
-            queue,
             dma: dma.clone(),
+            table,
             avail,
             used,
             size: setup.size,
             event_idx: setup.event_idx,
+            next_avail: 0,
             next_used: 0,
             published: 0,
             announced: 0,
@@ -165,7 +111,7 @@ impl Ring {
     #[inline]
     #[must_use]
     pub fn pending(&self) -> bool {
-        self.avail.load_u16(IDX, Ordering::Acquire) != self.queue.next_avail()
+        self.avail.load_u16(IDX, Ordering::Acquire) != self.next_avail
     }
 
     /// Takes the next chain.
@@ -174,15 +120,24 @@ impl Ring {
     /// When the available index makes no sense.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Chain<'_>>, RingError> {
-        let mut available = self.queue.iter(&self.dma).map_err(|_| RingError::AvailIndex)?;
-        Ok(available.next().map(|descriptors| Chain { descriptors, more: true, seen: 0 }))
+        let waiting = self.avail.load_u16(IDX, Ordering::Acquire).wrapping_sub(self.next_avail);
+        if waiting == 0 {
+            return Ok(None);
+        }
+        if waiting > self.size {
+            return Err(RingError::AvailIndex);
+        }
+        let at = AVAIL_HEADER + u64::from(self.next_avail & (self.size - 1)) * 2;
+        let head = self.avail.load_u16(at, Ordering::Relaxed);
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(Chain::new(&self.dma, self.table.view(), self.size, head)))
     }
 
     /// Gives a chain back; the driver sees it after [`Ring::publish`]. `len` is how many bytes at
     /// the start of its writable buffers were written.
     #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
-        let at = USED_HEADER + u64::from(self.next_used % self.size) * USED_ELEMENT;
+        let at = USED_HEADER + u64::from(self.next_used & (self.size - 1)) * USED_ELEMENT;
         let element = u64::from(head) | u64::from(len) << 32;
         self.used.write_bytes(at, &element.to_le_bytes());
         self.next_used = self.next_used.wrapping_add(1);
@@ -214,7 +169,8 @@ impl Ring {
         // the index again.
         fence(Ordering::SeqCst);
         if self.event_idx {
-            let event = self.avail.load_u16(4 + u64::from(self.size) * 2, Ordering::Relaxed);
+            let event =
+                self.avail.load_u16(AVAIL_HEADER + u64::from(self.size) * 2, Ordering::Relaxed);
             new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
             self.avail.load_u16(0, Ordering::Relaxed) & AVAIL_FLAG_NO_INTERRUPT == 0
@@ -228,7 +184,7 @@ impl Ring {
         if self.event_idx {
             if on {
                 let at = USED_HEADER + u64::from(self.size) * USED_ELEMENT;
-                self.used.store_u16(at, self.queue.next_avail(), Ordering::Relaxed);
+                self.used.store_u16(at, self.next_avail, Ordering::Relaxed);
                 fence(Ordering::SeqCst);
             }
         } else {
