@@ -257,6 +257,20 @@ impl RootHandle {
         took: Duration,
         result: Result<(), BlockError>,
     ) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.account_ns(lane, kind, bytes, took, result);
+    }
+
+    /// The same, of one that took `took` nanoseconds.
+    #[inline]
+    pub fn account_ns(
+        &self,
+        lane: Lane,
+        kind: Account,
+        bytes: u64,
+        took: u64,
+        result: Result<(), BlockError>,
+    ) {
         let counters = &self.root.stats[lane.index()].0[kind as usize];
         // Only its own iothread writes a lane's counters: no locked instruction is needed.
         let add = |counter: &AtomicU64, n: u64| {
@@ -268,13 +282,19 @@ impl RootHandle {
         }
         add(&counters.operations, 1);
         add(&counters.bytes, bytes);
-        add(&counters.total_time_ns, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        add(&counters.total_time_ns, took);
     }
 
+    #[inline]
     fn refresh(&mut self) {
         if self.root.generation.load(Ordering::SeqCst) != self.generation {
-            *self = self.root.handle();
+            self.look_again();
         }
+    }
+
+    #[cold]
+    fn look_again(&mut self) {
+        *self = self.root.handle();
     }
 
     /// Checks the request and applies the policy to it.
@@ -288,10 +308,12 @@ impl RootHandle {
             debug_assert!(false, "{} bytes of memory for {:?}", io.buf.len(), io.range);
             return Err(BlockError::Misaligned);
         }
-        if io.op.writes() && self.info.read_only {
-            return Err(BlockError::ReadOnly);
+        if io.op.writes() {
+            if self.info.read_only {
+                return Err(BlockError::ReadOnly);
+            }
+            self.apply_policy(io);
         }
-        self.apply_policy(io);
         let nothing = match io.op {
             Op::Flush => self.policy.ignore_flush || self.info.read_only,
             Op::Discard => self.policy.ignore_discard || io.range.len == 0,

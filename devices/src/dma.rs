@@ -6,7 +6,7 @@
 //! address that is not RAM is an error here, so no device can be made to write to a device.
 
 use std::{
-    fmt,
+    array, fmt,
     marker::PhantomData,
     ptr::NonNull,
     sync::{
@@ -363,26 +363,26 @@ impl View<'_> {
         self.len == 0
     }
 
-    /// Two little-endian quadwords, each of them read once.
+    /// Little-endian quadwords, each of them read once.
     ///
     /// # Panics
     /// When they are not inside the view: offsets are the device's own.
     #[inline]
     #[must_use]
-    pub fn load_u64_pair(&self, offset: u64) -> [u64; 2] {
-        assert!(offset.saturating_add(16) <= self.len, "table offset {offset}");
+    pub fn load_u64s<const N: usize>(&self, offset: u64) -> [u64; N] {
+        assert!(offset.saturating_add(8 * N as u64) <= self.len, "table offset {offset}");
         // SAFETY: inside the view, which the borrow of `Dma` keeps mapped.
         let at = unsafe { self.host.as_ptr().add(offset as usize) };
         if at.addr().is_multiple_of(8) {
             let at = at.cast::<u64>();
-            // SAFETY: 16 bytes inside the view, aligned; guest memory is only ever accessed atomically
-            // or volatile.
-            let pair = unsafe { [AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1))] };
-            pair.map(|word| u64::from_le(word.load(Ordering::Relaxed)))
+            // SAFETY: inside the view, aligned; guest memory is only ever accessed atomically or
+            // volatile.
+            let load = |n| unsafe { AtomicU64::from_ptr(at.add(n)) }.load(Ordering::Relaxed);
+            array::from_fn(|n| u64::from_le(load(n)))
         } else {
-            let mut bytes = [[0; 8]; 2];
-            // SAFETY: 16 bytes inside the view.
-            unsafe { VolatileSlice::new(at, 16) }.copy_to(bytes.as_flattened_mut());
+            let mut bytes = [[0; 8]; N];
+            // SAFETY: inside the view.
+            unsafe { VolatileSlice::new(at, 8 * N) }.copy_to(bytes.as_flattened_mut());
             bytes.map(u64::from_le_bytes)
         }
     }
@@ -484,21 +484,17 @@ impl Span {
         }
     }
 
-    /// Reads a structure, by value.
+    /// Stores two little-endian doublewords, in this order.
     ///
     /// # Panics
-    /// When it is not inside the span: offsets are the device's own.
+    /// As [`Span::load_u16`].
     #[inline]
-    #[must_use]
-    pub fn read<T: FromBytes + IntoBytes>(&self, offset: u64) -> T {
-        let mut value = T::new_zeroed();
-        let bytes = value.as_mut_bytes();
-        assert!(offset + bytes.len() as u64 <= self.len, "ring offset {offset}");
-        // SAFETY: inside the span, which `dma` keeps mapped.
-        let slice =
-            unsafe { VolatileSlice::new(self.host.as_ptr().add(offset as usize), bytes.len()) };
-        slice.copy_to(bytes);
-        value
+    pub fn store_u32_pair(&self, offset: u64, [first, second]: [u32; 2]) {
+        self.u32_at(offset).store(first.to_le(), Ordering::Relaxed);
+        self.u32_at(offset + 4).store(second.to_le(), Ordering::Relaxed);
+        if let Some(dirty) = &self.dma.0.dirty {
+            dirty.wrote(self.address + offset, 8);
+        }
     }
 
     /// Copies `bytes` in.
@@ -514,6 +510,28 @@ impl Span {
         slice.copy_from(bytes);
         if let Some(dirty) = &self.dma.0.dirty {
             dirty.wrote(self.address + offset, bytes.len() as u64);
+        }
+    }
+
+    #[inline]
+    fn u64_at(&self, offset: u64) -> &AtomicU64 {
+        assert!(
+            offset + 8 <= self.len && (self.address + offset).is_multiple_of(8),
+            "ring offset {offset}"
+        );
+        // SAFETY: as in `u16_at`, with eight bytes.
+        unsafe { AtomicU64::from_ptr(self.host.as_ptr().add(offset as usize).cast()) }
+    }
+
+    /// Stores a little-endian quadword.
+    ///
+    /// # Panics
+    /// As [`Span::load_u16`].
+    #[inline]
+    pub fn store_u64(&self, offset: u64, value: u64, order: Ordering) {
+        self.u64_at(offset).store(value.to_le(), order);
+        if let Some(dirty) = &self.dma.0.dirty {
+            dirty.wrote(self.address + offset, 8);
         }
     }
 }

@@ -175,6 +175,20 @@ struct Attached {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct QueueSlot(u16);
 
+/// A moment, in nanoseconds of an iothread's clock: for how long requests take, where the arithmetic of
+/// [`Instant`] is too dear.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp(u64);
+
+impl Stamp {
+    /// Nanoseconds since `earlier`, none if it was later.
+    #[inline]
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
 /// Where time comes from.
 #[derive(Clone, Debug)]
 pub enum Clock {
@@ -200,6 +214,8 @@ pub struct Iothread {
     events: RefCell<Events>,
     mail: RefCell<VecDeque<Mail>>,
     clock: Clock,
+    /// When its clock began, for [`Stamp`].
+    born: Instant,
     poll_max: Cell<Duration>,
     poll_now: Cell<Duration>,
     stop: Cell<bool>,
@@ -226,6 +242,10 @@ impl Iothread {
             take_lane(|lane| Arc::new(Shared { name, lane, inbox: Inbox::default(), wake }))
                 .ok_or_else(|| io::Error::other(format!("more than {} iothreads", Lane::MAX)))?;
         ring.watch(shared.wake.as_raw_fd(), INBOX_KEY);
+        let born = match &clock {
+            Clock::Real => Instant::now(),
+            Clock::Manual { base, .. } => *base,
+        };
         Ok(Rc::new(Self {
             shared,
             ring: RefCell::new(ring),
@@ -236,6 +256,7 @@ impl Iothread {
             events: RefCell::default(),
             mail: RefCell::default(),
             clock,
+            born,
             poll_max: Cell::new(Duration::ZERO),
             poll_now: Cell::new(Duration::ZERO),
             stop: Cell::new(false),
@@ -283,6 +304,13 @@ impl Iothread {
                 *base + Duration::from_nanos(ns.load(std::sync::atomic::Ordering::SeqCst))
             }
         }
+    }
+
+    /// The time, for [`Stamp::since`].
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        let age = self.now().saturating_duration_since(self.born);
+        Stamp(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// How long an idle iothread looks for work before it sleeps, at most; zero turns polling off, and

@@ -290,7 +290,7 @@ impl Rings {
             return None;
         }
         let sq = self.sqs[index].as_mut()?;
-        let sqe = sq.span.read::<Sqe>(u64::from(sq.head) * SQE_LEN);
+        let sqe = Sqe::from_words(sq.span.view().load_u64s(u64::from(sq.head) * SQE_LEN));
         sq.head = if sq.head + 1 == sq.size { 0 } else { sq.head + 1 };
         sq.outstanding += 1;
         self.reserved += 1;
@@ -337,7 +337,7 @@ impl Rings {
             return Err(NoRoom);
         }
         let Some(Some(sq)) = self.sqs.get_mut(at) else { return Ok(None) };
-        let sqe = sq.span.read::<Sqe>(u64::from(sq.head) * SQE_LEN);
+        let sqe = Sqe::from_words(sq.span.view().load_u64s(u64::from(sq.head) * SQE_LEN));
         sq.head = if sq.head + 1 == sq.size { 0 } else { sq.head + 1 };
         sq.outstanding += 1;
         self.reserved += 1;
@@ -435,12 +435,8 @@ impl Rings {
         debug_assert!(sq.outstanding > 0 && self.reserved > 0, "an answer nobody waits for");
         sq.outstanding -= 1;
         self.reserved -= 1;
-        let mut entry = [0; 14];
-        entry[..8].copy_from_slice(&result.to_le_bytes());
-        entry[8..10].copy_from_slice(&(sq.head as u16).to_le_bytes());
-        entry[10..12].copy_from_slice(&sq.id.to_le_bytes());
-        entry[12..14].copy_from_slice(&cid.to_le_bytes());
-        self.cq.push(&entry, status);
+        let (head, id, cid) = (sq.head as u16, u64::from(sq.id), u64::from(cid));
+        self.cq.push(result, u64::from(head) | id << 16 | cid << 32, status);
         self.posted += 1;
     }
 
@@ -526,11 +522,13 @@ impl Completion {
         self.size - 1 - used
     }
 
+    /// `name`: SQHD, SQID and CID, which share a quadword with the phase tag.
     #[inline]
-    fn push(&mut self, entry: &[u8; 14], status: Status) {
+    fn push(&mut self, result: u64, name: u64, status: Status) {
         let at = u64::from(self.tail) * CQE_LEN;
-        self.span.write_bytes(at, entry);
-        self.span.store_u16(at + 14, status.bits() << 1 | self.phase, Release);
+        self.span.store_u64(at, result, Relaxed);
+        let status = u64::from(status.bits() << 1 | self.phase);
+        self.span.store_u64(at + 8, name | status << 48, Release);
         self.tail += 1;
         if self.tail == self.size {
             self.tail = 0;

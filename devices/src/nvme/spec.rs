@@ -47,6 +47,13 @@ pub struct Sqe {
 const _: () = assert!(size_of::<Sqe>() as u64 == SQE_LEN);
 
 impl Sqe {
+    /// A command from its quadwords.
+    #[inline]
+    #[must_use]
+    pub fn from_words(words: [u64; SQE_LEN as usize / 8]) -> Self {
+        zerocopy::transmute!(words.map(u64::to_le))
+    }
+
     /// Command dword `n`, 10 to 15.
     #[inline]
     #[must_use]

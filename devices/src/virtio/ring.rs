@@ -138,8 +138,7 @@ impl Ring {
     #[inline]
     pub fn push_used(&mut self, head: u16, len: u32) {
         let at = USED_HEADER + u64::from(self.next_used & (self.size - 1)) * USED_ELEMENT;
-        let element = u64::from(head) | u64::from(len) << 32;
-        self.used.write_bytes(at, &element.to_le_bytes());
+        self.used.store_u32_pair(at, [head.into(), len]);
         self.next_used = self.next_used.wrapping_add(1);
     }
 

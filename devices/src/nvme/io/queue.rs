@@ -12,12 +12,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering::SeqCst},
     },
-    time::Instant,
 };
 
 use spindle_block::{
     BlockError, Io, IoBuf, Op, Range,
-    iothread::{Port, Progress, Queue},
+    iothread::{Port, Progress, Queue, Stamp},
     root::Account,
 };
 
@@ -77,7 +76,7 @@ struct Slot {
     cid: u16,
     nsid: u32,
     command: Command,
-    started: Option<Instant>,
+    started: Stamp,
     /// The command's memory while it is not in the block layer; its capacity is kept.
     buf: IoBuf,
     /// What a task ended with.
@@ -112,7 +111,7 @@ pub struct IoQueue {
     /// Who waits for commands of a namespace that were preempted.
     preempting: Vec<(u32, Countdown)>,
     /// The time, looked up once a pass.
-    now: Option<Instant>,
+    now: Option<Stamp>,
     coalescer: Coalescer,
 }
 
@@ -131,7 +130,7 @@ impl IoQueue {
                 cid: 0,
                 nsid: 0,
                 command: Command::Block(Op::Flush, Range::default()),
-                started: None,
+                started: Stamp::default(),
                 buf,
                 outcome: None,
                 counted: false,
@@ -219,8 +218,8 @@ impl IoQueue {
                 return self.answer(index, Status::RESERVATION_CONFLICT);
             }
         }
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
-        slot.started = Some(now);
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
+        slot.started = now;
         if let Command::Block(op, range) = command
             && !entry.namespace.marks().any()
         {
@@ -324,7 +323,7 @@ impl IoQueue {
     }
 
     fn account(&mut self, port: &Port<'_>, index: u16, result: Result<(), BlockError>) {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
         let slot = &self.slots[usize::from(index)];
         let (kind, bytes) = match slot.command {
             Command::Block(Op::Read, range) => (Account::Read, range.len),
@@ -338,9 +337,9 @@ impl IoQueue {
             Command::Copy { .. } => (Account::Write, 0),
             Command::WriteUncorrectable(_) | Command::Reservation(_) => return,
         };
-        let took = slot.started.map_or_else(Default::default, |s| now.saturating_duration_since(s));
+        let took = now.since(slot.started);
         if let Some(entry) = self.table.in_use(slot.nsid) {
-            entry.root.account(port.cx().lane(), kind, bytes, took, result);
+            entry.root.account_ns(port.cx().lane(), kind, bytes, took, result);
         }
     }
 

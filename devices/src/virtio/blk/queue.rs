@@ -1,10 +1,10 @@
 //! The queue half of a disk: from the available ring to the block layer, and back to the used ring.
 
-use std::{os::fd::RawFd, sync::Arc, time::Instant};
+use std::{os::fd::RawFd, sync::Arc};
 
 use spindle_block::{
     BlockError, Io, IoBuf, Op, Range, RootHandle,
-    iothread::{Port, Progress, Queue},
+    iothread::{Port, Progress, Queue, Stamp},
     root::Account,
 };
 use zerocopy::{FromBytes, IntoBytes};
@@ -43,7 +43,7 @@ struct Slot {
     status_at: u64,
     /// The status byte is all that the device writes.
     only_status: bool,
-    started: Option<Instant>,
+    started: Stamp,
     /// The request's memory while it is not in the block layer; its capacity is kept.
     buf: IoBuf,
 }
@@ -62,7 +62,7 @@ pub(super) struct BlkQueue {
     /// Heads of parked requests, in the order they failed.
     parked: Vec<u16>,
     /// The time, looked up once a pass.
-    now: Option<Instant>,
+    now: Option<Stamp>,
     dead: bool,
 }
 
@@ -85,7 +85,7 @@ impl BlkQueue {
                 range: Range::default(),
                 status_at: 0,
                 only_status: false,
-                started: None,
+                started: Stamp::default(),
                 buf,
             }
         };
@@ -159,12 +159,12 @@ impl BlkQueue {
     }
 
     fn submit(&mut self, port: &mut Port<'_>, head: u16, op: Op, range: Range) {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
         let slot = &mut self.slots[usize::from(head)];
         slot.state = State::InFlight;
         slot.op = op;
         slot.range = range;
-        slot.started = Some(now);
+        slot.started = now;
         let buf = if op.has_data() { std::mem::take(&mut slot.buf) } else { IoBuf::empty() };
         self.in_flight += 1;
         port.submit(&mut self.root, Io { op, range, buf }, head.into());
@@ -213,7 +213,7 @@ impl BlkQueue {
     }
 
     fn account(&mut self, port: &Port<'_>, head: u16, result: Result<(), BlockError>) {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
         let slot = &self.slots[usize::from(head)];
         let kind = match slot.op {
             Op::Read => Account::Read,
@@ -221,8 +221,8 @@ impl BlkQueue {
             Op::Flush => Account::Flush,
             Op::Discard | Op::WriteZeroes { .. } => Account::Unmap,
         };
-        let took = slot.started.map_or_else(Default::default, |s| now.saturating_duration_since(s));
-        self.root.account(port.cx().lane(), kind, slot.range.len, took, result);
+        let took = now.since(slot.started);
+        self.root.account_ns(port.cx().lane(), kind, slot.range.len, took, result);
     }
 
     fn check(&self) {

@@ -120,7 +120,7 @@ impl<'a> Chain<'a> {
         if u32::from(self.next) >= self.entries {
             return Err(RingError::Chain);
         }
-        Ok(Descriptor(self.table.load_u64_pair(u64::from(self.next) * DESCRIPTOR_LEN)))
+        Ok(Descriptor(self.table.load_u64s(u64::from(self.next) * DESCRIPTOR_LEN)))
     }
 
     /// Goes on in the table that `descriptor` names: there is no way back (2.7.5.3).

@@ -1,11 +1,8 @@
 //! A place for one request.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use spindle_block::{IoBuf, Op, Range, iobuf::Keep};
+use spindle_block::{IoBuf, Op, Range, iobuf::Keep, iothread::Stamp};
 
 use crate::{
     device::Countdown,
@@ -65,7 +62,7 @@ pub(super) struct Slot {
     pub range: Range,
     /// Where a second try begins; `None`: it was not begun.
     pub phase: Option<u8>,
-    pub started: Option<Instant>,
+    pub started: Stamp,
     pub job: Option<Running>,
     /// It waits for its turn.
     pub gate: Option<Gate>,
@@ -103,7 +100,7 @@ impl Slot {
             op: Op::Flush,
             range: Range::default(),
             phase: None,
-            started: None,
+            started: Stamp::default(),
             job: None,
             gate: None,
             turn: None,

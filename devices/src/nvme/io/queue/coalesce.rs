@@ -33,8 +33,7 @@ impl IoQueue {
         let Some((time, _)) = self.rings.vector().and_then(|vector| self.ctl.hold(vector)) else {
             return;
         };
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
-        let until = *self.coalescer.since.get_or_insert(now) + time;
+        let until = *self.coalescer.since.get_or_insert_with(|| port.cx().now()) + time;
         if self.coalescer.timer {
             return;
         }

@@ -203,10 +203,10 @@ impl IoQueue {
     ) where
         F: Future<Output = (IoBuf, Result<(), Failure>)> + 'static,
     {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
         let slot = &mut self.slots[usize::from(index)];
         slot.state = State::InFlight;
-        slot.started = Some(now);
+        slot.started = now;
         slot.counted = counted;
         let outcome = Arc::new(Outcome::default());
         slot.outcome = Some(Arc::clone(&outcome));

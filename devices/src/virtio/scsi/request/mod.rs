@@ -6,12 +6,11 @@ mod mail;
 use std::{
     os::fd::RawFd,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
 };
 
 use spindle_block::{
     BlockError, Io, IoBuf, Op, Range,
-    iothread::{Port, Progress, Queue},
+    iothread::{Port, Progress, Queue, Stamp},
     root::Account,
 };
 use zerocopy::IntoBytes;
@@ -68,7 +67,7 @@ pub(super) struct RequestQueue {
     /// There may be a step to do.
     look_for_steps: bool,
     /// The time, looked up once a pass.
-    now: Option<Instant>,
+    now: Option<Stamp>,
     dead: bool,
 }
 
@@ -260,12 +259,12 @@ impl RequestQueue {
 
     #[inline]
     fn submit(&mut self, port: &mut Port<'_>, head: u16, op: Op, range: Range) {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
         let slot = &mut self.slots[usize::from(head)];
         slot.state = State::InFlight;
         slot.op = op;
         slot.range = range;
-        slot.started = Some(now);
+        slot.started = now;
         let buf = match op.has_data() {
             // More memory than the command needs: the rest is not touched.
             true if slot.data.len() > range.len => slot.data.view(0, range.len),
@@ -281,11 +280,11 @@ impl RequestQueue {
     }
 
     fn spawn(&mut self, port: &mut Port<'_>, head: u16, job: Job) {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
         let slot = &mut self.slots[usize::from(head)];
         let result = Arc::new(Mutex::new(None));
         slot.state = State::InFlight;
-        slot.started = Some(now);
+        slot.started = now;
         slot.op = if slot.in_len > 0 { Op::Read } else { Op::Write { fua: false } };
         slot.range = Range::default();
         slot.job = Some(Running {
@@ -433,7 +432,7 @@ impl RequestQueue {
     }
 
     fn account(&mut self, port: &Port<'_>, head: u16, result: Result<(), BlockError>) {
-        let now = *self.now.get_or_insert_with(|| port.cx().now());
+        let now = *self.now.get_or_insert_with(|| port.cx().stamp());
         let slot = &self.slots[usize::from(head)];
         let kind = match slot.op {
             Op::Read => Account::Read,
@@ -441,9 +440,9 @@ impl RequestQueue {
             Op::Flush => Account::Flush,
             Op::Discard | Op::WriteZeroes { .. } => Account::Unmap,
         };
-        let took = slot.started.map_or_else(Default::default, |s| now.saturating_duration_since(s));
+        let took = now.since(slot.started);
         if let Some(root) = self.locals.get(slot.unit).and_then(|local| local.handle.root()) {
-            root.account(port.cx().lane(), kind, slot.range.len, took, result);
+            root.account_ns(port.cx().lane(), kind, slot.range.len, took, result);
         }
     }
 
