@@ -10,6 +10,10 @@ use std::{
 use super::{Clock, Cx, Handle, Iothread};
 use crate::ring::{self, Aio};
 
+/// Bytes of stack for threads that live long: not enough for a huge page, which the kernel would give to
+/// a stack of the usual 2 MiB at its first touch.
+pub const STACK: usize = 1536 << 10;
+
 /// What an iothread is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -61,7 +65,7 @@ pub fn spawn(
 ) -> io::Result<Spawned> {
     let (tx, rx) = mpsc::sync_channel(1);
     let Config { name, aio, poll_max } = config.clone();
-    let thread = Builder::new().name(name.clone()).spawn(move || {
+    let thread = Builder::new().name(name.clone()).stack_size(STACK).spawn(move || {
         let started = start(&name, aio, poll_max).and_then(|(cx, notice)| {
             setup(&cx)?;
             Ok((cx, notice))

@@ -43,6 +43,20 @@ struct Cli {
     command: Command,
 }
 
+/// The same with the one command that is to start quickly: what the others take is not even built.
+#[derive(Debug, Parser)]
+#[command(name = "spindle", version, max_term_width = 100, disable_help_subcommand = true)]
+struct RunCli {
+    #[command(subcommand)]
+    command: RunCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunCommand {
+    /// Run a virtual machine.
+    Run(Box<run::RunArgs>),
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a virtual machine.
@@ -149,7 +163,12 @@ fn start_log() {
 }
 
 fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
-    let matches = Cli::command().try_get_matches_from(qemu::accept(args))?;
+    let args = qemu::accept(args);
+    if args.get(1).is_some_and(|word| word == "run") {
+        let RunCommand::Run(args) = RunCli::try_parse_from(args)?.command;
+        return Ok(Cli { command: Command::Run(args) });
+    }
+    let matches = Cli::command().try_get_matches_from(args)?;
     Cli::from_arg_matches(&matches)
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use spindle_block::iothread::thread::STACK;
 use spindle_devices::platform::serial::Output;
 
 use crate::sandbox::{Kind, Sandbox};
@@ -146,11 +147,10 @@ impl Outlet {
     pub fn spawn(sandbox: &Sandbox) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let (its, sandbox) = (Arc::clone(&shared), sandbox.clone());
-        let thread = Builder::new().name("serial".to_owned()).spawn(move || {
-            match sandbox.enter(Kind::Serial) {
-                Ok(()) => its.run(),
-                Err(e) => log::error!("serial console: cannot be confined: {e}"),
-            }
+        let builder = Builder::new().name("serial".to_owned()).stack_size(STACK);
+        let thread = builder.spawn(move || match sandbox.enter(Kind::Serial) {
+            Ok(()) => its.run(),
+            Err(e) => log::error!("serial console: cannot be confined: {e}"),
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }

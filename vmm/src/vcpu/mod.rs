@@ -19,6 +19,7 @@ use std::{
 };
 
 use kvm_ioctls::VcpuFd;
+use spindle_block::iothread::thread::STACK;
 use spindle_boot::EntryPoint;
 
 use crate::{
@@ -68,7 +69,8 @@ impl Cpus {
             let (control, mailbox) = (Arc::clone(&cpus.control), Arc::clone(mailbox));
             let prepare = prepare.clone();
             let (ready, started) = std::sync::mpsc::sync_channel(1);
-            let thread = Builder::new().name(format!("vcpu-{index}")).spawn(move || {
+            let builder = Builder::new().name(format!("vcpu-{index}")).stack_size(STACK);
+            let thread = builder.spawn(move || {
                 let result = prepare();
                 let ok = result.is_ok();
                 // The receiver waits for exactly this message.
