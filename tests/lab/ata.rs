@@ -5,7 +5,7 @@ use spindle_tests::lab::guest::Disk;
 
 use crate::cases::{Case, Context, Outcome, check_qcow2};
 use crate::controllers::{discards, guest, medium, node, resets, root, unbinds};
-use crate::disk::fio_verify;
+use crate::disk::{fio_verify, fio_verify_of};
 
 /// Cases of the group `ahci`.
 pub const AHCI: &[Case] = &[
@@ -114,7 +114,7 @@ fn ahci_multiplier(context: &Context) -> Outcome {
 }
 
 fn behind(letter: &str) -> String {
-    let fio = fio_verify(letter, &format!("/dev/sd{letter}")).replace("--size=32m", "--size=8m");
+    let fio = fio_verify_of("8m", letter, &format!("/dev/sd{letter}"));
     format!("{fio} --ioengine=io_uring")
 }
 

@@ -11,7 +11,7 @@ use spindle_tests::lab::qmp::Qmp;
 
 use crate::ata::AHCI_MODULES;
 use crate::cases::{Case, Context, Error, Outcome, check_qcow2, require, text};
-use crate::disk::{allocated, fio_verify, with_monitor};
+use crate::disk::{allocated, fio_verify, fio_verify_of, with_monitor};
 
 /// Cases of the group `nvme`.
 pub const NVME: &[Case] = &[
@@ -64,7 +64,7 @@ pub fn root(context: &Context, controller: &str, device: &str, modules: &str) ->
     let image = context.copy(&Image::build("guest")?.file("guest.qcow2"), "root.qcow2")?;
     let script = format!(
         "grep -q '^/dev/{device} / ' /proc/mounts || exit 1\n{} --ioengine=psync\n",
-        fio_verify("root", "/root/data").replace("--size=32m", "--size=8m")
+        fio_verify_of("8m", "root", "/root/data")
     );
     let disk = Disk::new(&image, "qcow2").with(&behind(controller));
     let mut guest = Guest::on_disk(context.vmm.clone(), disk, Job::new(script))?.cpus(2);
@@ -200,7 +200,7 @@ fn nvme_format(context: &Context) -> Outcome {
         nvme format $n -l 0 --force || exit 6
         [ "$(blockdev --getss $n)" = 512 ] || exit 7
     "#,
-        fio_verify("a", "/dev/nvme0n1").replace("--size=32m", "--size=16m")
+        fio_verify("a", "/dev/nvme0n1")
     );
     let disk = Disk::new(&image, "qcow2").with("controller=nvme,state=none");
     context.succeed(&guest(context, NVME_MODULES, script)?.disk(disk))?;
@@ -496,7 +496,7 @@ fn follow(device: &str, rounds: u32) -> String {
             round=$((round + 1))
         done
         "#,
-        fio = fio_verify("plug", &format!("/dev/{device}")).replace("--size=32m", "--size=4m"),
+        fio = fio_verify_of("4m", "plug", &format!("/dev/{device}")),
     )
 }
 

@@ -32,9 +32,14 @@ pub const CONTROL: &[Case] = &[
 
 /// What fio writes at random and reads back, in the guest and again on the host.
 pub fn fio_verify(name: &str, file: &str) -> String {
+    fio_verify_of("16m", name, file)
+}
+
+/// The same over the first `size` of the file.
+pub fn fio_verify_of(size: &str, name: &str, file: &str) -> String {
     format!(
         "fio --name={name} --filename={file} --rw=randwrite --bsrange=4k-64k --bs_unaligned=0 \
-         --blockalign=4k --size=32m --direct=1 --iodepth=16 --randseed=7 --allrandrepeat=1 \
+         --blockalign=4k --size={size} --direct=1 --iodepth=16 --randseed=7 --allrandrepeat=1 \
          --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting --output-format=terse"
     )
 }
@@ -300,7 +305,7 @@ fn full_disk(context: &Context) -> Outcome {
     let disk = SmallDisk::mount(&context.work.join("small"), "24m")?;
     let image = context.work.join("small/a.qcow2");
     tool("qemu-img", &["create", "-q", "-f", "qcow2", &text(&image), "64M"])?;
-    let script = format!("{} --ioengine=io_uring", fio_verify("full", "/dev/vda"));
+    let script = format!("{} --ioengine=io_uring", fio_verify_of("32m", "full", "/dev/vda"));
     let blockdev = json!({
         "driver": "qcow2", "node-name": "a",
         "file": { "driver": "file", "filename": text(&image) },

@@ -5,7 +5,7 @@ use spindle_tests::lab::guest::Disk;
 
 use crate::cases::{Case, Context, Outcome, check_qcow2};
 use crate::controllers::{discards, guest, medium, node, resets, root};
-use crate::disk::fio_verify;
+use crate::disk::{fio_verify, fio_verify_of};
 
 /// Cases of the group `ide`.
 pub const CASES: &[Case] = &[
@@ -98,7 +98,7 @@ fn ide_pio(context: &Context) -> Outcome {
         {} --ioengine=psync || exit 1
         dmesg | grep -iE 'ata[0-9]+.*(exception|failed|error)' && exit 6
         exit 0\n",
-        fio_verify("a", "/dev/sda").replace("--size=32m", "--size=1m")
+        fio_verify_of("1m", "a", "/dev/sda")
     );
     let mut guest = guest(context, MODULES, script)?
         .cpus(2)

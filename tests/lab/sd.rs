@@ -7,7 +7,7 @@ use spindle_tests::lab::job::Job;
 
 use crate::cases::{Case, Context, Error, Outcome, check_qcow2, require};
 use crate::controllers::{guest, node};
-use crate::disk::{fio_verify, with_monitor};
+use crate::disk::{fio_verify_of, with_monitor};
 
 /// Cases of the group `sd`.
 pub const CASES: &[Case] = &[
@@ -27,7 +27,7 @@ fn root(context: &Context, controller: &str) -> Outcome {
     let image = context.copy(&Image::build("guest")?.file("guest.qcow2"), "root.qcow2")?;
     let script = format!(
         "grep -q '^/dev/mmcblk0 / ' /proc/mounts || exit 1\n{} --ioengine=psync\n",
-        fio_verify("root", "/root/data").replace("--size=32m", "--size=8m")
+        fio_verify_of("8m", "root", "/root/data")
     );
     let disk = Disk::new(&image, "qcow2").with(&format!("controller={controller}"));
     let mut guest = Guest::on_disk(context.vmm.clone(), disk, Job::new(script))?;
@@ -65,8 +65,7 @@ fn ways(context: &Context) -> Outcome {
         (1 << 5 | 1 << 6, 0, "1m", "PIO"),
     ] {
         let image = context.qcow2(&format!("way-{quirks}-{quirks2}.qcow2"), 64)?;
-        let fio =
-            fio_verify("way", "/dev/mmcblk0").replace("--size=32m", &format!("--size={size}"));
+        let fio = fio_verify_of(size, "way", "/dev/mmcblk0");
         let script = format!(
             "dmesg | grep 'using {says}$' || {{ dmesg | grep mmc; exit 3; }}
             {fio} --ioengine=io_uring || exit 4
@@ -181,7 +180,7 @@ fn plug(context: &Context) -> Outcome {
         wait_for 1 5
         [ "$(cat /sys/block/mmcblk0/ro)" = 1 ] || exit 6
         "#,
-        fio = fio_verify("plug", "/dev/mmcblk0").replace("--size=32m", "--size=1m"),
+        fio = fio_verify_of("1m", "plug", "/dev/mmcblk0"),
     );
     let guest = guest(context, MODULES, script)?.with(&[
         "-blockdev",

@@ -5,7 +5,8 @@ use std::{fs, path::Path, process::Command};
 use super::{
     Goal, Row, interleave, median,
     process::{
-        Worker, fio_random_read, instructions, output, qemu_img_bench, qemu_img_iops, system_calls,
+        Worker, fio_random_read, instructions, output, qemu_img_bench, qemu_img_iops, slope,
+        system_calls,
     },
 };
 
@@ -100,20 +101,17 @@ fn counts(raw: &Path, qcow2: &Path, rows: &mut Vec<Row>) -> Result<(), String> {
     for (file, format, most) in [(raw, "raw", 1000.0), (qcow2, "qcow2", 1500.0)] {
         let ours = worker(file, format, "randread", 32)?;
         let peer = |count| qemu_img_bench(file, format, false, 32, STEP, count);
-        let slope = |f: &dyn Fn(&Command) -> Result<f64, String>| {
-            Ok::<f64, String>((f(&peer(6000))? - f(&peer(2000))?) / 4000.0)
-        };
         rows.push(Row {
             name: format!("{format}, user-space instructions per 4K read, QD32"),
             ours: ours.instructions_per_io()?,
-            peer: Some(slope(&instructions)?),
+            peer: Some(slope(|count| instructions(&peer(count)))?),
             unit: "instructions".into(),
             goal: Goal::AtMost(most),
         });
         rows.push(Row {
             name: format!("{format}, system calls per 4K read, QD32"),
             ours: ours.system_calls_per_io()?,
-            peer: Some(slope(&system_calls)?),
+            peer: Some(slope(|count| system_calls(&peer(count)))?),
             unit: "calls".into(),
             goal: Goal::RatioAtMost(0.5),
         });

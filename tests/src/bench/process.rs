@@ -80,8 +80,7 @@ impl Worker {
     /// # Errors
     /// When callgrind fails.
     pub fn instructions_per_io(&self) -> Result<f64, String> {
-        let collect = |count| instructions(&self.command(count));
-        Ok((collect(6000)? - collect(2000)?) / 4000.0)
+        slope(|count| instructions(&self.command(count)))
     }
 
     /// System calls per request, whole process: the slope between 2000 and 6000.
@@ -89,9 +88,18 @@ impl Worker {
     /// # Errors
     /// When strace fails.
     pub fn system_calls_per_io(&self) -> Result<f64, String> {
-        let calls = |count| system_calls(&self.command(count));
-        Ok((calls(6000)? - calls(2000)?) / 4000.0)
+        slope(|count| system_calls(&self.command(count)))
     }
+}
+
+/// How `measure` grows with the number of requests, between 2000 and 6000: the median of three, since
+/// threads of a process that just starts come and go.
+///
+/// # Errors
+/// What `measure` said.
+pub fn slope(measure: impl Fn(u64) -> Result<f64, String>) -> Result<f64, String> {
+    let once = |_| Ok((measure(6000)? - measure(2000)?) / 4000.0);
+    Ok(super::median((0..3).map(once).collect::<Result<_, String>>()?))
 }
 
 /// Instructions that a command executes in user space.
