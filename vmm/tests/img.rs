@@ -447,14 +447,24 @@ fn resized_images_are_the_same() {
         &["resize", "-f", "raw", "--preallocation=full", "base.raw", "+1M"],
         &["resize", "-f", "raw", "--preallocation=falloc", "base.raw", "+1M"],
         &["resize", "--preallocation=full", "packed.qcow2", "+1M"],
+        &["resize", "--preallocation=metadata", "base.qcow2", "+3M"],
+        &["resize", "--preallocation=metadata", "top.qcow2", "+100k"],
+        &["resize", "-f", "raw", "--preallocation=metadata", "base.raw", "+1M"],
         &["resize", "top.qcow2", "13M"],
     ] {
         pair.agree(args);
         for name in ["base.qcow2", "base.raw", "packed.qcow2", "top.qcow2"] {
             pair.must("ours", &["compare", name, &format!("../theirs/{name}")]);
         }
-        pair.must("ours", &["check", "base.qcow2"]);
-        pair.must("ours", &["check", "packed.qcow2"]);
+        for name in ["base.qcow2", "packed.qcow2", "top.qcow2"] {
+            pair.must("ours", &["check", name]);
+            let allocated = |dir| {
+                let text = pair.must(dir, &["check", "--output=json", name]);
+                let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                value["allocated-clusters"].clone()
+            };
+            assert_eq!(allocated("ours"), allocated("theirs"), "{args:?}: {name}");
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod limbo;
 mod map;
 mod open;
 mod pack;
+mod prealloc;
 mod read;
 mod refcount;
 mod replace;

@@ -11,6 +11,7 @@ mod header;
 mod histories;
 mod hostile;
 mod making;
+mod preallocating;
 mod simulated;
 mod snapshots;
 mod subclusters;

@@ -4,7 +4,7 @@ use super::files::on_block_layer;
 use super::image::{Image, OpenMode, driver_called, errno_text, warn_of_probing};
 use crate::spec::size;
 use spindle_block::submit::node_io;
-use spindle_block::{BlockError, Cx, Io, IoBuf};
+use spindle_block::{BlockError, Cx, Io, IoBuf, Range};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +32,8 @@ pub struct ResizeRequest {
 pub(crate) enum Ahead {
     /// Not at all.
     Off,
+    /// Clusters get their place, of which nothing is written.
+    Metadata,
     /// By posix_fallocate(3).
     Falloc,
     /// By writing zeros.
@@ -58,10 +60,10 @@ pub fn run(request: ResizeRequest) -> Result<(), ImgError> {
         );
     };
     let ahead = match request.preallocation.as_deref() {
-        None | Some("off") => Ok(Ahead::Off),
-        Some("falloc") => Ok(Ahead::Falloc),
-        Some("full") => Ok(Ahead::Full),
-        Some(mode @ "metadata") => Err(format!("Unsupported preallocation mode: {mode}")),
+        None | Some("off") => Ahead::Off,
+        Some("metadata") => Ahead::Metadata,
+        Some("falloc") => Ahead::Falloc,
+        Some("full") => Ahead::Full,
         Some(mode) => return said(format!("Invalid preallocation mode '{mode}'")),
     };
     let format = driver_called(&request.path, request.format.as_deref())?;
@@ -85,7 +87,7 @@ async fn resize(
     request: &ResizeRequest,
     sign: Option<char>,
     amount: u64,
-    ahead: Result<Ahead, String>,
+    ahead: Ahead,
 ) -> Result<(), ImgError> {
     let old = image.size();
     let new = match sign {
@@ -97,10 +99,12 @@ async fn resize(
         Some(new) if new > 0 && i64::try_from(new).is_ok() => new,
         _ => return said("New image size must be positive"),
     };
-    if new <= old && ahead != Ok(Ahead::Off) {
+    if new <= old && ahead != Ahead::Off {
         return said("Preallocation can only be used for growing images");
     }
-    let ahead = ahead.map_err(ImgError::said)?;
+    if ahead == Ahead::Metadata && image.qcow2.is_none() {
+        return said("Unsupported preallocation mode: metadata");
+    }
     if new < old && !request.shrink {
         return said(format!(
             "Use the --shrink option to perform a shrink operation.\n{}: warning: Shrinking an \
@@ -135,6 +139,10 @@ pub(crate) async fn to(
         Ahead::Falloc if image.qcow2.is_none() => allocate(&image.path, old, new - old),
         // Clusters are had by writing to them.
         Ahead::Falloc | Ahead::Full => write_zeros(cx, image, old, new).await,
+        Ahead::Metadata => match &image.qcow2 {
+            Some(qcow2) => qcow2.preallocate(cx, Range::new(old, new - old)).await,
+            None => Err(BlockError::Unsupported),
+        },
         Ahead::Off => Ok(()),
     }
 }
