@@ -351,18 +351,6 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// Its length in bytes.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether it has no bytes.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// Little-endian quadwords, each of them read once.
     ///
     /// # Panics

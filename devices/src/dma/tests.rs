@@ -169,7 +169,6 @@ fn a_view_is_read_at_every_alignment_and_not_beyond() {
     dma.write_bytes(0x1000, &bytes).unwrap();
     for shift in 0..16 {
         let view = dma.view(0x1000 + shift, 32).unwrap();
-        assert!(view.len() == 32 && !view.is_empty());
         for offset in [0, 16] {
             let at = (shift + offset) as usize;
             let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
