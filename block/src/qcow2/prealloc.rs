@@ -3,7 +3,6 @@
 use super::{
     Qcow2,
     layout::{Entry, Raw},
-    map::Stretch,
 };
 use crate::{BlockError, Cx, IoBuf, Pin, Range};
 
@@ -69,10 +68,8 @@ impl Qcow2 {
     fn is_placeless(&self, cluster: u64, raw: Raw) -> bool {
         let backing_end = self.backing.as_ref().map_or(0, |backing| backing.info().size);
         match self.whole(raw) {
-            Entry::Unallocated => {
-                let beyond = cluster << self.layout.cluster_bits >= backing_end;
-                beyond || matches!(self.stretch_of(raw, 0), Stretch::Zero { .. })
-            }
+            // With subclusters, some of these may be zeros and others the backing file's.
+            Entry::Unallocated => cluster << self.layout.cluster_bits >= backing_end,
             Entry::Zero { host, .. } => host.is_none(),
             _ => false,
         }

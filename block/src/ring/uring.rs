@@ -262,7 +262,7 @@ impl UringEngine {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn submit_gathered(&mut self) {
         self.stats.system_calls += 1;
         let submitter = self.ring.submitter();

@@ -99,3 +99,32 @@ fn a_backing_file_is_not_hidden() {
     });
     assert_sound(&checked);
 }
+
+/// A cluster whose first subcluster is zeros and whose others are the backing file's.
+#[test]
+fn subclusters_of_a_backing_file_are_not_hidden() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (base, top) = (dir.path().join("base.raw"), dir.path().join("top.qcow2"));
+    std::fs::write(&base, vec![5; SIZE as usize]).expect("write");
+    std::fs::write(&top, []).expect("write");
+    on_ring(async move |cx| {
+        let top = file(&top, false);
+        let backing = Some((base.to_string_lossy().into_owned(), "raw".to_owned()));
+        let options = CreateOptions { backing, extended_l2: true, ..CreateOptions::new(SIZE) };
+        create(&cx, &top, &options).await.expect("create");
+        let below = file(&base, true);
+        let image = open(&cx, Arc::clone(&top), Some(Arc::clone(&below)), Default::default());
+        let image = image.await.expect("open");
+        let node: Arc<dyn Node> = Arc::clone(&image) as _;
+        let op = Op::WriteZeroes { unmap: true, fua: false };
+        let zeros = Io { op, range: Range::new(0, 2048), buf: IoBuf::empty() };
+        node_io(&cx, &node, zeros).await.1.expect("write zeroes");
+        image.preallocate(&cx, Range::new(0, SIZE)).await.expect("preallocate");
+        let bytes = read(&cx, &node, 0, 65536).await.expect("read");
+        assert!(bytes[..2048].iter().all(|byte| *byte == 0));
+        assert!(bytes[2048..].iter().all(|byte| *byte == 5));
+        close(&cx, &node).await;
+        close(&cx, &top).await;
+        close(&cx, &below).await;
+    });
+}
