@@ -451,4 +451,28 @@ mod tests {
         let cqe = engine.ring.completion().next().expect("a completion");
         assert_eq!(cqe.result(), -libc::EACCES);
     }
+
+    /// Nops stand for requests: what counts is when the kernel is given them.
+    #[test]
+    fn a_turn_hands_over_in_pieces_that_double() {
+        let mut engine = UringEngine::new(Options::default()).expect("io_uring");
+        let entry = opcode::Nop::new().build().user_data(KIND_IGNORE);
+        let mut handed = Vec::new();
+        for n in 1..=14 {
+            engine.push(&entry).expect("room");
+            // As if none of them ended at once.
+            while engine.ring.completion().next().is_some() {}
+            let before = engine.gather;
+            engine.head_start();
+            if engine.gathered == 0 {
+                handed.push(n);
+                assert_eq!(engine.gather, u32::MAX, "they did end at once");
+                engine.gather = before * 2;
+            }
+        }
+        assert_eq!(handed, [2, 6, 14]);
+        engine.push(&entry).expect("room");
+        engine.enter(0, None);
+        assert_eq!((engine.gathered, engine.gather), (0, FIRST_GATHERED));
+    }
 }
