@@ -13,6 +13,8 @@ packages=(
     binutils busybox-static cpio dpkg-dev e2fsprogs fakeroot fdisk kmod mmdebstrap
     # the lab and the tools that the tests compare with
     acpica-tools cryptsetup-bin fio mount qemu-system-x86 qemu-utils strace util-linux valgrind
+    # firmware, and what it boots from
+    isolinux seabios syslinux-common xorriso
 )
 
 installed() {

@@ -131,8 +131,16 @@ pub struct Msr {
 pub const FIRMWARE_MSRS: [Msr; 2] =
     [Msr { index: 0x2FF, value: 0x806 }, Msr { index: 0x1A0, value: 0x1 }];
 
-/// All that starting a guest takes once its memory is filled: the caller only copies it into the
-/// boot CPU. The other CPUs wait for their start-up interrupt.
+/// Where the boot CPU starts; the others wait for their start-up interrupt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Where a CPU starts after a reset: in the firmware, 16 bytes below 4 GiB.
+    ResetVector,
+    /// In a kernel.
+    Kernel(Box<EntryPoint>),
+}
+
+/// All that starting a kernel takes once memory is filled: the caller only copies it into the boot CPU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryPoint {
     /// By which rules the kernel is entered.

@@ -12,6 +12,8 @@ pub enum FileRole {
     Kernel,
     /// The initial RAM disk.
     Initrd,
+    /// A BIOS.
+    Firmware,
 }
 
 impl std::fmt::Display for FileRole {
@@ -19,6 +21,7 @@ impl std::fmt::Display for FileRole {
         f.write_str(match self {
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
+            Self::Firmware => "firmware",
         })
     }
 }
@@ -61,6 +64,19 @@ pub enum BootError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// No length that firmware can have.
+    #[error("'{path}' is not a firmware image: it has {size}, and one has a whole number of {} up to \
+         {}", bytes(*.unit), bytes(*.max), path = .path.display())]
+    FirmwareSize {
+        /// Its path.
+        path: PathBuf,
+        /// Its length, in words.
+        size: String,
+        /// What lengths are multiples of, in bytes.
+        unit: u64,
+        /// The largest length, in bytes.
+        max: u64,
     },
     /// The file ends before what its own header announces.
     #[error("kernel '{path}' is truncated: {part} ends at byte {needed}, the file at {have}",

@@ -25,6 +25,7 @@ pub mod acpi;
 mod command_line;
 pub mod cpu_state;
 mod error;
+mod firmware;
 mod image;
 mod initrd;
 pub mod irq;
@@ -36,8 +37,9 @@ pub mod ports;
 mod source;
 
 pub use acpi::AcpiConfig;
-pub use cpu_state::{EntryPoint, FIRMWARE_MSRS, Protocol};
+pub use cpu_state::{Entry, EntryPoint, FIRMWARE_MSRS, Protocol};
 pub use error::{BootError, FileRole};
+pub use firmware::Firmware;
 pub use image::{BootConfig, BootImage, BootProtocol, RamState, load};
 pub use irq::gsi_for;
 pub use memory_map::{AddressRange, MemoryMap, MemoryMapError};

@@ -11,6 +11,7 @@ mod cases;
 mod controllers;
 mod crash;
 mod disk;
+mod firmware;
 mod ide;
 mod inner;
 mod iso;
@@ -27,6 +28,7 @@ use cases::{Case, Group};
 /// All cases. A group takes about five minutes at most on two busy cores, for a lab's sake.
 const GROUPS: &[Group] = &[
     Group { name: "boot", cases: &[boot::CASES, boot::REBOOTS] },
+    Group { name: "firmware", cases: &[firmware::CASES] },
     Group { name: "disk", cases: &[disk::CASES, disk::CONTROL] },
     Group { name: "nvme", cases: &[controllers::NVME] },
     Group { name: "scsi", cases: &[controllers::SCSI] },

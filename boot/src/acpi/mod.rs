@@ -1,7 +1,7 @@
-//! The ACPI tables of a directly booted machine (ACPI 6.5), made from plain data.
+//! The ACPI tables of a machine (ACPI 6.5), made from plain data.
 //!
 //! The fixed hardware is ICH9's: power management block, reset control register; not the
-//! hardware-reduced model. There is no HPET. The tables lie in [`ACPI_AREA`]: the FACS in a page of
+//! hardware-reduced model. There is no HPET. In a directly booted machine the tables lie in [`ACPI_AREA`]: the FACS in a page of
 //! its own, then the RSDP, where a kernel that was not told its address finds it by scanning, then the
 //! rest.
 
@@ -9,6 +9,7 @@ mod dsdt;
 mod fadt;
 mod hotplug;
 mod isa;
+mod loader;
 mod madt;
 mod pci;
 mod processors;
@@ -130,6 +131,12 @@ impl AcpiTables {
     /// The tables, in no order that matters.
     pub fn tables(&self) -> &[Table] {
         &self.tables
+    }
+
+    /// The tables as firmware takes them: files of the firmware configuration device, by name, among
+    /// them the script that places the others.
+    pub fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
+        loader::files(self)
     }
 
     /// Writes the tables into guest memory and returns the address of the RSDP.

@@ -16,14 +16,19 @@ pub struct HostBridge {
 const CLASS_HOST_BRIDGE: u32 = 0x06_00_00;
 /// Intel 82G33 host bridge.
 const G33_HOST_BRIDGE: (u16, u16) = (0x8086, 0x29c0);
+/// The subsystem by which firmware knows that it runs on QEMU's machine, or one like it, with a firmware
+/// configuration device (Red Hat, QEMU virtual machine).
+const EMULATED: (u16, u16) = (0x1af4, 0x1100);
 
 impl HostBridge {
     /// The machine's host bridge.
     #[must_use]
     pub fn new() -> Arc<Self> {
         let (vendor, device) = G33_HOST_BRIDGE;
+        let (subsystem_vendor, subsystem) = EMULATED;
         let class = CLASS_HOST_BRIDGE;
-        Self::bare("host-bridge", Identity { vendor, device, class, ..Identity::default() }, false)
+        let identity = Identity { vendor, device, revision: 0, class, subsystem_vendor, subsystem };
+        Self::bare("host-bridge", identity, false)
     }
 
     /// A function that has an identity and nothing else.

@@ -15,11 +15,16 @@ pub const PM1_CONTROL: u64 = 0x04;
 pub const PM_TIMER: u64 = 0x08;
 /// Offset of the general purpose event block: status bytes, then enable bytes.
 pub const GPE0: u64 = 0x20;
+/// Offset of ICH9's SMI enable register (32 bits; ICH9 datasheet, 13.8.3.7).
+pub const SMI_ENABLE: u64 = 0x30;
 /// Length of the general purpose event block in bytes.
 pub const GPE0_LEN: u64 = 16;
 /// The soft-off value of SLP_TYP.
 pub const SLEEP_TYPE_S5: u8 = 0;
 
+/// SMI enable: writes to the APM command port raise an SMI. There is no system management mode; firmware that
+/// finds the bit set takes it for set up and leaves it alone.
+const APMC_ENABLE: u8 = 1 << 5;
 /// PM1 status (4.8.3.1.1): power button pressed. Bits are cleared by writing ones.
 const POWER_BUTTON: u16 = 1 << 8;
 /// PM1 status bits that exist: timer carry, bus master, global, power and sleep button, RTC, wake.
@@ -116,6 +121,7 @@ impl AcpiPm {
             PM1_STATUS..PM1_ENABLE => half(state.status, PM1_STATUS),
             PM1_ENABLE..PM1_CONTROL => half(state.enable, PM1_ENABLE),
             0x04..0x06 => half(state.control | SCI_ENABLE, PM1_CONTROL),
+            SMI_ENABLE => APMC_ENABLE,
             _ => match gpe_byte(offset) {
                 Some((false, shift)) => (state.gpe_status >> shift) as u8,
                 Some((true, shift)) => (state.gpe_enable >> shift) as u8,
@@ -267,7 +273,9 @@ mod tests {
             for width in [1, 2, 4] {
                 write(&pm, offset, width, u64::MAX);
                 let gpe_enable = (0x28..0x30).contains(&offset);
-                assert!(gpe_enable || read(&pm, offset, 1) == 0, "{offset:#x}");
+                // Firmware is told that SMIs are set up: there are none to set up.
+                let want = if offset == SMI_ENABLE { 0x20 } else { 0 };
+                assert!(gpe_enable || read(&pm, offset, 1) == want, "{offset:#x}");
             }
         }
         assert_eq!(read(&pm, 0x28, 8), u64::MAX);

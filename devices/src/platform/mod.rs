@@ -4,6 +4,7 @@
 //! start of the device's window.
 
 pub mod acpi_pm;
+pub mod debug_console;
 pub mod debug_exit;
 pub mod fw_cfg;
 pub mod i8042;
@@ -16,6 +17,7 @@ pub mod serial;
 pub(crate) mod testing;
 
 pub use acpi_pm::AcpiPm;
+pub use debug_console::DebugConsole;
 pub use debug_exit::DebugExit;
 pub use fw_cfg::FwCfg;
 pub use i8042::I8042;

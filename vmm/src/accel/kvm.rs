@@ -11,7 +11,7 @@ use std::{
 };
 
 use kvm_ioctls::VmFd;
-use spindle_boot::EntryPoint;
+use spindle_boot::Entry;
 use spindle_devices::{LineIrq, MsiSource};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -102,6 +102,10 @@ impl Accelerator for Kvm {
         Clocks { monotonic: monotonic(), wall: Box::new(wall) }
     }
 
+    fn add_rom(&mut self, address: u64, content: &[u8]) -> Result<(), BuildError> {
+        Ok(self.vm.add_rom(address, content)?)
+    }
+
     fn watched(&self) -> Vec<Watched> {
         let watch = |line: &Arc<Line>| {
             let line = Arc::clone(line);
@@ -111,7 +115,6 @@ impl Accelerator for Kvm {
     }
 
     fn make_cpus(&mut self, start: CpuStart<'_>) -> Result<(), BuildError> {
-        let entry = start.entry.ok_or(BuildError::NoKernel)?;
         let mut parts = Vec::new();
         for index in 0..self.count {
             let fd = self.vm.create_cpu(&self.host, index, self.count)?;
@@ -119,7 +122,7 @@ impl Accelerator for Kvm {
                 self.ring = CoalescedRing::map(&fd).ok().map(Arc::new);
             }
             let reset = CpuReset::save(&self.host, index, &fd)?;
-            reset.start(&fd, entry)?;
+            reset.start(&fd, start.entry)?;
             let run_size = self.vm.fd().run_size();
             let (bus, ring) = (self.bus.view(), self.ring.clone());
             parts.push(CpuParts { fd, reset, bus, ring, run_size });
@@ -173,12 +176,9 @@ impl Accelerator for Kvm {
         Ok(self.vm.reset_board()?)
     }
 
-    fn restart(&mut self, entry: Option<&EntryPoint>) -> Result<(), BuildError> {
+    fn restart(&mut self, entry: &Entry) -> Result<(), BuildError> {
         self.clock = None;
-        match (&self.cpus, entry) {
-            (Some(cpus), Some(entry)) => Ok(cpus.restart(entry)?),
-            _ => Err(BuildError::NoKernel),
-        }
+        self.cpus.as_ref().map_or(Ok(()), |cpus| Ok(cpus.restart(entry)?))
     }
 
     fn stop(&mut self) {

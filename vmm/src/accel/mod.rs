@@ -7,7 +7,7 @@ mod kvm;
 
 use std::{io, os::fd::RawFd, sync::Arc};
 
-use spindle_boot::EntryPoint;
+use spindle_boot::Entry;
 use spindle_devices::{LineIrq, MsiSource};
 use vm_memory::GuestMemoryMmap;
 
@@ -48,8 +48,8 @@ pub struct Clocks {
 
 /// What virtual CPUs are started with.
 pub struct CpuStart<'a> {
-    /// Where the boot CPU starts; `None`: nothing was placed in memory.
-    pub entry: Option<&'a EntryPoint>,
+    /// Where the boot CPU starts.
+    pub entry: &'a Entry,
     /// Where CPUs tell of what happens to them.
     pub mailbox: &'a Arc<Mailbox>,
     /// What confines their threads.
@@ -78,13 +78,19 @@ pub trait Accelerator {
     /// The clocks of the machine.
     fn clocks(&self) -> Clocks;
 
+    /// Puts a ROM at `address`, a multiple of 4096 as its length is; there is one at most.
+    ///
+    /// # Errors
+    /// When the host refuses it.
+    fn add_rom(&mut self, address: u64, content: &[u8]) -> Result<(), BuildError>;
+
     /// What the main loop has to look after.
     fn watched(&self) -> Vec<Watched>;
 
     /// Makes the virtual CPUs, if there are any; they do not run yet.
     ///
     /// # Errors
-    /// When they cannot be made, or there is nothing for them to run.
+    /// When they cannot be made.
     fn make_cpus(&mut self, start: CpuStart<'_>) -> Result<(), BuildError>;
 
     /// Lets the CPUs run.
@@ -109,7 +115,7 @@ pub trait Accelerator {
     ///
     /// # Errors
     /// When the host refuses a part of a CPU's state.
-    fn restart(&mut self, entry: Option<&EntryPoint>) -> Result<(), BuildError>;
+    fn restart(&mut self, entry: &Entry) -> Result<(), BuildError>;
 
     /// Ends the CPUs' threads.
     fn stop(&mut self);

@@ -34,6 +34,12 @@ pub(super) struct RunArgs {
     /// Kernel to start: bzImage or ELF
     #[arg(long, short = 'k', value_name = "FILE", help_heading = GUEST)]
     kernel: Option<String>,
+    /// Firmware to start instead, which boots from a disk: SeaBIOS's bios-256k.bin
+    #[arg(long, value_name = "FILE", help_heading = GUEST)]
+    bios: Option<String>,
+    /// File for the firmware's messages
+    #[arg(long, value_name = "FILE", help_heading = GUEST)]
+    firmware_log: Option<String>,
     /// Initial RAM disk
     #[arg(long, value_name = "FILE", help_heading = GUEST)]
     initrd: Option<String>,
@@ -151,10 +157,12 @@ pub(super) fn run(args: RunArgs, programs: &Programs) -> Result<Outcome, Stop> {
 
 /// What a machine needs before it can start, beyond being well described.
 fn startable(spec: &MachineSpec) -> Result<(), SpecError> {
-    if spec.kernel.is_some() || spec.accel == AccelSpec::Qtest {
+    if spec.kernel.is_some() || spec.bios.is_some() || spec.accel == AccelSpec::Qtest {
         return Ok(());
     }
-    Err(SpecError::Conflict("there is nothing to start: give --kernel FILE".to_owned()))
+    let reason = "there is nothing to start: give --kernel FILE, or --bios bios-256k.bin (of the \
+                  package 'seabios') to boot from a disk";
+    Err(SpecError::Conflict(reason.to_owned()))
 }
 
 /// The draft that the arguments describe.
@@ -168,6 +176,8 @@ fn describe(args: RunArgs) -> Result<Draft, SpecError> {
         ("qtest", args.qtest),
         ("qtest-log", args.qtest_log),
         ("kernel", args.kernel),
+        ("bios", args.bios),
+        ("firmware-log", args.firmware_log),
         ("initrd", args.initrd),
         ("append", args.append),
         ("memory", args.memory.map(|text| memory(&text)).transpose()?),

@@ -22,6 +22,14 @@ pub enum KvmError {
         /// The host's limit.
         max: u32,
     },
+    /// The host has no memory for something that KVM is to be given.
+    #[error("cannot map memory for {what}: {reason}")]
+    Memory {
+        /// What was to be there.
+        what: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// Any other call.
     #[error("KVM: cannot {what}")]
     Call {

@@ -8,7 +8,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 use spindle_boot::{
-    EntryPoint, FIRMWARE_MSRS,
+    Entry, EntryPoint, FIRMWARE_MSRS,
     cpu_state::{DescriptorTable, Segment, SystemRegisters},
 };
 
@@ -69,10 +69,12 @@ impl CpuReset {
     ///
     /// # Errors
     /// When KVM refuses a part of it.
-    pub fn start(&self, vcpu: &VcpuFd, entry: &EntryPoint) -> Result<(), KvmError> {
+    pub fn start(&self, vcpu: &VcpuFd, entry: &Entry) -> Result<(), KvmError> {
         let what = || KvmError::call(format!("start virtual CPU {}", self.index));
-        set_msrs(vcpu, &firmware_msrs())?;
         vcpu.set_lapic(&self.lapic).map_err(what())?;
+        // A CPU as KVM makes it is at its reset vector.
+        let Entry::Kernel(entry) = entry else { return Ok(()) };
+        set_msrs(vcpu, &firmware_msrs())?;
         if self.index == FIRMWARE_CPU {
             vcpu.set_sregs(&boot_sregs(&self.sregs, &entry.system)).map_err(what())?;
             vcpu.set_regs(&boot_regs(entry)).map_err(what())?;
@@ -84,7 +86,7 @@ impl CpuReset {
     ///
     /// # Errors
     /// When KVM refuses a part of it.
-    pub fn restart(&self, vcpu: &VcpuFd, entry: &EntryPoint) -> Result<(), KvmError> {
+    pub fn restart(&self, vcpu: &VcpuFd, entry: &Entry) -> Result<(), KvmError> {
         let what = || KvmError::call(format!("reset virtual CPU {}", self.index));
         // The control registers first, because they say how the others are taken; the local APIC
         // after its base, and the MSRs that arm its timer after that.

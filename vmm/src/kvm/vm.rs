@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use kvm_bindings::{
     KVM_CAP_X2APIC_API, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data, kvm_enable_cap,
-    kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
+    KVM_MEM_READONLY, KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_USE_32BIT_IDS, kvm_clock_data,
+    kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
 use spindle_boot::memory_map::HYPERVISOR_PAGES;
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MmapRegion, VolatileMemory,
+};
 
 use super::{Host, KvmError, cpuid, windows::KvmOffload};
 
@@ -30,7 +32,9 @@ pub struct Vm {
     board: Board,
     coalesces_ports: bool,
     /// Kept mapped for as long as KVM knows it.
-    _memory: GuestMemoryMmap,
+    memory: GuestMemoryMmap,
+    /// As that.
+    rom: Option<MmapRegion>,
 }
 
 impl Vm {
@@ -55,7 +59,8 @@ impl Vm {
             fd: Arc::new(fd),
             board,
             coalesces_ports: host.coalesces_ports(),
-            _memory: memory.clone(),
+            memory: memory.clone(),
+            rom: None,
         })
     }
 
@@ -69,6 +74,29 @@ impl Vm {
     #[must_use]
     pub fn offload(&self) -> KvmOffload {
         KvmOffload::new(Arc::clone(&self.fd), self.coalesces_ports)
+    }
+
+    /// Puts the machine's one ROM at `address`: writes to it exit, and come to nothing.
+    ///
+    /// # Errors
+    /// When the host has no memory for it, or KVM refuses it.
+    pub fn add_rom(&mut self, address: u64, content: &[u8]) -> Result<(), KvmError> {
+        let rom = MmapRegion::new(content.len())
+            .map_err(|e| KvmError::Memory { what: "the firmware", reason: e.to_string() })?;
+        rom.as_volatile_slice().copy_from(content);
+        let argument = kvm_userspace_memory_region {
+            slot: self.memory.num_regions() as u32,
+            guest_phys_addr: address,
+            memory_size: content.len() as u64,
+            userspace_addr: rom.as_ptr().addr() as u64,
+            flags: KVM_MEM_READONLY,
+        };
+        let what = format!("give the machine its ROM at {address:#x}");
+        // SAFETY: the region stays mapped as long as the machine exists (`Vm::rom`, set once); KVM
+        // itself refuses one that overlaps another.
+        unsafe { self.fd.set_user_memory_region(argument) }.map_err(KvmError::call(what))?;
+        self.rom = Some(rom);
+        Ok(())
     }
 
     /// Makes virtual CPU `index` of `cpus`.
@@ -137,7 +165,7 @@ fn add_memory(fd: &VmFd, memory: &GuestMemoryMmap) -> Result<(), KvmError> {
             flags: 0,
         };
         let what = format!("give the machine its memory at {start:#x}");
-        // SAFETY: the region stays mapped as long as the machine exists (`Vm::_memory`), and regions
+        // SAFETY: the region stays mapped as long as the machine exists (`Vm::memory`), and regions
         // of one `GuestMemoryMmap` do not overlap.
         unsafe { fd.set_user_memory_region(argument) }.map_err(KvmError::call(what))?;
     }

@@ -1,7 +1,7 @@
 //! The board: what every machine has, where it lies, and the lines that lead to its interrupt
 //! controllers.
 
-use std::sync::Arc;
+use std::{fs::File, sync::Arc};
 
 use spindle_boot::{
     MemoryMap, irq,
@@ -12,8 +12,8 @@ use spindle_devices::{
     Device, Dma, Registers, Space, Window, WindowSink, Windows,
     pci::{Address, BarWindows, ConfigPorts, Ecam, HostBridge, Identity, PciBus},
     platform::{
-        AcpiPm, DebugExit, FwCfg, I8042, PciHotplug, Pvpanic, ResetControl, Rtc, SerialPort,
-        fw_cfg, i8042, pci_hotplug, serial::Output,
+        AcpiPm, DebugConsole, DebugExit, FwCfg, I8042, PciHotplug, Pvpanic, ResetControl, Rtc,
+        SerialPort, fw_cfg, i8042, pci_hotplug, serial::Output,
     },
 };
 use vmm_sys_util::eventfd::EventFd;
@@ -59,6 +59,8 @@ pub(super) struct Connections<'a> {
     pub(super) mailbox: &'a Arc<Mailbox>,
     pub(super) serial_output: Box<dyn Output>,
     pub(super) serial_room: Arc<EventFd>,
+    /// Where firmware's messages go, if somebody wants them.
+    pub(super) firmware_log: Option<File>,
     pub(super) debug_exit: Option<u16>,
 }
 
@@ -114,6 +116,10 @@ impl Board {
         ];
         if let Some(base) = to.debug_exit {
             ranges.push(port(base, DebugExit::PORTS, Arc::new(DebugExit::new(power()))));
+        }
+        if let Some(file) = to.firmware_log {
+            let console = Arc::new(DebugConsole::new(Box::new(file)));
+            ranges.push(port(DebugConsole::PORT, 1, console));
         }
         to.accelerator.bus().set(BOARD, Windows { ranges, doorbells: Vec::new() });
         let high = to.map.pci_window_64();

@@ -1,8 +1,8 @@
 //! From description to machine.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fs::File, path::PathBuf, sync::Arc};
 
-use spindle_boot::{AcpiConfig, BootConfig, BootImage, BootProtocol, MemoryMap, RamState};
+use spindle_boot::{MemoryMap, RamState};
 use spindle_devices::Dma;
 
 use super::{
@@ -12,6 +12,7 @@ use super::{
     firmware,
     iothreads::Iothreads,
     ram,
+    start::Start,
 };
 use crate::{
     accel::{self, Attached, CpuStart},
@@ -37,18 +38,20 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     let resources = |what| move |source| BuildError::Resources { what, source };
     let host = accel::open(spec)?;
     let map = MemoryMap::new(spec.memory, host.phys_addr_bits())?;
-    let image = boot_config(spec).map(|config| BootImage::open(&config)).transpose()?;
+    let start = Start::open(spec)?;
     let mailbox = Mailbox::new().map_err(resources("an eventfd"))?;
     let memory = ram::guest_memory(spec.memory, &map)?;
     let Attached { mut accelerator, session } = host.attach(&memory)?;
     let sandbox = Sandbox::new(spec.sandbox).map_err(resources("seccomp filters"))?;
     let serial = HostEnd::open(&spec.serial, &sandbox)?;
+    start.install(&mut *accelerator)?;
     let dma = Dma::new(memory.clone(), None);
     let mut board = Board::new(Connections {
         accelerator: &*accelerator,
         map: &map,
         dma: &dma,
-        fw_cfg: firmware::items(spec, &map),
+        fw_cfg: start.items(spec, &map)?,
+        firmware_log: firmware_log(spec)?,
         mailbox: &mailbox,
         serial_output: Box::new(serial.tap()),
         serial_room: serial.room(),
@@ -63,24 +66,14 @@ pub fn build(spec: &MachineSpec) -> Result<(Machine, Ends), BuildError> {
     };
     let disks = Disks::build(spec, iothreads, ground, &mut board)?;
     firmware::set_boot_order(spec, &board);
-    // Firmware would give out addresses; where nothing is booted, whoever drives the machine does.
-    let entry = match &image {
-        Some(image) => {
-            board.assign_addresses()?;
-            Some(image.place(&memory, &map, RamState::Fresh)?)
-        }
-        None => None,
-    };
-    accelerator.make_cpus(CpuStart {
-        entry: entry.as_ref(),
-        mailbox: &mailbox,
-        sandbox: &sandbox,
-    })?;
+    let entry = start.place(&board, &memory, &map, RamState::Fresh)?;
+    let cpus = CpuStart { entry: &entry, mailbox: &mailbox, sandbox: &sandbox };
+    accelerator.make_cpus(cpus)?;
     let machine = Machine {
         accelerator,
         memory,
         map,
-        image,
+        start,
         board,
         mailbox,
         disks,
@@ -105,13 +98,10 @@ impl Machine {
     }
 }
 
-/// What is booted directly, if anything is.
-fn boot_config(spec: &MachineSpec) -> Option<BootConfig> {
-    Some(BootConfig {
-        kernel: spec.kernel.clone()?,
-        initrd: spec.initrd.clone(),
-        command_line: spec.append.clone(),
-        protocol: BootProtocol::Auto,
-        acpi: AcpiConfig::new(spec.cpus),
-    })
+/// The file that firmware's messages go to.
+fn firmware_log(spec: &MachineSpec) -> Result<Option<File>, BuildError> {
+    let create = |path: &PathBuf| {
+        File::create(path).map_err(|source| BuildError::Log { path: path.clone(), source })
+    };
+    spec.firmware_log.as_ref().map(create).transpose()
 }

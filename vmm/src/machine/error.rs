@@ -44,14 +44,14 @@ pub enum BuildError {
         reason: String,
     },
     /// There is nothing to start.
-    #[error("there is nothing to start: give --kernel FILE")]
+    #[error("there is nothing to start: give --kernel FILE, or --bios FILE")]
     NoKernel,
     /// Nobody is there to drive the machine.
     #[error("a machine with --accel qtest is driven from a socket: give --qtest unix:PATH")]
     NoQtest,
-    /// The file that shows what is said over the socket.
+    /// A file that shows what is going on.
     #[error("cannot open '{}'", .path.display())]
-    QtestLog {
+    Log {
         /// The file.
         path: PathBuf,
         /// Why not.

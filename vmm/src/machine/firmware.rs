@@ -1,6 +1,10 @@
 //! What firmware finds at the firmware configuration device.
 
-use spindle_boot::{MemoryMap, memory_map::HYPERVISOR_PAGES, memory_map::MemoryKind};
+use spindle_boot::{
+    MemoryMap,
+    memory_map::{HYPERVISOR_PAGES, MemoryKind},
+    ports,
+};
 use spindle_devices::ahci::spec::PCI_IDS;
 use spindle_devices::nvme::config::DEFAULT_IDS;
 use spindle_devices::platform::fw_cfg::{self, Item};
@@ -30,6 +34,15 @@ pub(super) fn items(spec: &MachineSpec, map: &MemoryMap) -> Vec<Item> {
         Item::key(fw_cfg::IRQ0_OVERRIDE, 1_u32.to_le_bytes()),
         Item::file(BOOT_ORDER, Vec::new()),
         Item::file(E820, e820(map)),
+    ]
+}
+
+/// How firmware talks to people: there is no display, so on the serial port; and where it finds nothing to
+/// boot, it says so and waits for ever.
+pub(super) fn console() -> [Item; 2] {
+    [
+        Item::file("etc/sercon-port", ports::COM1.to_le_bytes().to_vec()),
+        Item::file("etc/boot-fail-wait", u32::MAX.to_le_bytes().to_vec()),
     ]
 }
 

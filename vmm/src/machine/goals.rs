@@ -204,14 +204,8 @@ impl Machine {
     fn start_afresh(&mut self) -> Result<(), BuildError> {
         self.board.reset();
         self.accelerator.reset()?;
-        let entry = match &self.image {
-            Some(image) => {
-                self.board.assign_addresses()?;
-                Some(image.place(&self.memory, &self.map, RamState::Used)?)
-            }
-            None => None,
-        };
-        self.accelerator.restart(entry.as_ref())
+        let entry = self.start.place(&self.board, &self.memory, &self.map, RamState::Used)?;
+        self.accelerator.restart(&entry)
     }
 
     /// Metadata written, data durable, locks given up.

@@ -19,13 +19,14 @@ mod monitor;
 mod nodes;
 mod ram;
 mod requests;
+mod start;
 #[cfg(test)]
 mod tests;
 mod trays;
 
 use std::{collections::VecDeque, sync::Arc};
 
-use spindle_boot::{BootImage, MemoryMap};
+use spindle_boot::MemoryMap;
 use spindle_devices::Device;
 use vm_memory::GuestMemoryMmap;
 
@@ -41,6 +42,7 @@ pub use error::BuildError;
 use goals::{Goal, Hold, Step};
 pub use mailbox::{Letter, Mailbox};
 pub use main_loop::run;
+use start::Start;
 
 /// Exit status when the machine could not go on.
 pub(crate) const EXIT_FAILURE: u8 = 1;
@@ -50,8 +52,7 @@ pub struct Machine {
     accelerator: Box<dyn Accelerator>,
     memory: GuestMemoryMmap,
     map: MemoryMap,
-    /// What is started without firmware.
-    image: Option<BootImage>,
+    start: Start,
     board: Board,
     mailbox: Arc<Mailbox>,
     disks: Disks,

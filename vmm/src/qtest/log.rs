@@ -17,7 +17,7 @@ impl Log {
             return Ok(None);
         }
         let file = File::create(path)
-            .map_err(|source| BuildError::QtestLog { path: path.to_owned(), source })?;
+            .map_err(|source| BuildError::Log { path: path.to_owned(), source })?;
         Ok(Some(Self { file, start: Instant::now() }))
     }
 

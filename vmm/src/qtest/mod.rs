@@ -23,7 +23,7 @@ mod vectors;
 
 use std::{path::Path, sync::Arc};
 
-use spindle_boot::EntryPoint;
+use spindle_boot::Entry;
 use spindle_devices::{Dma, MsiSource};
 use vm_memory::GuestMemoryMmap;
 
@@ -120,6 +120,11 @@ impl Accelerator for Qtest {
         self.clock.clocks()
     }
 
+    fn add_rom(&mut self, _address: u64, _content: &[u8]) -> Result<(), BuildError> {
+        // Nothing runs from it, and a description with both is refused.
+        Ok(())
+    }
+
     fn watched(&self) -> Vec<Watched> {
         Vec::new()
     }
@@ -140,7 +145,7 @@ impl Accelerator for Qtest {
         Ok(())
     }
 
-    fn restart(&mut self, _entry: Option<&EntryPoint>) -> Result<(), BuildError> {
+    fn restart(&mut self, _entry: &Entry) -> Result<(), BuildError> {
         Ok(())
     }
 

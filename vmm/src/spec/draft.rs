@@ -52,6 +52,8 @@ pub const SETTINGS: &[Prop] = &[
     prop("qtest", Kind::Str { len_max: 4096 }, "socket that accel=qtest is driven from"),
     prop("qtest-log", Kind::Path, "file that shows what is said over it"),
     prop("kernel", Kind::Path, "kernel to start: bzImage or ELF"),
+    prop("bios", Kind::Path, "firmware to start instead"),
+    prop("firmware-log", Kind::Path, "file for the firmware's messages"),
     prop("initrd", Kind::Path, "initial RAM disk"),
     prop("append", Kind::Str { len_max: 2047 }, "the kernel's command line").or(""),
     prop("memory", Kind::Size { min: 16 << 20, max: 64 << 40 }, "guest memory").or("1G"),
@@ -140,6 +142,8 @@ impl Draft {
             "qtest" => to.qtest = Some(QtestSpec::parse(&text())?),
             "qtest-log" => to.qtest_log = Some(text().into()),
             "kernel" => to.kernel = Some(text().into()),
+            "bios" => to.bios = Some(text().into()),
+            "firmware-log" => to.firmware_log = Some(text().into()),
             "initrd" => to.initrd = Some(text().into()),
             "append" => to.append = text(),
             "memory" => to.memory = memory(of, number())?,
@@ -403,7 +407,26 @@ fn check(spec: &MachineSpec) -> Result<(), SpecError> {
     if spec.initrd.is_some() && spec.kernel.is_none() {
         return conflict("an initrd is given, but no kernel".to_owned());
     }
+    firmware(spec)?;
     sole_writers(spec)
+}
+
+/// Firmware starts instead of a kernel, on CPUs.
+fn firmware(spec: &MachineSpec) -> Result<(), SpecError> {
+    let reason = match (&spec.bios, &spec.firmware_log) {
+        (Some(_), _) if spec.kernel.is_some() => {
+            "a kernel is started without firmware: give either --kernel or --bios"
+        }
+        (Some(_), _) if spec.accel == AccelSpec::Qtest => {
+            "--accel qtest has no CPU that firmware could run on: leave out --bios"
+        }
+        (Some(_), _) if !spec.append.is_empty() => {
+            "a kernel command line is given (--append), but firmware is started (--bios)"
+        }
+        (None, Some(_)) => "--firmware-log needs firmware: give --bios",
+        _ => return Ok(()),
+    };
+    conflict(reason.to_owned())
 }
 
 fn conflict(reason: String) -> Result<(), SpecError> {

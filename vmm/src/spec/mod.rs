@@ -51,6 +51,12 @@ pub struct MachineSpec {
     /// The kernel to start: a bzImage or an ELF file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
+    /// Firmware to start instead, which boots from a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bios: Option<PathBuf>,
+    /// The file that the firmware's messages go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware_log: Option<PathBuf>,
     /// The initial RAM disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
@@ -155,6 +161,8 @@ impl Default for MachineSpec {
             qtest: None,
             qtest_log: None,
             kernel: None,
+            bios: None,
+            firmware_log: None,
             initrd: None,
             append: String::new(),
             memory: 1 << 30,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use spindle_boot::EntryPoint;
+use spindle_boot::Entry;
 
 use super::{
     exits::{ExitCounts, ExitTotals},
@@ -21,7 +21,7 @@ struct State {
     mode: Mode,
     parked: usize,
     /// What CPUs are to be restarted with, and which have not been yet.
-    entry: Option<Arc<EntryPoint>>,
+    entry: Option<Arc<Entry>>,
     to_restart: Vec<bool>,
     failure: Option<KvmError>,
 }
@@ -45,7 +45,7 @@ pub(super) enum Order {
     /// Enter the guest.
     Run,
     /// Reset the CPU and answer with [`Control::restarted`].
-    Restart(Arc<EntryPoint>),
+    Restart(Arc<Entry>),
     /// End.
     Stop,
 }
@@ -96,7 +96,7 @@ impl Control {
         self.changed.notify_all();
     }
 
-    pub(super) fn restart(&self, entry: &EntryPoint) -> Result<(), KvmError> {
+    pub(super) fn restart(&self, entry: &Entry) -> Result<(), KvmError> {
         let mut state = self.lock();
         state.entry = Some(Arc::new(entry.clone()));
         state.to_restart.fill(true);

@@ -20,7 +20,7 @@ use std::{
 
 use kvm_ioctls::VcpuFd;
 use spindle_block::iothread::thread::STACK;
-use spindle_boot::EntryPoint;
+use spindle_boot::Entry;
 
 use crate::{
     bus::BusView,
@@ -99,7 +99,7 @@ impl Cpus {
     ///
     /// # Errors
     /// When KVM refuses a part of a CPU's state.
-    pub fn restart(&self, entry: &EntryPoint) -> Result<(), KvmError> {
+    pub fn restart(&self, entry: &Entry) -> Result<(), KvmError> {
         self.control.restart(entry)
     }
 

@@ -7,7 +7,7 @@ use crate::{
     sandbox::Sandbox,
 };
 use spindle_boot::{
-    AddressRange, Protocol,
+    AddressRange, EntryPoint, Protocol,
     cpu_state::{DescriptorTable, Registers as BootRegisters, Segment, SystemRegisters},
 };
 use spindle_devices::{Access, Doorbell, Registers, Space, Window, WindowSink, Windows};
@@ -47,7 +47,7 @@ struct Rig {
 }
 
 /// Flat 32-bit segments, without paging.
-fn entry() -> EntryPoint {
+fn entry() -> Entry {
     let segment = |selector, type_| Segment {
         selector,
         limit: u32::MAX,
@@ -60,7 +60,7 @@ fn entry() -> EntryPoint {
     };
     let tr =
         Segment { selector: 0x20, limit: 0x67, type_: 11, present: true, ..Segment::default() };
-    EntryPoint {
+    Entry::Kernel(Box::new(EntryPoint {
         protocol: Protocol::Pvh,
         registers: BootRegisters { rip: CODE, rsp: 0x8000, rflags: 2, ..Default::default() },
         system: SystemRegisters {
@@ -78,7 +78,7 @@ fn entry() -> EntryPoint {
         kernel: AddressRange::new(CODE, CODE + 0x1000),
         initrd: None,
         rsdp: 0,
-    }
+    }))
 }
 
 /// A machine with one CPU that runs `code`; ports 0x500 to 0x50F and memory at 0xD0000000 are a
