@@ -1,11 +1,11 @@
 //! How fast a guest starts, and what it costs: spindle against QEMU.
 //!
-//! *First instruction*: the kernel's own image with its entry points patched to write to the
-//! debug-exit port, so the time of the whole process is the time until the kernel's first
-//! instruction. *Init*: until the first line of a script that is the guest's `/init`.
+//! *First instruction*: the kernel's own image with its entry points patched to write a character to
+//! the serial port, which both put on their standard output. *Init*: until the first line of a script that is the guest's `/init`.
 
 use std::{
     fs,
+    io::Read,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
@@ -19,8 +19,8 @@ use crate::lab::{
     job::Job,
 };
 
-/// The debug-exit port of both.
-const PORT: u16 = 0xf4;
+/// What the patched kernel says on the serial port.
+const SIGN: u8 = b'K';
 
 /// All figures of this part. `work` is a scratch directory.
 ///
@@ -102,11 +102,11 @@ fn put(bytes: &mut [u8], at: usize, code: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// `mov dx, PORT; out dx, al; hlt`, in 32- and 64-bit code.
-fn exit_code() -> [u8; 6] {
-    let [low, high] = PORT.to_le_bytes();
-    [0x66, 0xba, low, high, 0xee, 0xf4]
-}
+/// `mov dx, 0x3f8; mov al, SIGN; out dx, al; out 0x80, al; hlt` in 16-bit code. Nobody is at port 80h, but to write
+/// there leaves the guest, and with that the character, which may be collected, comes out.
+const SAY_16: [u8; 9] = [0xba, 0xf8, 0x03, 0xb0, SIGN, 0xee, 0xe6, 0x80, 0xf4];
+/// The same in 32- and 64-bit code.
+const SAY: [u8; 10] = [0x66, 0xba, 0xf8, 0x03, 0xb0, SIGN, 0xee, 0xe6, 0x80, 0xf4];
 
 /// Finds the PVH entry (Xen note 18) and patches what the file has there.
 fn patch_elf(kernel: &Path, work: &Path) -> Result<PathBuf, String> {
@@ -141,7 +141,7 @@ fn patch_elf(kernel: &Path, work: &Path) -> Result<PathBuf, String> {
         );
         // PT_LOAD
         if le(&elf, header(n), 4)? == 1 && (paddr..paddr + filesz).contains(&entry) {
-            put(&mut elf, (entry - paddr + offset) as usize, &exit_code())?;
+            put(&mut elf, (entry - paddr + offset) as usize, &SAY)?;
             return save(work, "vmlinux-exit", &elf);
         }
     }
@@ -151,30 +151,22 @@ fn patch_elf(kernel: &Path, work: &Path) -> Result<PathBuf, String> {
 /// Patches the real-mode entry and the 64-bit entry.
 fn patch_bzimage(kernel: &Path, work: &Path) -> Result<PathBuf, String> {
     let mut image = read(kernel)?;
-    let [low, high] = PORT.to_le_bytes();
     // 200h: a short jump over the setup header to the real-mode code.
     let target = 0x202 + le(&image, 0x201, 1)? as usize;
-    put(&mut image, target, &[0xba, low, high, 0xee, 0xf4])?;
+    put(&mut image, target, &SAY_16)?;
     let setup = (le(&image, 0x1f1, 1)? as usize + 1) * 512;
-    put(&mut image, setup + 0x200, &exit_code())?;
+    put(&mut image, setup + 0x200, &SAY)?;
     save(work, "vmlinuz-exit", &image)
 }
 
 fn words(vmm: &Vmm, kernel: &Path) -> (PathBuf, Vec<String>) {
     let kernel = kernel.display().to_string();
-    let port = format!("{PORT:#x}");
     match vmm {
         Vmm::Spindle(program) => {
-            let words =
-                ["run", "--serial", "null", "-m", "512M", "--kernel", &kernel, "--debug-exit"];
-            let mut words: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
-            if let Some(last) = words.last_mut() {
-                last.push_str(&format!("={port}"));
-            }
-            (program.clone(), words)
+            let words = ["run", "--serial", "stdio", "-m", "512M", "--kernel", &kernel];
+            (program.clone(), words.iter().map(|w| (*w).to_owned()).collect())
         }
         Vmm::Qemu => {
-            let device = format!("isa-debug-exit,iobase={port},iosize=1");
             let words = [
                 "-accel",
                 "kvm",
@@ -190,41 +182,38 @@ fn words(vmm: &Vmm, kernel: &Path) -> (PathBuf, Vec<String>) {
                 "512M",
                 "-kernel",
                 &kernel,
-                "-device",
-                &device,
+                "-serial",
+                "stdio",
             ];
             ("qemu-system-x86_64".into(), words.iter().map(|w| (*w).to_owned()).collect())
         }
     }
 }
 
-/// Milliseconds from the start of the process to its end by the debug-exit port.
+/// Milliseconds from the start of the process to the character of the patched kernel.
 fn first_instruction(vmm: &Vmm, kernel: &Path) -> Result<f64, String> {
     let (program, words) = words(vmm, kernel);
     let start = Instant::now();
     let mut child = Command::new(&program)
         .args(&words)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| format!("cannot start {}: {e}", program.display()))?;
+    let output = child.stdout.take().ok_or("no pipe to the process")?;
     // Waits without polling: in the lab every tick of a timer is dear.
-    let (done, ended) = mpsc::channel::<()>();
-    let id = child.id().to_string();
-    let watchdog = std::thread::spawn(move || {
-        if ended.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            let _ = Command::new("kill").args(["-9", &id]).status();
-        }
+    let (said, heard) = mpsc::channel();
+    let listener = std::thread::spawn(move || {
+        let found = output.bytes().map_while(Result::ok).any(|byte| byte == SIGN);
+        let _ = said.send(found.then(|| start.elapsed()));
     });
-    let status = child.wait();
-    let time = start.elapsed().as_secs_f64() * 1e3;
-    drop(done);
-    let _ = watchdog.join();
-    match status.map_err(|e| e.to_string())?.code() {
-        Some(_) => Ok(time),
-        None => Err(format!("{} {words:?} never came to the kernel", program.display())),
-    }
+    let time = heard.recv_timeout(Duration::from_secs(60)).ok().flatten();
+    let _ = child.kill();
+    let _ = child.wait();
+    let _ = listener.join();
+    time.map(|time| time.as_secs_f64() * 1e3)
+        .ok_or_else(|| format!("{} {words:?} never came to the kernel", program.display()))
 }
 
 /// Milliseconds from the start of the process to the first line of `/init`.

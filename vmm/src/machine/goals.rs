@@ -204,7 +204,8 @@ impl Machine {
     fn start_afresh(&mut self) -> Result<(), BuildError> {
         self.board.reset();
         self.accelerator.reset()?;
-        let entry = self.start.place(&self.board, &self.memory, &self.map, RamState::Used)?;
+        self.start.assign_addresses(&self.board)?;
+        let entry = self.start.fill(&self.memory, &self.map, RamState::Used)?;
         self.accelerator.restart(&entry)
     }
 

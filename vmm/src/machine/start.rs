@@ -64,10 +64,9 @@ impl Start {
         accelerator.add_rom(range.start, content)
     }
 
-    /// Fills guest memory, and does what is left to be done where no firmware does it.
-    pub(super) fn place(
+    /// Fills guest memory.
+    pub(super) fn fill(
         &self,
-        board: &Board,
         memory: &GuestMemoryMmap,
         map: &MemoryMap,
         ram: RamState,
@@ -75,11 +74,15 @@ impl Start {
         match self {
             Self::Nothing => {}
             Self::Kernel(image) => {
-                board.assign_addresses()?;
                 return Ok(Entry::Kernel(Box::new(image.place(memory, map, ram)?)));
             }
             Self::Firmware(firmware) => firmware.place(memory, ram)?,
         }
         Ok(Entry::ResetVector)
+    }
+
+    /// Gives out PCI addresses, where neither firmware nor whoever drives the machine does.
+    pub(super) fn assign_addresses(&self, board: &Board) -> Result<(), BuildError> {
+        if matches!(self, Self::Kernel(_)) { board.assign_addresses() } else { Ok(()) }
     }
 }
