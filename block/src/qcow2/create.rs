@@ -127,7 +127,7 @@ pub enum CreateError {
     RawEncrypted,
     /// The disk is too large for its cluster size.
     #[error(
-        "a disk of {size} bytes is too large for clusters of {cluster_size} bytes; use larger clusters"
+        "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
     )]
     TooLarge {
         /// Bytes asked for.

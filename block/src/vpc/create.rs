@@ -27,7 +27,8 @@ fn now() -> u32 {
 /// Sectors and geometry of a disk: the next that has one, or exactly the size asked for.
 fn sectors(size: u64, exact: bool) -> Result<(u64, (u64, u64, u64)), FormatError> {
     let wanted = size / 512;
-    let too_large = || FormatError::Option("a VHD has at most 2040 GiB".to_owned());
+    let too_large =
+        || FormatError::Option("The image size is too large for file format 'vpc'".to_owned());
     if wanted > SECTORS_MAX {
         return Err(too_large());
     }

@@ -381,13 +381,20 @@ fn run_create(args: CreateArgs) -> Result<Outcome, Stop> {
         number("image size", text)?;
     }
     let path = request.path.clone();
-    let plan = request.plan().map_err(|error| failed(words::of_plan(&path, error)))?;
+    // qemu-img says what it is about to do. A reader that has gone away is no reason to stop.
+    let say = |text: &str| drop(std::io::stdout().lock().write_all(text.as_bytes()));
+    let plan = request.plan().map_err(|error| {
+        if let (false, Ok(line)) = (args.quiet, request.announce_in_vain(args.blind)) {
+            say(&line);
+        }
+        failed(words::of_plan(&path, error))
+    })?;
     let size = create::size(&plan, args.blind);
     let size = size.map_err(|error| failed(words::of_backing(&path, error)))?;
-    let text = if args.quiet { String::new() } else { plan.announce(size) };
+    let line = request.announce(size).map_err(|error| failed(words::of_plan(&path, error)))?;
+    let text = if args.quiet { String::new() } else { line };
     create::make(&plan, size).map_err(|error| {
-        // qemu-img says what it is about to do. A reader that has gone away is no reason to stop.
-        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        say(&text);
         failed(words::of_making(&path, error))
     })?;
     Ok(Outcome::Print { text, status: 0 })

@@ -3,6 +3,7 @@ use crate::spec::SpecError;
 use crate::tools::img::error::ImgError;
 use crate::tools::img::image::file_detail;
 use spindle_block::error::with_causes;
+use spindle_block::nodes::file::Reason;
 use std::path::Path;
 
 /// A format that there is not.
@@ -25,25 +26,35 @@ pub(super) fn of_plan(path: &Path, error: SpecError) -> ImgError {
             format!("{path}: Unknown file format '{name}'")
         }
         SpecError::Unknown { name, .. } => format!("{path}: Invalid parameter '{name}'"),
-        SpecError::BadValue { name, reason, .. } => {
-            format!("{path}: {}", of_value(&name, &reason))
+        SpecError::BadValue { of, name, reason } => {
+            format!("{path}: {}", of_value(&of, &name, &reason))
         }
         other => format!("{path}: {other}"),
     })
 }
 
 /// A value that does not fit, as QEMU says it of the options that both have.
-fn of_value(name: &str, reason: &str) -> String {
+fn of_value(of: &str, name: &str, reason: &str) -> String {
     let quoted = reason.split('\'').nth(1).unwrap_or_default();
     match name {
         "backing_fmt" => format!("Unknown driver '{quoted}'\nCould not open backing image."),
-        "cluster_size" if reason.contains("power of two") || reason.contains("is not") => {
+        "cluster_size" if reason.contains("power of two") || reason.contains("not within") => {
             "Cluster size must be a power of two between 512 and 2048k".to_owned()
+        }
+        "cluster_size" if reason.contains("is not a size") => format!(
+            "Parameter '{name}' expects a non-negative number below 2^64\nOptional suffix k, M, G, T, P or \
+             E means kilo-, mega-, giga-, tera-, peta-\nand exabytes, respectively."
+        ),
+        "compat" if reason.contains("(use version=") => reason.to_owned(),
+        "compression_type" => {
+            format!("Parameter 'compression-type' does not accept value '{quoted}'")
         }
         _ if reason.contains("neither 'on' nor 'off'") => {
             format!("Parameter '{name}' expects 'on' or 'off'")
         }
-        "subformat" | "adapter_type" => format!("invalid parameter value: {quoted}"),
+        "subformat" | "adapter_type" if of.contains("vmdk") => {
+            format!("invalid parameter value: {quoted}")
+        }
         "compat" => format!("Parameter 'version' does not accept value '{quoted}'"),
         "preallocation" if quoted == "metadata" => {
             "Unsupported preallocation mode: metadata".to_owned()
@@ -63,6 +74,13 @@ pub(super) fn of_backing(path: &Path, error: ImgError) -> ImgError {
         }
         other => with_causes(&other),
     };
+    // What is no file at all is not said to have been opened.
+    if let Some((_, rest)) = text.split_once("': 'file' driver requires") {
+        let path = path.display();
+        return ImgError::said(format!(
+            "{path}: 'file' driver requires{rest}\nCould not open backing image."
+        ));
+    }
     // The file is named once: of `Could not open 'a': Could not open 'a': why` the second part.
     let detail = text
         .split_once("': Could not open '")
@@ -75,7 +93,12 @@ pub(super) fn of_making(path: &Path, error: ImgError) -> ImgError {
     let path = path.display();
     match error {
         ImgError::File(error) => {
-            let detail = file_detail(&error).replacen("Could not open", "Could not create", 1);
+            let detail = match &error.reason {
+                Reason::NotAnImage("a directory") => {
+                    format!("Could not create '{}': Is a directory", error.path.display())
+                }
+                _ => file_detail(&error).replacen("Could not open", "Could not create", 1),
+            };
             ImgError::said(format!("{path}: {detail}"))
         }
         ImgError::Create { source, .. } => {
@@ -92,11 +115,11 @@ mod tests {
     #[test]
     fn values_are_refused_in_qemu_imgs_words() {
         assert_eq!(
-            of_value("lazy_refcounts", "'x' is neither 'on' nor 'off'"),
+            of_value("", "lazy_refcounts", "'x' is neither 'on' nor 'off'"),
             "Parameter 'lazy_refcounts' expects 'on' or 'off'"
         );
         assert_eq!(
-            of_value("preallocation", "'foo' is none of off, full"),
+            of_value("", "preallocation", "'foo' is none of off, full"),
             "Parameter 'preallocation' does not accept value 'foo'"
         );
         let error = ImgError::said("Could not open 'b': Could not open 'b': No such file");

@@ -16,7 +16,6 @@ use spindle_block::qcow2::create::{self as qcow2, CreateError, CreateOptions};
 use spindle_block::qcow2::header::Compression;
 use spindle_block::submit::node_io;
 use spindle_block::{Cx, Io, IoBuf, Node};
-use std::fmt::Write;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd;
@@ -57,8 +56,6 @@ pub struct Qcow2Plan {
     pub cluster_size: u64,
     /// 2 (`compat=0.10`) or 3 (`compat=1.1`).
     pub version: u32,
-    /// The version in the words of the command line, where it was given.
-    pub compat: Option<String>,
     /// Whether clusters are compressed with zstd instead of zlib.
     pub zstd: bool,
     /// Whether refcount updates are put off.
@@ -71,10 +68,17 @@ pub struct Qcow2Plan {
     pub extended_l2: bool,
     /// The file that guest data will be in, where that is another one.
     pub data_file: Option<String>,
-    /// Whether that file is to be the disk, to be read without the image, where it was said.
-    pub data_file_raw: Option<bool>,
+    /// Whether that file is to be the disk, to be read without the image.
+    pub data_file_raw: bool,
     /// How the disk is encrypted.
     pub encrypt: EncryptPlan,
+}
+
+/// A request as far as its parts have been told apart.
+pub(super) struct Outline {
+    pub(super) options: Options,
+    pub(super) size: Option<u64>,
+    pub(super) backing: Option<(String, Format)>,
 }
 
 /// How much of an image is allocated beforehand.
@@ -111,10 +115,8 @@ const DISK_SIZE: Kind = Kind::Size { min: 0, max: i64::MAX as u64 };
 const SIZE: Prop = prop("size", DISK_SIZE, "size of the disk");
 
 /// `-o` of raw.
-const RAW: &[Prop] = &[
-    SIZE,
-    prop("preallocation", Kind::Enum(&["off", "falloc", "full"]), "allocate beforehand").or("off"),
-];
+const RAW: &[Prop] =
+    &[SIZE, prop("preallocation", Kind::Enum(&["off", "falloc", "full"]), "allocate beforehand")];
 
 /// `-o` of qcow2.
 const QCOW2: &[Prop] = &{
@@ -145,8 +147,7 @@ const QCOW2: &[Prop] = &{
             "preallocation",
             Kind::Enum(&["off", "metadata", "falloc", "full"]),
             "allocate beforehand",
-        )
-        .or("off"),
+        ),
         prop("refcount_bits", Kind::Uint { min: 0, max: 1 << 16 }, "width of a refcount in bits")
             .or("16"),
         prop("extended_l2", Kind::Bool, "clusters are made of 32 subclusters").or("off"),
@@ -164,7 +165,7 @@ pub fn options_help(format: Format, with_file: bool) -> Result<String, ImgError>
     super::option_help::text(format, with_file).map_err(ImgError::said)
 }
 
-fn rows(format: Format) -> &'static [Prop] {
+pub(super) fn rows(format: Format) -> &'static [Prop] {
     match format {
         Format::Raw => RAW,
         Format::Qcow2 => QCOW2,
@@ -208,6 +209,24 @@ impl Request {
     /// size at all.
     pub fn plan(&self) -> Result<Plan, SpecError> {
         let format = self.format()?;
+        let Outline { options, size, backing } = self.outline(rows(format))?;
+        let preallocation = match options.get("preallocation").and_then(Value::as_str) {
+            Some("metadata") => Preallocation::Metadata,
+            Some("falloc") => Preallocation::Falloc,
+            Some("full") => Preallocation::Full,
+            _ => Preallocation::Off,
+        };
+        let format = match format {
+            Format::Raw => FormatPlan::Raw { preallocation },
+            Format::Qcow2 => FormatPlan::Qcow2(Qcow2Plan::new(&options, preallocation)?),
+            Format::Image(format) => FormatPlan::Image(ImagePlan::new(format, options)?),
+        };
+        Ok(Plan { path: self.path.clone(), size, backing, format })
+    }
+
+    /// Checks the request as far as `rows` do.
+    pub(super) fn outline(&self, rows: &[Prop]) -> Result<Outline, SpecError> {
+        let format = self.format()?;
         let of = format!("-o for {}", format.name());
         let mut given = Options::new();
         for text in &self.options {
@@ -226,25 +245,14 @@ impl Request {
                 given.insert(name.to_owned(), Value::String(value.clone()));
             }
         }
-        let options = props::apply(&of, rows(format), given, Mode::Lenient)?;
+        let options = props::apply(&of, rows, given, Mode::Lenient)?;
         let text = |name: &str| options.get(name).and_then(Value::as_str);
         let backing = backing(text("backing_file"), text("backing_fmt"), &self.path)?;
         let size = self.size(options.get("size").and_then(Value::as_u64))?;
         if size.is_none() && backing.is_none() {
             return Err(SpecError::Conflict(no_size(&self.path)));
         }
-        let preallocation = match text("preallocation") {
-            Some("metadata") => Preallocation::Metadata,
-            Some("falloc") => Preallocation::Falloc,
-            Some("full") => Preallocation::Full,
-            _ => Preallocation::Off,
-        };
-        let format = match format {
-            Format::Raw => FormatPlan::Raw { preallocation },
-            Format::Qcow2 => FormatPlan::Qcow2(Qcow2Plan::new(&options, preallocation)?),
-            Format::Image(format) => FormatPlan::Image(ImagePlan::new(format, options.clone())?),
-        };
-        Ok(Plan { path: self.path.clone(), size, backing, format })
+        Ok(Outline { options, size, backing })
     }
 
     /// SIZE, or the option `size`, in bytes, rounded up to a sector as with qemu-img.
@@ -301,7 +309,6 @@ impl Qcow2Plan {
         let plan = Self {
             cluster_size: options.get("cluster_size").and_then(Value::as_u64).unwrap_or(65536),
             version: if matches!(text("compat"), "0.10" | "v2") { 2 } else { 3 },
-            compat: Some(text("compat").to_owned()).filter(|text| !text.is_empty()),
             zstd: text("compression_type") == "zstd",
             lazy_refcounts: options.get("lazy_refcounts").and_then(Value::as_bool).unwrap_or(false),
             refcount_bits: options
@@ -312,66 +319,35 @@ impl Qcow2Plan {
             preallocation,
             extended_l2: options.get("extended_l2").and_then(Value::as_bool).unwrap_or(false),
             data_file: options.get("data_file").and_then(Value::as_str).map(str::to_owned),
-            data_file_raw: options.get("data_file_raw").and_then(Value::as_bool),
+            data_file_raw: options.get("data_file_raw").and_then(Value::as_bool).unwrap_or(false),
             encrypt: EncryptPlan::new(options),
         };
         if plan.cluster_size == 0 {
             return Err(SpecError::bad("-o for qcow2", "cluster_size", "it is 512 to 2M"));
         }
-        for (name, given) in
-            [("lazy_refcounts", plan.lazy_refcounts), ("compression_type", plan.zstd)]
-        {
+        for (what, given) in [
+            (
+                "Lazy refcounts only supported with compatibility level 1.1 and above",
+                plan.lazy_refcounts,
+            ),
+            (
+                "Non-zlib compression type is only supported with compatibility level 1.1 and above",
+                plan.zstd,
+            ),
+            (
+                "Different refcount widths than 16 bits require compatibility level 1.1 or above",
+                plan.refcount_bits != 16,
+            ),
+        ] {
             if plan.version == 2 && given {
-                let reason = format!("{name} needs compat=1.1 (version 3)");
-                return Err(SpecError::Conflict(reason));
+                return Err(SpecError::BadValue {
+                    of: "-o for qcow2".to_owned(),
+                    name: "compat".to_owned(),
+                    reason: format!("{what} (use version=v3 or greater)"),
+                });
             }
         }
         Ok(plan)
-    }
-}
-
-impl Plan {
-    /// The line that says what is being created, as qemu-img prints it; `size` is the disk's.
-    #[must_use]
-    pub fn announce(&self, size: u64) -> String {
-        let path: &Path = &self.path;
-        let on = |flag: bool| if flag { "on" } else { "off" };
-        let mut out = format!("Formatting '{}', fmt={}", path.display(), self.format.name());
-        match &self.format {
-            FormatPlan::Image(own) => own.announce(size, &mut out),
-            FormatPlan::Raw { preallocation } => {
-                let _ = write!(out, " size={size}");
-                preallocation.announce(&mut out);
-            }
-            FormatPlan::Qcow2(plan) => {
-                let extended = on(plan.extended_l2);
-                plan.encrypt.announce(&mut out);
-                let _ = write!(out, " cluster_size={} extended_l2={extended}", plan.cluster_size);
-                plan.preallocation.announce(&mut out);
-                let compression = if plan.zstd { "zstd" } else { "zlib" };
-                let _ = write!(out, " compression_type={compression} size={size}");
-                if let Some((file, format)) = &self.backing {
-                    let _ = write!(out, " backing_file={file} backing_fmt={}", format.name());
-                }
-                if let Some(compat) = &plan.compat {
-                    let _ = write!(out, " compat={compat}");
-                }
-                if let Some(name) = &plan.data_file {
-                    let _ = write!(out, " data_file={name}");
-                }
-                if let Some(raw) = plan.data_file_raw {
-                    let _ = write!(out, " data_file_raw={}", on(raw));
-                }
-                let _ = write!(
-                    out,
-                    " lazy_refcounts={} refcount_bits={}",
-                    on(plan.lazy_refcounts),
-                    plan.refcount_bits
-                );
-            }
-        }
-        out.push('\n');
-        out
     }
 }
 
@@ -409,18 +385,6 @@ impl FormatPlan {
     }
 }
 
-impl Preallocation {
-    fn announce(self, out: &mut String) {
-        let name = match self {
-            Self::Off => return,
-            Self::Metadata => "metadata",
-            Self::Falloc => "falloc",
-            Self::Full => "full",
-        };
-        let _ = write!(out, " preallocation={name}");
-    }
-}
-
 /// Makes the image and returns the size of its disk, in bytes. With `blind`, the backing file is
 /// not looked at.
 ///
@@ -440,11 +404,25 @@ pub fn run(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
 ///
 /// A backing file that cannot be opened, no size at all.
 pub fn size(plan: &Plan, blind: bool) -> Result<u64, ImgError> {
-    let backing_size = match &plan.backing {
-        Some((name, format)) if !blind => Some(backing_size(plan, name, *format)?),
+    disk_size(&plan.path, plan.size, plan.backing.as_ref(), blind)
+}
+
+/// The same of what is not known to be a plan yet.
+pub(super) fn outline_size(path: &Path, outline: &Outline, blind: bool) -> Result<u64, ImgError> {
+    disk_size(path, outline.size, outline.backing.as_ref(), blind)
+}
+
+fn disk_size(
+    path: &Path,
+    size: Option<u64>,
+    backing: Option<&(String, Format)>,
+    blind: bool,
+) -> Result<u64, ImgError> {
+    let backing_size = match backing {
+        Some((name, format)) if !blind => Some(backing_size(path, name, *format)?),
         _ => None,
     };
-    plan.size.or(backing_size).ok_or_else(|| ImgError::said(no_size(&plan.path)))
+    size.or(backing_size).ok_or_else(|| ImgError::said(no_size(path)))
 }
 
 fn no_size(path: &Path) -> String {
@@ -472,16 +450,16 @@ pub fn make(plan: &Plan, size: u64) -> Result<(), ImgError> {
 }
 
 /// The size of the backing file's disk. It must be there and be what it is said to be.
-pub(super) fn backing_size(plan: &Plan, name: &str, format: Format) -> Result<u64, ImgError> {
-    let path = backing_path(&plan.path, name)?;
+fn backing_size(made: &Path, name: &str, format: Format) -> Result<u64, ImgError> {
+    let path = backing_path(made, name)?;
     let look = Look { format: Some(format), ..Look::default() };
     let file = open_to_read(&path, look)?;
     let itself = |made: &Path| {
         use std::os::unix::fs::MetadataExt;
         std::fs::metadata(made).is_ok_and(|m| file.identity() == Some((m.dev(), m.ino())))
     };
-    if itself(&plan.path) {
-        return Err(ImgError::refused(&plan.path, "an image cannot be its own backing file"));
+    if itself(made) {
+        return Err(ImgError::refused(made, "an image cannot be its own backing file"));
     }
     drop(file);
     let chain = super::info::run(&path, look, false)?;
@@ -524,7 +502,7 @@ pub(super) fn create_options(
         },
         extended_l2: own.extended_l2,
         data_file: own.data_file.clone(),
-        data_file_raw: own.data_file_raw == Some(true),
+        data_file_raw: own.data_file_raw,
         ..CreateOptions::new(size)
     })
 }
@@ -663,30 +641,6 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_announced_as_qemu_img_does() {
-        let plan = request("a.qcow2", Some("1G"), &[]).plan().unwrap();
-        assert_eq!(
-            plan.announce(1 << 30),
-            "Formatting 'a.qcow2', fmt=qcow2 cluster_size=65536 extended_l2=off \
-             compression_type=zlib size=1073741824 lazy_refcounts=off refcount_bits=16\n"
-        );
-        let mut with_backing = request("b.qcow2", None, &["cluster_size=4k,lazy_refcounts=on"]);
-        with_backing.backing = Some("a.qcow2".to_owned());
-        with_backing.backing_format = Some("qcow2".to_owned());
-        let plan = with_backing.plan().unwrap();
-        assert_eq!(plan.size, None);
-        assert_eq!(
-            plan.announce(512),
-            "Formatting 'b.qcow2', fmt=qcow2 cluster_size=4096 extended_l2=off \
-             compression_type=zlib size=512 backing_file=a.qcow2 backing_fmt=qcow2 \
-             lazy_refcounts=on refcount_bits=16\n"
-        );
-        let raw = request("c.raw", Some("1"), &["preallocation=full"]).plan().unwrap();
-        assert_eq!(raw.size, Some(512));
-        assert_eq!(raw.announce(512), "Formatting 'c.raw', fmt=raw size=512 preallocation=full\n");
-    }
-
-    #[test]
     fn contradictions_are_refused() {
         let error = |request: Request| request.plan().unwrap_err().to_string();
         assert!(error(request("a.qcow2", None, &[])).contains("needs a size parameter"));
@@ -695,7 +649,7 @@ mod tests {
         assert!(error(request("a.qcow2", Some("1G"), &["refcount_bits=x"])).contains("refcount"));
         assert!(
             error(request("a.qcow2", Some("1G"), &["compat=0.10,lazy_refcounts=on"]))
-                .contains("compat=1.1")
+                .contains("compatibility level 1.1")
         );
         assert!(error(request("a.raw", Some("9E"), &[])).contains("8E"));
         let backing = Some("x".to_owned());

@@ -6,7 +6,6 @@ use serde_json::Value;
 use spindle_block::formats::Secret;
 use spindle_block::luks::LuksOptions;
 use spindle_block::qcow2::Encrypt;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 const TEXT: Kind = Kind::Str { len_max: 1023 };
@@ -56,20 +55,6 @@ pub(super) fn flat(options: Options) -> Options {
     out
 }
 
-/// Adds options to qemu-img's line about a new image.
-pub(super) fn announce(options: &Options, rows: &[Prop], out: &mut String) {
-    for row in rows {
-        let value = match options.get(row.name) {
-            Some(Value::Bool(true)) => "on".to_owned(),
-            Some(Value::Bool(false)) => "off".to_owned(),
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-            None => continue,
-        };
-        let _ = write!(out, " {}={value}", row.name);
-    }
-}
-
 /// How a qcow2 image is to be encrypted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncryptPlan(Options);
@@ -85,10 +70,6 @@ impl EncryptPlan {
                 .map(|(k, v)| (k.clone(), v.clone()))
                 .collect(),
         )
-    }
-
-    pub(super) fn announce(&self, out: &mut String) {
-        announce(&self.0, &QCOW2, out);
     }
 
     fn text(&self, name: &str) -> Option<&str> {

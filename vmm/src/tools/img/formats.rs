@@ -90,6 +90,12 @@ const LUKS: &[Prop] = &{
     [SIZE, a, b, c, d, e, f, g, h, i]
 };
 
+/// Whether images of this format can be made.
+pub(super) fn is_made(format: ImageFormat) -> bool {
+    use ImageFormat::{Bochs, Cloop, Dmg, Qcow};
+    !matches!(format, Qcow | Dmg | Cloop | Bochs)
+}
+
 /// `-o` of a format.
 pub(super) fn rows(format: ImageFormat) -> &'static [Prop] {
     match format {
@@ -156,14 +162,6 @@ impl ImagePlan {
     /// Whether the image is written in one go.
     pub(super) fn is_stream(&self) -> bool {
         self.text("subformat") == Some("streamOptimized")
-    }
-
-    /// What stands behind the format in qemu-img's line about a new image.
-    pub(super) fn announce(&self, size: u64, out: &mut String) {
-        let _ = write!(out, " size={size}");
-        let options = self.options.iter().filter(|(name, _)| *name != "size");
-        let options = options.map(|(name, value)| (name.clone(), value.clone())).collect();
-        super::encrypt::announce(&options, rows(self.format), out);
     }
 
     fn plain(&self, size: u64, id: Option<[u8; 16]>) -> CreateOptions {

@@ -50,9 +50,9 @@ fn images_made_here_are_what_qemu_img_would_have_made() {
     for (format, options, checked) in KINDS {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ours");
-        let plan = request(&path, format, options, "37M").plan().unwrap();
-        let size = create::run(&plan, false).unwrap();
-        let announced = plan.announce(size);
+        let request = request(&path, format, options, "37M");
+        let size = create::run(&request.plan().unwrap(), false).unwrap();
+        let announced = request.announce(size).unwrap();
         let mut args = vec!["create", "-f", format];
         if !options.is_empty() {
             args.extend(["-o", options]);

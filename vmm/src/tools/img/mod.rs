@@ -1,6 +1,7 @@
 //! `spindle img`, with the options, output and exit statuses of `qemu-img`, so that scripts need
 //! change nothing but the name.
 pub mod amend;
+mod announce;
 mod aside;
 pub mod bench;
 pub mod bitmap;

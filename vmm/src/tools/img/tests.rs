@@ -32,7 +32,7 @@ fn make(path: &Path, size: Option<&str>, options: &[&str], backing: Option<&str>
     };
     let plan = request.plan().unwrap();
     let size = create::run(&plan, false).unwrap();
-    plan.announce(size)
+    request.announce(size).unwrap()
 }
 
 /// JSON of qemu-img without what later versions add.
