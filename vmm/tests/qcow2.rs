@@ -347,6 +347,44 @@ fn images_that_are_allocated_beforehand() {
             std::os::unix::fs::MetadataExt::blocks(&file) / 2048
         };
         assert_eq!(blocks("ours"), blocks("theirs"), "{mode}");
+        twins.agree(&["resize", "-q", &format!("--preallocation={mode}"), "a", "29M"]);
+        twins.same("a");
+        twins.agree_on_map("a");
+        for dir in ["ours", "theirs"] {
+            assert_eq!(twins.theirs(dir, &["check", "-q", "a"]).2, Some(0), "{mode} {dir}");
+        }
+        assert_eq!(blocks("ours"), blocks("theirs"), "resized, {mode}");
+    }
+}
+
+#[test]
+fn to_set_space_aside_is_not_to_write() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data_file = ["-o", "data_file=data.raw"];
+    for (options, name) in [(&[][..], "image"), (&data_file[..], "data.raw")] {
+        let run = |words: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_spindle"));
+            let done = command.arg("img").args(words).current_dir(dir.path()).output();
+            assert!(done.expect("spindle").status.success(), "{words:?}");
+        };
+        run(&[&["create", "-q", "-f", "qcow2"], options, &["image", "1M"]].concat());
+        run(&["resize", "-q", "--preallocation=falloc", "image", "65M"]);
+        let file = fs::File::open(dir.path().join(name)).expect("a file");
+        let len = file.metadata().expect("its length").len();
+        assert!(len > 64 << 20, "{options:?}: {len}");
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&file.metadata().expect("blocks"));
+        assert!(blocks * 512 >= 64 << 20, "{options:?}: {blocks} blocks");
+        if name != "image" {
+            // What may have held something before is written to.
+            continue;
+        }
+        // Space that is set aside and not written is reported as a hole.
+        let hole = {
+            use std::os::fd::AsRawFd;
+            // SAFETY: no memory is passed.
+            unsafe { libc::lseek(file.as_raw_fd(), 8 << 20, libc::SEEK_HOLE) }
+        };
+        assert!(hole < len as i64, "{options:?}: written up to {hole} of {len}");
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{BufReader, Read},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
@@ -205,7 +205,7 @@ fn first_instruction(vmm: &Vmm, kernel: &Path) -> Result<f64, String> {
     // Waits without polling: in the lab every tick of a timer is dear.
     let (said, heard) = mpsc::channel();
     let listener = std::thread::spawn(move || {
-        let found = output.bytes().map_while(Result::ok).any(|byte| byte == SIGN);
+        let found = BufReader::new(output).bytes().map_while(Result::ok).any(|byte| byte == SIGN);
         let _ = said.send(found.then(|| start.elapsed()));
     });
     let time = heard.recv_timeout(Duration::from_secs(60)).ok().flatten();

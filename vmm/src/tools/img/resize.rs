@@ -130,17 +130,28 @@ pub(crate) async fn to(
     new: u64,
     ahead: Ahead,
 ) -> Result<(), BlockError> {
+    let file = image.data.as_ref().unwrap_or(&image.path);
+    let file_len = || std::fs::metadata(file).map_or(0, |metadata| metadata.len());
+    let before = file_len();
     match &image.qcow2 {
         Some(qcow2) if new < old => qcow2.shrink(cx, new).await?,
         _ => Arc::clone(&image.node).resize(Cx::clone(cx), new).await?,
     }
     match ahead {
         _ if new <= old => Ok(()),
-        Ahead::Falloc if image.qcow2.is_none() => allocate(&image.path, old, new - old),
-        // Clusters are had by writing to them.
-        Ahead::Falloc | Ahead::Full => write_zeros(cx, image, old, new).await,
-        Ahead::Metadata => match &image.qcow2 {
-            Some(qcow2) => qcow2.preallocate(cx, Range::new(old, new - old)).await,
+        Ahead::Full => write_zeros(cx, image, old, new).await,
+        Ahead::Falloc | Ahead::Metadata => match &image.qcow2 {
+            Some(qcow2) => {
+                qcow2.preallocate(cx, Range::new(old, new - old)).await?;
+                // What lay in the file before has been written to.
+                match file_len().checked_sub(before) {
+                    Some(grown) if ahead == Ahead::Falloc && grown > 0 => {
+                        allocate(file, before, grown)
+                    }
+                    _ => Ok(()),
+                }
+            }
+            None if ahead == Ahead::Falloc => allocate(file, old, new - old),
             None => Err(BlockError::Unsupported),
         },
         Ahead::Off => Ok(()),
