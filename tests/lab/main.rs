@@ -27,8 +27,7 @@ use cases::{Case, Group};
 
 /// All cases. A group takes about five minutes at most on two busy cores, for a lab's sake.
 const GROUPS: &[Group] = &[
-    Group { name: "boot", cases: &[boot::CASES, boot::REBOOTS] },
-    Group { name: "firmware", cases: &[firmware::CASES] },
+    Group { name: "boot", cases: &[boot::CASES, firmware::CASES, boot::REBOOTS] },
     Group { name: "disk", cases: &[disk::CASES, disk::CONTROL] },
     Group { name: "nvme", cases: &[controllers::NVME] },
     Group { name: "scsi", cases: &[controllers::SCSI] },

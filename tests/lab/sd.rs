@@ -59,10 +59,10 @@ fn with_card(context: &Context, modules: &str, script: &str) -> Result<Guest, Er
 /// take one after the other away (SDHCI_QUIRK_BROKEN_DMA and _ADMA, SDHCI_QUIRK2_BROKEN_64_BIT_DMA).
 fn ways(context: &Context) -> Outcome {
     for (quirks, quirks2, size, says) in [
-        (0, 0, "3m", "ADMA 64-bit"),
-        (0, 1 << 9, "3m", "ADMA"),
-        (1 << 6, 1 << 9, "3m", "DMA"),
-        (1 << 5 | 1 << 6, 0, "1m", "PIO"),
+        (0, 0, "2m", "ADMA 64-bit"),
+        (0, 1 << 9, "2m", "ADMA"),
+        (1 << 6, 1 << 9, "2m", "DMA"),
+        (1 << 5 | 1 << 6, 0, "512k", "PIO"),
     ] {
         let image = context.qcow2(&format!("way-{quirks}-{quirks2}.qcow2"), 64)?;
         let fio = fio_verify_of(size, "way", "/dev/mmcblk0");
