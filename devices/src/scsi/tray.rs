@@ -29,6 +29,8 @@ pub(super) enum MediaEvent {
 #[derive(Default)]
 pub(super) struct Tray {
     pub open: bool,
+    /// Somebody is about to change what lies on it: the guest does not move it.
+    held: bool,
     /// What lies on the open tray.
     holds: Option<Arc<Root>>,
     pub event: MediaEvent,
@@ -97,6 +99,12 @@ impl LogicalUnit {
         Ok(())
     }
 
+    /// While it is held, the guest neither closes nor opens the tray: LOEJ is answered, and nothing moves. A
+    /// guest that looks for a medium would close it in the middle of a change.
+    pub fn hold_tray(&self, on: bool) {
+        self.change(|state| state.tray.held = on);
+    }
+
     /// Puts something else, or nothing, on the open tray. Returns what lay there.
     ///
     /// # Errors
@@ -116,7 +124,9 @@ impl LogicalUnit {
         if !load && self.lock().prevented() {
             return Err(Sense::illegal(asc::REMOVAL_PREVENTED));
         }
-        self.move_tray(!load, &Countdown::new(Box::new(|| ())));
+        if !self.lock().tray.held {
+            self.move_tray(!load, &Countdown::new(Box::new(|| ())));
+        }
         Ok(())
     }
 

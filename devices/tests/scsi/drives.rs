@@ -284,6 +284,22 @@ fn the_tray_opens_and_closes() {
 }
 
 #[test]
+fn a_held_tray_is_not_moved_by_the_guest() {
+    let mut t = cd();
+    t.unit.hold_tray(true);
+    t.unit.open_tray(true, &Countdown::new(Box::new(|| ()))).unwrap();
+    assert!(t.driver.command(&LOAD, &[], 0).is_good());
+    assert!(t.unit.tray_open(), "it would be closed in the middle of a change");
+    assert!(t.unit.change_medium(None).is_ok_and(|medium| medium.is_some()));
+    t.unit.close_tray().unwrap();
+    assert!(t.driver.command(&EJECT, &[], 0).is_good());
+    assert!(!t.unit.tray_open());
+    t.unit.hold_tray(false);
+    assert!(t.driver.command(&EJECT, &[], 0).is_good());
+    assert_eq!(t.moves(), [true, false, true]);
+}
+
+#[test]
 fn a_locked_tray_opens_only_by_force() {
     let mut t = cd();
     let token = || Countdown::new(Box::new(|| ()));

@@ -23,9 +23,6 @@ use crate::{
     },
 };
 
-/// How often a guest may close a tray in the middle of a change.
-const CLOSINGS_MAX: u32 = 16;
-
 fn failed(error: &(dyn std::error::Error + 'static)) -> QmpError {
     QmpError::generic(with_causes(error))
 }
@@ -140,32 +137,30 @@ impl Machine {
                     return reply.error(failed(&error));
                 }
                 mailbox.call(Box::new(move |machine| {
-                    machine.exchange(unit, change, node, reply, CLOSINGS_MAX);
+                    machine.exchange(unit, change, node, reply);
                 }));
             });
         });
     }
 
-    /// The new medium is open as `node`: puts it in the place of the old one. A guest that looks for a
-    /// medium may close the tray in between: it is opened again, up to `again` times.
+    /// The new medium is open as `node`: puts it in the place of the old one. The tray is held meanwhile: a
+    /// guest that looks for a medium closes it otherwise.
     fn exchange(
         &mut self,
         unit: Arc<LogicalUnit>,
         change: MediumChange,
         node: String,
         reply: Reply,
-        again: u32,
     ) {
         let (drive, force) = (Arc::clone(&unit), change.force);
+        drive.hold_tray(true);
         let then = move |machine: &mut Self, opened: Result<(), TrayError>| {
-            if opened.is_ok() && !unit.tray_open() && again > 0 {
-                return machine.exchange(unit, change, node, reply, again - 1);
-            }
             let id = &change.id;
             let done = opened
                 .map_err(|error| locked(id, error))
                 .and_then(|()| machine.remove_medium(id))
                 .and_then(|()| machine.insert_medium(id, &node));
+            unit.hold_tray(false);
             match done {
                 Ok(()) => {
                     if let Some(disk) = machine.disks.disk_mut(id) {
