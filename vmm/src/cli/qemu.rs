@@ -1,6 +1,7 @@
 //! QEMU's spelling of options: one dash before long names, `-chardev` and `-mon`, and its name.
 use crate::spec::keyval::{self, Options};
 use crate::spec::{QmpSpec, SpecError};
+use crate::tools::img::error;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::Path;
@@ -56,6 +57,11 @@ pub(super) fn accept(mut args: Vec<OsString>) -> Vec<OsString> {
         _ => {}
     }
     let mut args = long_options(args);
+    if args.get(1).is_some_and(|arg| arg == "img") {
+        for pattern in take_traces(&mut args) {
+            eprintln!("{}: warning: trace event '{pattern}' does not exist", error::prefix());
+        }
+    }
     let is_resize = args.get(1).is_some_and(|arg| arg == "img")
         && args.get(2).is_some_and(|arg| arg == "resize");
     let negative = |arg: &OsString| {
@@ -66,6 +72,32 @@ pub(super) fn accept(mut args: Vec<OsString>) -> Vec<OsString> {
         args.insert(args.len() - 1, "--".into());
     }
     args
+}
+
+/// Takes `-T PATTERN` and `--trace PATTERN` from before the command: the options stay valid, but there are no
+/// trace events. Returns the patterns that name one.
+fn take_traces(args: &mut Vec<OsString>) -> Vec<String> {
+    let mut patterns = Vec::new();
+    while let Some(first) = args.get(2).and_then(|arg| arg.to_str()) {
+        let joined = ["--trace=", "-T"].iter().find_map(|name| first.strip_prefix(name));
+        let (taken, text) = match joined.filter(|text| !text.is_empty()) {
+            Some(text) => (1, Some(text.to_owned())),
+            None if matches!(first, "--trace" | "-T") => {
+                (2, args.get(3).map(|arg| arg.to_string_lossy().into_owned()))
+            }
+            None => break,
+        };
+        // Without its argument it is the parser's to complain about.
+        let Some(text) = text else { break };
+        args.drain(2..2 + taken);
+        let options = text.split(',').map(|part| part.strip_prefix("enable=").unwrap_or(part));
+        patterns.extend(
+            options
+                .filter(|part| !part.contains(['=', '*']) && !part.is_empty())
+                .map(str::to_owned),
+        );
+    }
+    patterns
 }
 
 /// What `qemu-img --version` and its like print, where that is what was typed: the version of QEMU whose
@@ -156,6 +188,29 @@ mod tests {
             ["spindle", "img", "resize", "a", "--", "-1M"]
         );
         assert_eq!(accepted(&["spindle", "img", "-object"]), ["spindle", "img", "-object"]);
+    }
+
+    #[test]
+    fn trace_options_are_taken_from_before_the_command() {
+        let mut args: Vec<OsString> = [
+            "spindle",
+            "img",
+            "-T",
+            "enable=bdrv_x,file=log",
+            "--trace=qcow2*",
+            "info",
+            "-T",
+            "none",
+        ]
+        .iter()
+        .map(OsString::from)
+        .collect();
+        assert_eq!(take_traces(&mut args), ["bdrv_x"]);
+        assert_eq!(args, ["spindle", "img", "info", "-T", "none"]);
+        let mut short: Vec<OsString> =
+            ["spindle", "img", "--trace"].iter().map(OsString::from).collect();
+        assert!(take_traces(&mut short).is_empty());
+        assert_eq!(short.len(), 3);
     }
 
     #[test]

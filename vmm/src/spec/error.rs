@@ -38,6 +38,14 @@ pub enum SpecError {
         /// What it is for.
         help: String,
     },
+    /// An option without a value.
+    #[error("{of}: '{name}' has no value; type '{name}=…' (a comma inside a value is typed twice)")]
+    NoValue {
+        /// The option that it is a part of.
+        of: String,
+        /// The part.
+        name: String,
+    },
     /// `key=value` or JSON text that cannot be split into options.
     #[error("{of}: {reason}")]
     Syntax {

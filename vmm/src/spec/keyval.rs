@@ -97,12 +97,7 @@ fn switch(of: &str, tree: &mut Options, element: &str, switches: &[&str]) -> Res
     match element.strip_prefix("no").filter(|name| switches.contains(name)) {
         Some(name) => insert(of, tree, name, "off"),
         None if element.is_empty() => Err(SpecError::syntax(of, "an element is empty: ',,'?")),
-        None => Err(SpecError::syntax(
-            of,
-            format!(
-                "'{element}' has no value; type '{element}=…' (a comma inside a value is typed twice)"
-            ),
-        )),
+        None => Err(SpecError::NoValue { of: of.to_owned(), name: element.to_owned() }),
     }
 }
 

@@ -106,7 +106,7 @@ fn bytes(data: Option<&str>, file: Option<&str>, format: Option<&str>) -> Result
         (Some(_), Some(_)) => {
             return Err("'file' and 'data' are mutually exclusive".to_owned());
         }
-        (None, None) => return Err("Must provide 'file' or 'data'".to_owned()),
+        (None, None) => return Err("Either 'file' or 'data' must be provided".to_owned()),
         (Some(data), None) => data.as_bytes().to_vec(),
         (None, Some(file)) => read(file)?,
     };
@@ -193,7 +193,7 @@ mod tests {
         for (text, part) in [
             ("foo,id=x", "does not accept value 'foo'"),
             ("secret,data=x", "'id' is missing"),
-            ("secret,id=x", "Must provide"),
+            ("secret,id=x", "must be provided"),
             ("secret,id=x,data=a,file=b", "mutually exclusive"),
             ("secret,id=x,data=abc,format=base64", "not valid"),
             ("secret,id=x,data=a=bc,format=base64", "not valid"),

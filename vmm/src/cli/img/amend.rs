@@ -5,8 +5,9 @@ use super::{Named, failed};
 use crate::spec::format::Format;
 use crate::tools::img::amend::{self, AmendRequest};
 use crate::tools::img::error::ImgError;
+use crate::tools::img::{Look, info};
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  spindle img amend -o compat=1.1,refcount_bits=64 disk.qcow2")]
@@ -40,9 +41,23 @@ pub(super) struct AmendArgs {
     files: Vec<PathBuf>,
 }
 
+/// What an image begins like.
+fn detected(file: &Path) -> Result<String, Stop> {
+    let look = Look::default();
+    let found = info::run(file, look, false).map_err(failed)?;
+    Ok(found.into_iter().next().map(|report| report.format).unwrap_or_default())
+}
+
 pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
     if args.options.iter().any(|text| text == "help" || text == "?") {
-        match args.format.as_deref() {
+        let format = match (args.format, &args.files[..]) {
+            (None, [file]) => Some(detected(file)?),
+            (None, _) => {
+                return Err(failed(ImgError::said("Expecting one image file name")));
+            }
+            (given, _) => given,
+        };
+        match format.as_deref() {
             None | Some("qcow2" | "luks") => {}
             Some(other) if Format::called(other).is_some() => {
                 return Err(failed(ImgError::said(format!(
@@ -53,7 +68,7 @@ pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
                 return Err(failed(ImgError::said(format!("Unknown file format '{other}'"))));
             }
         }
-        let text = amend::help(args.format.as_deref());
+        let text = amend::help(format.as_deref());
         return Ok(Outcome::Print { text: text.to_owned(), status: 0 });
     }
     let mut files = args.named.take(args.files, args.format.as_deref())?;

@@ -1,10 +1,10 @@
 //! `spindle img bitmap`.
 use super::super::{Outcome, Stop};
-use super::{Named, failed, number, one_file, usage};
+use super::{Named, failed, number, one_file};
 use crate::tools::img::bitmap::{self, Act, BitmapRequest};
 use crate::tools::img::error::ImgError;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, FromArgMatches};
+use clap::{ArgAction, ArgMatches, Args, FromArgMatches};
 use std::path::PathBuf;
 
 #[derive(Args, Debug)]
@@ -14,20 +14,20 @@ struct Parsed {
     #[command(flatten)]
     named: Named,
     /// Add the bitmap
-    #[arg(long)]
-    add: bool,
+    #[arg(long, action = ArgAction::Count)]
+    add: u8,
     /// Remove it
-    #[arg(long)]
-    remove: bool,
+    #[arg(long, action = ArgAction::Count)]
+    remove: u8,
     /// Clean it
-    #[arg(long)]
-    clear: bool,
+    #[arg(long, action = ArgAction::Count)]
+    clear: u8,
     /// Record writes in it from now on
-    #[arg(long)]
-    enable: bool,
+    #[arg(long, action = ArgAction::Count)]
+    enable: u8,
     /// Record no more
-    #[arg(long)]
-    disable: bool,
+    #[arg(long, action = ArgAction::Count)]
+    disable: u8,
     /// Make dirty in it what is dirty in another
     #[arg(long, value_name = "BITMAP")]
     merge: Vec<String>,
@@ -115,9 +115,6 @@ pub(super) fn run_bitmap(args: BitmapArgs) -> Result<Outcome, Stop> {
     }
     if parsed.source.is_some() && !acts.iter().any(|act| matches!(act, Act::Merge(_))) {
         return said("Merge bitmap source file only supported with --merge");
-    }
-    if name.is_empty() {
-        return Err(usage("Expecting filename and bitmap name"));
     }
     let files = parsed.named.take(vec![PathBuf::from(file)], parsed.format.as_deref())?;
     let request = BitmapRequest {

@@ -74,7 +74,7 @@ pub(super) struct ConvertArgs {
     sparse: Option<String>,
     /// Requests in flight, 1 to 16 [default: 8]
     #[arg(short = 'm', long = "parallel", value_name = "NUMBER", allow_negative_numbers = true)]
-    width: Option<i64>,
+    width: Option<String>,
     /// Allocate in whatever order requests end
     #[arg(short = 'W', long = "oob-writes")]
     out_of_order: bool,
@@ -151,7 +151,7 @@ pub(super) fn run_convert(mut args: ConvertArgs) -> Result<Outcome, Stop> {
     }
     let target = match args.target_image_opts {
         true if args.target_format.is_some() => {
-            return refuse("--target-image-opts and -O are mutually exclusive");
+            return refuse("--image-opts and --format are mutually exclusive");
         }
         true => options_path(&target.to_string_lossy()),
         false => target,

@@ -3,6 +3,7 @@ use super::super::{Outcome, Stop};
 use super::{Named, Output, failed, json, number, one_file, usage};
 use crate::tools::img::bench::{self, BenchRequest};
 use crate::tools::img::error::{ImgError, number_between};
+use crate::tools::img::image::{Cache, shown};
 use crate::tools::img::map::{self, MapRequest};
 use crate::tools::img::measure::{self, MeasureRequest};
 use crate::tools::img::resize::{self, ResizeRequest};
@@ -78,7 +79,7 @@ pub(super) struct MeasureArgs {
     #[arg(long, value_name = "STYLE")]
     output: Option<String>,
     /// Size of an empty disk, instead of an image
-    #[arg(short, long, value_name = "SIZE")]
+    #[arg(short, long, value_name = "SIZE", allow_negative_numbers = true)]
     size: Option<String>,
     /// Measure for a snapshot of the image: snapshot.id=ID, snapshot.name=NAME or just its name or id
     #[arg(short = 'l', long, value_name = "SNAPSHOT")]
@@ -199,7 +200,7 @@ pub(super) struct BenchArgs {
     /// Taken for the sake of scripts: the engine is io_uring wherever the host has it
     #[arg(short = 'i', long, value_name = "AIO")]
     aio: Option<String>,
-    /// As -i
+    /// As -i native, which wants a cache mode that goes around the host's page cache
     #[arg(short = 'n', long)]
     native: bool,
     /// Even if a guest has the image open for writing
@@ -214,10 +215,11 @@ pub(super) struct BenchArgs {
 }
 
 pub(super) fn run_bench(args: BenchArgs) -> Result<Outcome, Stop> {
-    if let Some(aio) = args.aio.filter(|a| !["threads", "native", "io_uring"].contains(&a.as_str()))
-    {
+    let aio = args.aio.as_deref().unwrap_or(if args.native { "native" } else { "threads" });
+    if !["threads", "native", "io_uring"].contains(&aio) {
         return Err(failed(ImgError::said(format!("Invalid aio option: {aio}"))));
     }
+    let native = aio == "native";
     let between =
         |name: &str, text: &str, min, max| number_between(name, text, min, max).map_err(failed);
     const INT_MAX: u64 = i32::MAX as u64;
@@ -238,6 +240,14 @@ pub(super) fn run_bench(args: BenchArgs) -> Result<Outcome, Stop> {
         force_share: args.force_share,
     };
     request.check().map_err(failed)?;
+    let cache = Cache::parse(request.cache.as_deref().unwrap_or("writeback"));
+    if native && cache.is_some_and(|cache| !cache.direct) {
+        return Err(failed(ImgError::said(format!(
+            "Could not open '{}': aio=native was specified, but it requires cache.direct=on, which was not \
+             specified.",
+            shown(&request.path)
+        ))));
+    }
     let announce = move |text: &str| {
         if !args.quiet {
             // A reader that has gone away is no reason to stop.

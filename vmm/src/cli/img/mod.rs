@@ -6,7 +6,6 @@ mod copying;
 mod doctor;
 mod looking;
 mod snapshot;
-mod words;
 
 use super::{EXIT_INPUT, Failure, Outcome, Stop};
 use crate::sandbox::tool::{self as sandbox, Needs};
@@ -14,7 +13,7 @@ use crate::tools::img::error::{BYTES_MAX, ImgError, number_between, prefix};
 use crate::tools::img::image::{Cache, driver_called, shown};
 use crate::tools::img::source::options_path;
 use crate::tools::img::text::in_buckets;
-use crate::tools::img::{Look, check, create, info};
+use crate::tools::img::{Look, check, create, info, words};
 use crate::tools::object;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Subcommand};

@@ -16,16 +16,16 @@ pub(super) struct SnapshotArgs {
     #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// List the snapshots; so it is without any other
-    #[arg(short, action = ArgAction::Count)]
+    #[arg(short, long, action = ArgAction::Count)]
     list: u8,
     /// Take a snapshot
-    #[arg(short, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
     create: Vec<String>,
     /// Go back to a snapshot; what the disk has now is lost
-    #[arg(short, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
     apply: Vec<String>,
     /// Delete a snapshot
-    #[arg(short, value_name = "SNAPSHOT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "SNAPSHOT", allow_hyphen_values = true)]
     delete: Vec<String>,
     /// Say nothing
     #[arg(short, long)]

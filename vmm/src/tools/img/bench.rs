@@ -131,15 +131,12 @@ struct Job {
 
 async fn requests(cx: &Cx, image: &Image, request: BenchRequest) -> Result<Duration, ImgError> {
     let size = image.size();
-    if request.length > size {
-        return Err(ImgError::said("Image is smaller than one request"));
-    }
     // Batches that end with a flush which waits for them; one batch without.
     let waits = request.flush_interval > 0 && !request.no_drain;
     let batch = if waits { request.flush_interval } else { request.count.max(1) };
-    let (count, depth, write) = (request.count, request.depth, request.write);
+    let (count, depth) = (request.count, request.depth);
     let job = Rc::new(Job {
-        offset: Cell::new(request.offset % size),
+        offset: Cell::new(request.offset),
         request,
         node: Arc::clone(&image.node),
         size,
@@ -158,10 +155,7 @@ async fn requests(cx: &Cx, image: &Image, request: BenchRequest) -> Result<Durat
     }
     match job.failed.get() {
         None => Ok(began.elapsed()),
-        Some(error) => {
-            let what = if write { "write" } else { "read" };
-            Err(ImgError::said(format!("Failed to {what} request: {}", errno_text(error))))
-        }
+        Some(error) => Err(ImgError::said(format!("Failed request: {}", errno_text(error)))),
     }
 }
 
@@ -176,6 +170,10 @@ impl Job {
             }
             self.sent.set(number + 1);
             let at = self.next_offset();
+            if at.saturating_add(self.request.length) > self.size {
+                self.failed.set(Some(BlockError::OutOfRange));
+                return;
+            }
             let io = if self.request.write { Io::write(at, buf) } else { Io::read(at, buf) };
             let (io, result) = node_io(&cx, &self.node, io).await;
             buf = io.buf;
@@ -189,12 +187,12 @@ impl Job {
         }
     }
 
-    /// Where the next request goes: around and around.
+    /// Where the next request goes: around and around. One that goes beyond the end fails, as with qemu-img.
     fn next_offset(&self) -> u64 {
         let step = if self.request.step == 0 { self.request.length } else { self.request.step };
         let at = self.offset.get();
-        self.offset.set(at.saturating_add(step) % self.size);
-        if at + self.request.length > self.size { 0 } else { at }
+        self.offset.set(at.saturating_add(step).checked_rem(self.size).unwrap_or(0));
+        at
     }
 
     async fn flush(&self, cx: &Cx) {

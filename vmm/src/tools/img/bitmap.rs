@@ -176,6 +176,9 @@ async fn one(
     enabled: bool,
 ) -> Result<(), String> {
     let name = &request.bitmap;
+    if *act == Act::Add && name.is_empty() {
+        return Err("Bitmap name cannot be empty".to_owned());
+    }
     let done = match act {
         Act::Add => image.add_bitmap(cx, name, request.granularity, enabled).await,
         Act::Remove => image.remove_bitmap(cx, name).await,

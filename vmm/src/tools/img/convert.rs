@@ -3,16 +3,18 @@ use super::aside::Aside;
 use super::carry::Bitmaps;
 use super::copy::{self, Copy};
 use super::create::{self, FormatPlan, Plan, Preallocation, Request};
-use super::error::not_a_size;
+use super::error::{not_a_size, number_between};
 use super::files::{aio_for, on_block_layer_with};
-use super::image::{Cache, Image, OpenMode, driver_called, errno_text, file_detail};
+use super::image::{Cache, Image, OpenMode, driver_called, errno_text};
 use super::pool::Pool;
 use super::progress::{Progress, Show};
 use super::snapshot::Which;
 use super::stream;
+use super::words;
 use super::{ImgError, create::format_called};
 use crate::spec::SpecError;
 use crate::spec::format::Format;
+use crate::spec::keyval;
 use spindle_block::Cx;
 use spindle_block::formats::ImageFormat;
 use spindle_block::ring::Aio;
@@ -26,7 +28,7 @@ const STREAM_UNIT: u64 = 64 << 10;
 /// partition table, boot sector or file system begins.
 pub(super) const HEAD: u64 = 1 << 20;
 /// Most requests in flight (qemu-img, MAX_COROUTINES).
-pub const WIDTH_MAX: i64 = 16;
+pub const WIDTH_MAX: u64 = 16;
 
 /// What the command line of `convert` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,7 +66,7 @@ pub struct ConvertRequest {
     /// `-S`, in bytes.
     pub sparse: Option<String>,
     /// `-m`.
-    pub width: Option<i64>,
+    pub width: Option<String>,
     /// `-W`.
     pub out_of_order: bool,
     /// `-t`.
@@ -81,6 +83,19 @@ pub struct ConvertRequest {
     pub quiet: bool,
     /// `-p`.
     pub show: Show,
+}
+
+impl ConvertRequest {
+    /// Whether the target gets a backing file of which nobody has said the format.
+    fn guesses_backing(&self) -> bool {
+        let given = |name: &str| {
+            self.options.iter().any(|text| {
+                keyval::parse("-o", text, None, &[]).is_ok_and(|options| options.contains_key(name))
+            })
+        };
+        let backing = self.backing.is_some() || given("backing_file");
+        backing && self.backing_format.is_none() && !given("backing_fmt")
+    }
 }
 
 /// A request that makes sense.
@@ -139,14 +154,11 @@ fn check(request: ConvertRequest) -> Result<Checked, ImgError> {
             }
         },
     };
-    let width = match request.width.unwrap_or(8) {
-        n @ 1..=WIDTH_MAX => usize::try_from(n).unwrap_or(1),
-        _ => {
-            return said(format!(
-                "Invalid number of coroutines specified. Must be between 1 and {WIDTH_MAX}."
-            ));
-        }
+    let width = match request.width.as_deref() {
+        None => 8,
+        Some(text) => number_between("number of coroutines", text, 1, WIDTH_MAX)?,
     };
+    let width = usize::try_from(width).unwrap_or(1);
     if !request.existing && request.target_is_zero {
         return said("--target-is-zero requires use of -n flag");
     }
@@ -282,7 +294,8 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
             close_all(cx, vec![image]).await;
             return said("output file is smaller than input file");
         }
-        let on_backing = backing_below(request, &image);
+        let below = image.backing.as_ref().filter(|_| request.backing.is_some());
+        let on_backing = below.map(|below| below.size());
         return Ok(Target {
             image,
             made: false,
@@ -303,7 +316,7 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
                      multiple input images",
         );
     }
-    if request.backing.is_some() && request.backing_format.is_none() {
+    if request.guesses_backing() {
         return said("Use of backing file requires explicit backing format");
     }
     let failed = |error: &dyn std::fmt::Display| {
@@ -313,11 +326,16 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
         ))
     };
     let mut plan = plan(request, total).map_err(|error| match error {
-        SpecError::Unknown { name, .. } => ImgError::said(format!("Invalid parameter '{name}'")),
-        other => failed(&other),
+        SpecError::Unknown { name, .. } | SpecError::NoValue { name, .. } => {
+            ImgError::said(format!("Invalid parameter '{name}'"))
+        }
+        other => failed(&words::of_options(&request.target, &other).unwrap_or_default()),
     })?;
     if request.compress && plan.is_encrypted() {
         return said("Compression and encryption not supported at the same time");
+    }
+    if request.compress && plan.is_preallocated() {
+        return said("Compression and preallocation not supported at the same time");
     }
     let regular = std::fs::metadata(&request.target).map_or(true, |m| m.is_file());
     let mut aside = Aside::begin(&plan);
@@ -330,7 +348,7 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
     };
     create::run(&plan, true).map_err(|error| {
         let text = match &error {
-            ImgError::File(error) => file_detail(error),
+            ImgError::File(error) => words::of_making_file(error),
             ImgError::NotMade { reason, .. } => reason.clone(),
             other => spindle_block::error::with_causes(other),
         };
@@ -349,7 +367,7 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
             return Err(ImgError::said(named(&aside, text)));
         }
     };
-    let on_backing = backing_below(request, &image);
+    let on_backing = image.backing.as_ref().map(|below| below.size());
     let stream = super::formats::stream_plan(&plan.format);
     let whole = match plan.format {
         FormatPlan::Qcow2(own) => own.preallocation == Preallocation::Off,
@@ -365,10 +383,6 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
         stream,
         on_backing,
     })
-}
-
-fn backing_below(request: &ConvertRequest, image: &Image) -> Option<u64> {
-    request.backing.as_ref().and(image.backing.as_ref()).map(|below| below.size())
 }
 
 pub(super) fn plan(request: &ConvertRequest, total: u64) -> Result<Plan, SpecError> {

@@ -2,7 +2,7 @@
 use super::encrypt::{self, EncryptPlan};
 use super::files::{backing_path, block_layer, open_to_read};
 use super::formats::{self, ImagePlan};
-use super::image::file_detail;
+use super::words;
 use super::{ImgError, Look};
 use crate::spec::format::Format;
 use crate::spec::keyval::{self, Options};
@@ -366,6 +366,16 @@ impl Plan {
         self.key().is_some()
     }
 
+    /// Whether more than what is written is allocated.
+    pub(super) fn is_preallocated(&self) -> bool {
+        let preallocation = match &self.format {
+            FormatPlan::Raw { preallocation } => *preallocation,
+            FormatPlan::Qcow2(own) => own.preallocation,
+            FormatPlan::Image(_) => Preallocation::Off,
+        };
+        preallocation != Preallocation::Off
+    }
+
     /// How the image is named so that it is opened with its passphrase.
     pub(super) fn opened(&self) -> PathBuf {
         let (key, id) = self.key().unzip();
@@ -561,11 +571,8 @@ fn make_data_file(image: &Path, name: &str, size: u64) -> Result<PathBuf, ImgErr
         )));
     }
     let made = FileNode::create(&FileOptions::new(&path), size);
-    let made = made.map_err(|error| {
-        let detail = file_detail(&error);
-        let detail = detail.replacen("Could not open", "Could not create", 1);
-        ImgError::said(format!("{shown}: {detail}"))
-    })?;
+    let made = made
+        .map_err(|error| ImgError::said(format!("{shown}: {}", words::of_making_file(&error))))?;
     drop(made);
     Ok(path)
 }

@@ -4,8 +4,9 @@ use super::copy::BUFFER;
 use super::create::{self, Request, format_called};
 use super::error::{BYTES_MAX, number_between, prefix};
 use super::files::{aio_for, on_block_layer_with};
-use super::image::{Cache, Image, OpenMode, driver_called, errno_text, file_detail};
+use super::image::{Cache, Image, OpenMode, driver_called, errno_text};
 use super::progress::{Progress, Show};
+use super::words;
 use spindle_block::submit::node_io;
 use spindle_block::{Cx, Io, IoBuf};
 use std::path::PathBuf;
@@ -94,6 +95,7 @@ pub fn run(request: &DdRequest) -> Result<(), ImgError> {
     let Ok(target) = format_called(request.target_format.as_deref().unwrap_or("raw")) else {
         return said("Unknown file format");
     };
+    super::option_help::text(target, false).map_err(ImgError::said)?;
     let (force_share, show) = (request.force_share, request.show);
     on_block_layer_with(aio_for(Cache::default()), |cx| async move {
         let image = Image::open(&cx, &operands.from, OpenMode::read(source, force_share)).await?;
@@ -130,7 +132,7 @@ async fn make(cx: &Cx, operands: &Operands, format: &str, len: u64) -> Result<Im
         ))
     };
     create::run(&plan.plan()?, true).map_err(|error| match &error {
-        ImgError::File(error) => failed(file_detail(error)),
+        ImgError::File(error) => failed(words::of_making_file(error)),
         ImgError::NotMade { reason, .. } => failed(reason.clone()),
         other => failed(spindle_block::error::with_causes(other)),
     })?;

@@ -49,6 +49,14 @@ pub fn number_between(name: &str, text: &str, min: u64, max: u64) -> Result<u64,
         Ok(_) => Err(not_between(name, min, max)),
         // More than 64 bits is a number all the same.
         Err(error) if error.contains("64 bits") => Err(not_between(name, min, max)),
+        // And so is one below zero.
+        Err(_)
+            if text
+                .strip_prefix('-')
+                .is_some_and(|text| crate::spec::size::parse(text, 1).is_ok()) =>
+        {
+            Err(not_between(name, min, max))
+        }
         Err(_) => Err(not_a_size(name, text)),
     }
 }

@@ -1,7 +1,7 @@
 //! What `info` shows.
 use super::bitmap::{self, BitmapReport};
 use super::files::{backing_path, block_layer};
-use super::image::{OpenMode, open_bytes};
+use super::image::{OpenMode, cannot_open, open_bytes, open_detail};
 use super::snapshot::{self, SnapshotReport};
 use super::source::Top;
 use super::text::{human_size, in_buckets};
@@ -203,7 +203,8 @@ impl ChildReport {
             actual_size: allocated,
             format_specific: specific,
             dirty_flag: Some(false),
-            file_length: length,
+            // As the disk's, in whole sectors.
+            file_length: length.next_multiple_of(512),
             ..ImageReport::default()
         };
         Self { name: name.to_owned(), info }
@@ -352,7 +353,7 @@ fn qcow2(cx: &Cx, path: &Path, file: Arc<dyn Node>) -> Result<ImageReport, ImgEr
     let task = Cx::clone(cx);
     let image = cx
         .block_on(async move { spindle_block::qcow2::info::info(&task, &file).await })
-        .map_err(|source| ImgError::Open { path: path.to_owned(), source })?;
+        .map_err(|error| cannot_open(path, 0, &open_detail(&error)))?;
     qcow2_report(path, image)
 }
 

@@ -1,9 +1,11 @@
 //! `measure`: how large a file an image will need.
 use super::ImgError;
 use super::create::{FormatPlan, Preallocation, Qcow2Plan, Request, format_called};
+use super::error::prefix;
 use super::files::on_block_layer;
 use super::image::{Image, OpenMode, driver_called, errno_text};
 use super::snapshot::Which;
+use super::words;
 use crate::spec::SpecError;
 use crate::spec::format::Format;
 use serde::Serialize;
@@ -11,7 +13,7 @@ use spindle_block::formats::ImageFormat;
 use spindle_block::qcow2::{BitmapInfo, Encrypt};
 use spindle_block::{Cx, Range};
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Bytes of an entry of an L1, L2 or refcount table (docs/interop/qcow2.txt).
 const ENTRY: u64 = 8;
@@ -93,8 +95,14 @@ pub fn run(request: MeasureRequest) -> Result<Measured, ImgError> {
         ..Request::default()
     };
     let plan = plan.plan().map_err(|error| match error {
-        SpecError::Unknown { name, .. } => ImgError::said(format!("Invalid parameter '{name}'")),
-        other => ImgError::Spec(other),
+        SpecError::Unknown { name, .. } | SpecError::NoValue { name, .. } => {
+            ImgError::said(format!(
+                "Invalid parameter '{name}'\n{}: Invalid options for file format '{}'",
+                prefix(),
+                format.name()
+            ))
+        }
+        other => ImgError::said(words::of_options(Path::new("image"), &other).unwrap_or_default()),
     })?;
     let Some(path) = request.path else {
         let size = request.size.unwrap_or(0);

@@ -41,6 +41,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 pub(crate) mod text;
+pub(crate) mod words;
 
 pub use error::ImgError;
 

@@ -2,7 +2,9 @@
 use super::ImgError;
 use super::files::on_block_layer;
 use super::image::{Image, OpenMode, driver_called, errno_text, warn_of_probing};
+use crate::spec::format::Format;
 use crate::spec::size;
+use spindle_block::formats::ImageFormat;
 use spindle_block::submit::node_io;
 use spindle_block::{BlockError, Cx, Io, IoBuf, Range};
 use std::os::fd::AsRawFd;
@@ -95,6 +97,7 @@ async fn resize(
         Some(_) => old.checked_sub(amount),
         None => Some(amount),
     };
+    let in_sectors = new.is_none_or(|new| new.is_multiple_of(512));
     let new = match new.and_then(|new| new.checked_next_multiple_of(512)) {
         Some(new) if new > 0 && i64::try_from(new).is_ok() => new,
         _ => return said("New image size must be positive"),
@@ -113,13 +116,27 @@ async fn resize(
             super::error::prefix()
         ));
     }
+    if image.qcow2.is_some() && !in_sectors {
+        return said("The new size must be a multiple of 512");
+    }
     if let Some(qcow2) = &image.qcow2
         && qcow2.is_version_2()
         && !qcow2.snapshots(cx).await.map_err(failed)?.is_empty()
     {
         return said("Can't resize a v2 image which has snapshots");
     }
-    to(cx, image, old, new, ahead).await.map_err(failed)
+    to(cx, image, old, new, ahead).await.map_err(|error| match (image.format, error) {
+        (Format::Image(ImageFormat::Qed), BlockError::Unsupported) if new < old => {
+            ImgError::said("Shrinking images is currently not supported")
+        }
+        (Format::Image(_), BlockError::Unsupported) => {
+            ImgError::said("Image format driver does not support resize")
+        }
+        (Format::Qcow2, BlockError::OutOfRange) => {
+            ImgError::said("Failed to grow the L1 table: File too large")
+        }
+        (_, error) => failed(error),
+    })
 }
 
 /// Gives a disk of `old` bytes the size `new`.

@@ -5,7 +5,7 @@ use crate::spec::block::DriverSpec;
 use crate::spec::format::{self, Format};
 use crate::spec::keyval::{self, Options};
 use crate::spec::props::Mode;
-use crate::spec::{self, size};
+use crate::spec::{self, SpecError, size};
 use crate::tools::object;
 use serde_json::Value;
 use spindle_block::formats::{ImageFormat, Secret};
@@ -152,7 +152,13 @@ pub(super) fn place(path: &Path) -> Result<Place, String> {
     let Some(text) = path.to_str() else { return Ok(Place::File(path.to_owned())) };
     if let Some(options) = text.strip_prefix(OPTIONS) {
         let options = keyval::parse("--image-opts", options, None, &[]);
-        return options.map(Place::Tree).map_err(|error| error.to_string());
+        return options.map(Place::Tree).map_err(|error| match error {
+            // QEMU takes it for the name of a node, of which there are none.
+            SpecError::NoValue { name, .. } => {
+                format!("Cannot find device='{name}' nor node-name='{name}'")
+            }
+            other => other.to_string(),
+        });
     }
     if let Some(json) = text.strip_prefix("json:") {
         return json_tree(json).map(Place::Tree);

@@ -1,13 +1,13 @@
 //! What qemu-img says of a new image that cannot be made.
+use super::ImgError;
+use super::image::file_detail;
 use crate::spec::SpecError;
-use crate::tools::img::error::ImgError;
-use crate::tools::img::image::file_detail;
 use spindle_block::error::with_causes;
-use spindle_block::nodes::file::Reason;
+use spindle_block::nodes::file::{FileError, Reason};
 use std::path::Path;
 
 /// A format that there is not.
-pub(super) fn of_format(error: &SpecError) -> ImgError {
+pub(crate) fn of_format(error: &SpecError) -> ImgError {
     match error {
         SpecError::Unknown { what: "format", name, .. } => {
             ImgError::said(format!("Unknown file format '{name}'"))
@@ -17,7 +17,7 @@ pub(super) fn of_format(error: &SpecError) -> ImgError {
 }
 
 /// Options that do not fit.
-pub(super) fn of_plan(path: &Path, error: SpecError) -> ImgError {
+pub(crate) fn of_plan(path: &Path, error: SpecError) -> ImgError {
     let path = path.display();
     ImgError::said(match error {
         // What was said in its words already.
@@ -25,7 +25,9 @@ pub(super) fn of_plan(path: &Path, error: SpecError) -> ImgError {
         SpecError::Unknown { what: "format", name, .. } => {
             format!("{path}: Unknown file format '{name}'")
         }
-        SpecError::Unknown { name, .. } => format!("{path}: Invalid parameter '{name}'"),
+        SpecError::Unknown { name, .. } | SpecError::NoValue { name, .. } => {
+            format!("{path}: Invalid parameter '{name}'")
+        }
         SpecError::BadValue { of, name, reason } => {
             format!("{path}: {}", of_value(&of, &name, &reason))
         }
@@ -33,9 +35,31 @@ pub(super) fn of_plan(path: &Path, error: SpecError) -> ImgError {
     })
 }
 
+/// Options that do not fit, where the image is not what the sentence begins with; `None`: an option that there
+/// is not.
+pub(super) fn of_options(path: &Path, error: &SpecError) -> Option<String> {
+    Some(match error {
+        SpecError::Unknown { .. } | SpecError::NoValue { .. } => return None,
+        SpecError::BadValue { name, reason, .. } if name == "backing_fmt" => {
+            format!("Parameter 'backing-fmt' does not accept value '{}'", quoted(reason))
+        }
+        SpecError::BadValue { of, name, reason } => of_value(of, name, reason),
+        other => {
+            let text = other.to_string();
+            let named = text.strip_prefix(&format!("{}: ", path.display())).map(str::to_owned);
+            named.unwrap_or(text)
+        }
+    })
+}
+
+/// The value that a reason is about.
+fn quoted(reason: &str) -> &str {
+    reason.split('\'').nth(1).unwrap_or_default()
+}
+
 /// A value that does not fit, as QEMU says it of the options that both have.
 fn of_value(of: &str, name: &str, reason: &str) -> String {
-    let quoted = reason.split('\'').nth(1).unwrap_or_default();
+    let quoted = quoted(reason);
     match name {
         "backing_fmt" => format!("Unknown driver '{quoted}'\nCould not open backing image."),
         "cluster_size" if reason.contains("power of two") || reason.contains("not within") => {
@@ -67,7 +91,7 @@ fn of_value(of: &str, name: &str, reason: &str) -> String {
 }
 
 /// A backing file that cannot be looked at.
-pub(super) fn of_backing(path: &Path, error: ImgError) -> ImgError {
+pub(crate) fn of_backing(path: &Path, error: ImgError) -> ImgError {
     let text = match error {
         ImgError::Said(text) if text.ends_with("needs a size parameter") => {
             return ImgError::Said(text);
@@ -88,19 +112,21 @@ pub(super) fn of_backing(path: &Path, error: ImgError) -> ImgError {
     ImgError::said(format!("{}: {detail}\nCould not open backing image.", path.display()))
 }
 
-/// A file that cannot be made.
-pub(super) fn of_making(path: &Path, error: ImgError) -> ImgError {
+/// Why a file cannot be made.
+pub(super) fn of_making_file(error: &FileError) -> String {
+    match &error.reason {
+        Reason::NotAnImage("a directory") => {
+            format!("Could not create '{}': Is a directory", error.path.display())
+        }
+        _ => file_detail(error).replacen("Could not open", "Could not create", 1),
+    }
+}
+
+/// An image that cannot be made.
+pub(crate) fn of_making(path: &Path, error: ImgError) -> ImgError {
     let path = path.display();
     match error {
-        ImgError::File(error) => {
-            let detail = match &error.reason {
-                Reason::NotAnImage("a directory") => {
-                    format!("Could not create '{}': Is a directory", error.path.display())
-                }
-                _ => file_detail(&error).replacen("Could not open", "Could not create", 1),
-            };
-            ImgError::said(format!("{path}: {detail}"))
-        }
+        ImgError::File(error) => ImgError::said(format!("{path}: {}", of_making_file(&error))),
         ImgError::Create { source, .. } => {
             ImgError::said(format!("{path}: {}", with_causes(&source)))
         }
