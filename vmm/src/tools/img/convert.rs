@@ -325,11 +325,13 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
             request.target.display()
         ))
     };
-    let mut plan = plan(request, total).map_err(|error| match error {
-        SpecError::Unknown { name, .. } | SpecError::NoValue { name, .. } => {
-            ImgError::said(format!("Invalid parameter '{name}'"))
+    let mut plan = plan(request, total).map_err(|error| {
+        let text = words::of_options(&request.target, &error);
+        match error {
+            // Before there is anything that could fail.
+            SpecError::Unknown { .. } | SpecError::NoValue { .. } => ImgError::said(text),
+            _ => failed(&text),
         }
-        other => failed(&words::of_options(&request.target, &other).unwrap_or_default()),
     })?;
     if request.compress && plan.is_encrypted() {
         return said("Compression and encryption not supported at the same time");

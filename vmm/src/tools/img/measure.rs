@@ -94,15 +94,15 @@ pub fn run(request: MeasureRequest) -> Result<Measured, ImgError> {
         options: request.options.clone(),
         ..Request::default()
     };
-    let plan = plan.plan().map_err(|error| match error {
-        SpecError::Unknown { name, .. } | SpecError::NoValue { name, .. } => {
-            ImgError::said(format!(
-                "Invalid parameter '{name}'\n{}: Invalid options for file format '{}'",
-                prefix(),
-                format.name()
-            ))
-        }
-        other => ImgError::said(words::of_options(Path::new("image"), &other).unwrap_or_default()),
+    let plan = plan.plan().map_err(|error| {
+        let text = words::of_options(Path::new("image"), &error);
+        ImgError::said(match error {
+            SpecError::Unknown { .. } | SpecError::NoValue { .. } => {
+                let (tool, name) = (prefix(), format.name());
+                format!("{text}\n{tool}: Invalid options for file format '{name}'")
+            }
+            _ => text,
+        })
     })?;
     let Some(path) = request.path else {
         let size = request.size.unwrap_or(0);

@@ -35,11 +35,12 @@ pub(crate) fn of_plan(path: &Path, error: SpecError) -> ImgError {
     })
 }
 
-/// Options that do not fit, where the image is not what the sentence begins with; `None`: an option that there
-/// is not.
-pub(super) fn of_options(path: &Path, error: &SpecError) -> Option<String> {
-    Some(match error {
-        SpecError::Unknown { .. } | SpecError::NoValue { .. } => return None,
+/// Options that do not fit, where the image is not what the sentence begins with.
+pub(super) fn of_options(path: &Path, error: &SpecError) -> String {
+    match error {
+        SpecError::Unknown { name, .. } | SpecError::NoValue { name, .. } => {
+            format!("Invalid parameter '{name}'")
+        }
         SpecError::BadValue { name, reason, .. } if name == "backing_fmt" => {
             format!("Parameter 'backing-fmt' does not accept value '{}'", quoted(reason))
         }
@@ -49,7 +50,7 @@ pub(super) fn of_options(path: &Path, error: &SpecError) -> Option<String> {
             let named = text.strip_prefix(&format!("{}: ", path.display())).map(str::to_owned);
             named.unwrap_or(text)
         }
-    })
+    }
 }
 
 /// The value that a reason is about.
