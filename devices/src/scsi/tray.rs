@@ -85,7 +85,7 @@ impl LogicalUnit {
             self.announce(asc::OPERATOR_REMOVAL_REQUEST);
             return Err(TrayError::Locked);
         }
-        self.move_tray(true, token);
+        self.move_tray(true, false, token);
         Ok(())
     }
 
@@ -95,7 +95,7 @@ impl LogicalUnit {
     /// When there is no tray.
     pub fn close_tray(&self) -> Result<(), TrayError> {
         self.has_tray()?;
-        self.move_tray(false, &Countdown::new(Box::new(|| ())));
+        self.move_tray(false, false, &Countdown::new(Box::new(|| ())));
         Ok(())
     }
 
@@ -124,15 +124,13 @@ impl LogicalUnit {
         if !load && self.lock().prevented() {
             return Err(Sense::illegal(asc::REMOVAL_PREVENTED));
         }
-        if !self.lock().tray.held {
-            self.move_tray(!load, &Countdown::new(Box::new(|| ())));
-        }
+        self.move_tray(!load, true, &Countdown::new(Box::new(|| ())));
         Ok(())
     }
 
-    fn move_tray(&self, open: bool, token: &Countdown) {
+    fn move_tray(&self, open: bool, by_guest: bool, token: &Countdown) {
         let (moved, medium) = self.change(|state| {
-            if state.tray.open == open {
+            if state.tray.open == open || (by_guest && state.tray.held) {
                 return (false, false);
             }
             state.tray.open = open;

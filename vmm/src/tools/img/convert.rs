@@ -369,7 +369,9 @@ pub(super) async fn prepare(cx: &Cx, checked: &Checked, total: u64) -> Result<Ta
             return Err(ImgError::said(named(&aside, text)));
         }
     };
-    let on_backing = image.backing.as_ref().map(|below| below.size());
+    // What several sources have over their own backing files is no difference to this one.
+    let below = image.backing.as_ref().filter(|_| request.sources.len() == 1);
+    let on_backing = below.map(|below| below.size());
     let stream = super::formats::stream_plan(&plan.format);
     let whole = match plan.format {
         FormatPlan::Qcow2(own) => own.preallocation == Preallocation::Off,
