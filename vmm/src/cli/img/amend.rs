@@ -49,8 +49,9 @@ fn detected(file: &Path) -> Result<String, Stop> {
 }
 
 pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
+    let mut files = args.named.take(args.files, args.format.as_deref())?;
     if args.options.iter().any(|text| text == "help" || text == "?") {
-        let format = match (args.format, &args.files[..]) {
+        let format = match (args.format, &files[..]) {
             (None, [file]) => Some(detected(file)?),
             (None, _) => {
                 return Err(failed(ImgError::said("Expecting one image file name")));
@@ -71,7 +72,6 @@ pub(super) fn run_amend(args: AmendArgs) -> Result<Outcome, Stop> {
         let text = amend::help(format.as_deref());
         return Ok(Outcome::Print { text: text.to_owned(), status: 0 });
     }
-    let mut files = args.named.take(args.files, args.format.as_deref())?;
     // Without options nothing is looked at.
     if files.len() != 1 && !args.options.is_empty() {
         return Err(failed(ImgError::said("Expecting one image file name")));
