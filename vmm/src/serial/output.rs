@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, Write},
+    ops::Range,
     os::unix::net::UnixStream,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{Builder, JoinHandle},
@@ -17,8 +18,9 @@ use crate::sandbox::{Kind, Sandbox};
 
 /// Output that waits to be written, at most; beyond it the newest is lost, as on a wire.
 const WAITING_MAX: usize = 1 << 20;
-/// How long output gathers before it is written.
-const GATHER: Duration = Duration::from_millis(1);
+/// How long output gathers before it is written: what comes after a pause (the echo of a key) is out at once, and
+/// while it keeps coming (a guest that boots) every batch may be twice as late as the last.
+pub(super) const GATHER: Range<Duration> = Duration::from_millis(1)..Duration::from_millis(16);
 
 #[derive(Default)]
 struct Waiting {
@@ -54,12 +56,14 @@ impl Shared {
 
     fn run(&self) {
         let mut batch = Vec::new();
+        let mut gather = GATHER.start;
         loop {
             let mut waiting = self.lock();
             waiting.writing = false;
             if waiting.bytes.is_empty() {
                 self.changed.notify_all();
             }
+            let idle = Instant::now();
             while waiting.bytes.is_empty() && !waiting.closed {
                 waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
@@ -69,7 +73,8 @@ impl Shared {
             waiting.writing = true;
             if !waiting.closed {
                 drop(waiting);
-                std::thread::sleep(GATHER);
+                gather = next_gather(gather, idle.elapsed());
+                std::thread::sleep(gather);
                 waiting = self.lock();
             }
             std::mem::swap(&mut waiting.bytes, &mut batch);
@@ -92,6 +97,11 @@ impl Shared {
             *sink = None;
         }
     }
+}
+
+/// How long the next batch gathers, after one that gathered for `last` and a pause.
+pub(super) fn next_gather(last: Duration, pause: Duration) -> Duration {
+    if pause < GATHER.end { (last * 2).min(GATHER.end) } else { GATHER.start }
 }
 
 /// The buffer and its thread.

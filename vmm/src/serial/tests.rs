@@ -50,6 +50,18 @@ fn a_file_gets_everything_in_order() {
 }
 
 #[test]
+fn output_that_keeps_coming_gathers_longer() {
+    use super::output::{GATHER, next_gather};
+    let mut gather = next_gather(GATHER.start, Duration::from_secs(1));
+    assert_eq!(gather, GATHER.start, "after a pause");
+    for _ in 0..10 {
+        gather = next_gather(gather, Duration::ZERO);
+    }
+    assert_eq!(gather, GATHER.end, "while it keeps coming");
+    assert_eq!(next_gather(gather, GATHER.end), GATHER.start, "after the next pause");
+}
+
+#[test]
 fn a_file_that_cannot_be_made_is_named() {
     let spec = SerialSpec::File("/nonexistent/log".into());
     let error = HostEnd::open(&spec, &Sandbox::default()).err().unwrap().to_string();
