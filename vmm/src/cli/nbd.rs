@@ -8,7 +8,7 @@ use crate::tools::img::error::prefix;
 use crate::tools::img::image::Cache;
 use crate::tools::img::snapshot::Which;
 use crate::tools::img::source::options_path;
-use crate::tools::nbd::{self, Address, ServeRequest};
+use crate::tools::nbd::{self, Address, NAME_MAX, ServeRequest};
 use crate::tools::object;
 use spindle_block::root::DetectZeroes;
 use std::ffi::OsString;
@@ -149,6 +149,8 @@ struct Given {
     export: bool,
     discard: Option<bool>,
     native: bool,
+    /// `--aio` was given.
+    aio: bool,
     /// `--sandbox`.
     confined: bool,
     /// -b or -p were given.
@@ -192,6 +194,7 @@ impl Given {
             export: false,
             discard: None,
             native: false,
+            aio: false,
             confined: true,
             placed: false,
         }
@@ -206,6 +209,11 @@ impl Given {
             "k" => self.socket = Some(PathBuf::from(value)),
             "o" => match number(&value) {
                 Some(offset) => (request.offset, self.export) = (offset, true),
+                None if value.strip_prefix('-').is_some_and(|rest| number(rest).is_some()) => {
+                    return Err(said(format!(
+                        "Value '{value}' is out of range for parameter 'offset'"
+                    )));
+                }
                 None => return Err(said(format!("Invalid offset '{value}'"))),
             },
             "r" => request.read_only = true,
@@ -230,6 +238,9 @@ impl Given {
                 Some(cache) => request.cache = cache,
                 None => return Err(said(format!("Invalid cache mode `{value}'"))),
             },
+            "aio" if std::mem::replace(&mut self.aio, true) => {
+                return Err(said("--aio can only be specified once"));
+            }
             "aio" => match value.as_str() {
                 "threads" => request.threads = true,
                 "native" => self.native = true,
@@ -261,7 +272,13 @@ impl Given {
             "t" => request.persistent = true,
             "v" => request.verbose = true,
             "object" => object::add(&value).map_err(said)?,
+            "x" if value.len() > NAME_MAX => {
+                return Err(said(format!("export name '{value}' too long")));
+            }
             "x" => (request.name, self.export) = (value, true),
+            "D" if value.len() > NAME_MAX => {
+                return Err(said(format!("export description '{value}' too long")));
+            }
             "D" => (request.description, self.export) = (Some(value), true),
             "tls-creds" => {
                 return Err(said(format!(

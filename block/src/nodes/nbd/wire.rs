@@ -187,13 +187,12 @@ impl<S: Read + Write> Talk<S> {
                 (ACK, _) if known => return Ok(Some(())),
                 (UNSUPPORTED, _) => return Ok(None),
                 (kind, text) if kind & ERROR != 0 => {
-                    let text = String::from_utf8_lossy(&text).trim().escape_debug().to_string();
                     let what = if kind == ERROR + 6 {
-                        format!("Requested export not available{}", colon(&text))
+                        "Requested export not available"
                     } else {
-                        format!("Server refused the export{}", colon(&text))
+                        "Server refused the export"
                     };
-                    return bad(&what);
+                    return bad(&format!("{what}{}", reported(&text)));
                 }
                 _ => return bad("the server's answer makes no sense"),
             }
@@ -210,8 +209,11 @@ impl<S: Read + Write> Talk<S> {
     }
 }
 
-fn colon(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!(": {text}") }
+/// What the server said of an error, for people: without what would steer their terminal.
+fn reported(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let text: String = text.trim().chars().filter(|c| !c.is_control()).collect();
+    if text.is_empty() { text } else { format!("\nserver reported: {text}") }
 }
 
 /// Greets a server and begins with the export `name`; `structured`: whoever goes on understands

@@ -305,11 +305,18 @@ pub fn run(path: &Path, look: Look, chain: bool) -> Result<Vec<ImageReport>, Img
         let own = bottom.host.as_ref().and_then(|file| file.allocated());
         let actual_size = own.map(|own| own.saturating_add(others));
         let mut report = ImageReport { actual_size, ..report };
-        if let Some(host) = bottom.host.filter(|_| bottom.below.len() == 1) {
-            let length = host.length().and_then(Result::ok).unwrap_or(report.virtual_size);
-            let child = ChildReport::file("file", &at, host.driver(), length, own);
-            report.children.push(child);
-        }
+        let child = match bottom.host.filter(|_| bottom.below.len() == 1) {
+            Some(host) => {
+                let length = host.length().and_then(Result::ok).unwrap_or(report.virtual_size);
+                Some(ChildReport::file("file", &at, host.driver(), length, own))
+            }
+            // A server's disk has a length, and nothing else is known of it.
+            None if bottom.node.driver() == "nbd" => {
+                Some(ChildReport::file("file", &at, "nbd", bottom.node.info().size, None))
+            }
+            None => None,
+        };
+        report.children.extend(child);
         reports.push(report);
     }
     Ok(reports)

@@ -4,12 +4,15 @@ use super::credit::{Credit, Ticket};
 use super::execute::{Part, Replies, execute, refusal};
 use super::export::Export;
 use super::negotiate::{Agreed, Offer, negotiate};
-use super::spec::{Command, DATA_MAX, REQUEST_LEN, Request};
+use super::spec::{
+    CMD_FLAG_PAYLOAD_LEN, Command, DATA_MAX, EINVAL, EXTENDED_REQUEST_LEN, REQUEST_LEN, Request,
+};
 use super::stream::{Stream, Until};
 use spindle_block::IoBuf;
 use spindle_block::iothread::Handle;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -22,7 +25,8 @@ struct Reply {
     _ticket: Ticket,
 }
 
-/// Serves a client until it goes. `limit`: how long its handshake may take.
+/// Serves a client until it goes. `limit`: how long its handshake may take; `agreed_on` is set once that has led to
+/// something.
 ///
 /// # Errors
 ///
@@ -33,8 +37,10 @@ pub(super) fn serve(
     export: &Arc<Export>,
     iothread: &Handle,
     limit: Option<Duration>,
+    agreed_on: &AtomicBool,
 ) -> io::Result<()> {
     let Some(agreed) = negotiate(Until::new(stream, limit), offer)? else { return Ok(()) };
+    agreed_on.store(true, SeqCst);
     stream.set_timeout(None)?;
     let credit = Arc::new(Credit::default());
     let (replies, written) = channel();
@@ -53,41 +59,46 @@ pub(super) fn serve(
 }
 
 fn read_requests(
-    mut stream: &Stream,
+    stream: &Stream,
     export: &Arc<Export>,
     agreed: &Arc<Agreed>,
     iothread: &Handle,
     credit: &Arc<Credit>,
     replies: &Sender<Reply>,
 ) -> io::Result<()> {
-    let mut head = [0; REQUEST_LEN];
     loop {
-        match stream.read_exact(&mut head) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            other => other?,
+        let Some(mut request) = read_request(stream, agreed.extended)? else { return Ok(()) };
+        if request.command == Some(Command::Disconnect) {
+            return Ok(());
         }
-        let Some(request) = Request::parse(&head) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no request"));
-        };
-        let is_write = request.command == Some(Command::Write);
-        match request.command {
-            Some(Command::Disconnect) => return Ok(()),
-            _ if is_write && request.len > DATA_MAX => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a write is too long"));
-            }
-            _ => {}
+        let payload = request.payload(agreed.extended);
+        if payload > u64::from(DATA_MAX) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too much data in a request"));
         }
-        let refused = refusal(export, agreed, &request);
-        let holds = is_write || (request.command == Some(Command::Read) && refused.is_none());
-        let ticket = credit.take(if holds { request.len.into() } else { 0 });
-        let data = if is_write { read_data(stream, request.len)? } else { IoBuf::empty() };
+        let mut refused = refusal(export, agreed, &request);
+        let reads = request.command == Some(Command::Read) && refused.is_none();
+        let ticket = credit.take(if reads { request.len } else { payload });
+        let data = read_data(stream, payload)?;
+        let mut agreed = Arc::clone(agreed);
+        if request.command == Some(Command::BlockStatus)
+            && agreed.extended
+            && request.flags & CMD_FLAG_PAYLOAD_LEN != 0
+        {
+            refused = match selected(&agreed, &data) {
+                None => Some(EINVAL),
+                Some((len, selection)) => {
+                    (request.len, agreed) = (len, Arc::new(selection));
+                    refusal(export, &agreed, &request)
+                }
+            };
+        }
         if let Some(error) = refused {
-            let parts = Replies::new(agreed, request.cookie).error(error);
+            let parts = Replies::new(&agreed, &request).error(error);
             // A writer that has gone has ended the connection.
             let _ = replies.send(Reply { parts, _ticket: ticket });
             continue;
         }
-        let (export, agreed, replies) = (Arc::clone(export), Arc::clone(agreed), replies.clone());
+        let (export, replies) = (Arc::clone(export), replies.clone());
         iothread.post(move |cx| {
             let task = cx.clone();
             cx.spawn(async move {
@@ -100,7 +111,40 @@ fn read_requests(
     }
 }
 
-fn read_data(mut stream: &Stream, len: u32) -> io::Result<IoBuf> {
+/// `None`: the client has gone.
+fn read_request(mut stream: &Stream, extended: bool) -> io::Result<Option<Request>> {
+    let mut head = [0; EXTENDED_REQUEST_LEN];
+    let len = if extended { EXTENDED_REQUEST_LEN } else { REQUEST_LEN };
+    match stream.read_exact(&mut head[..len]) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let request = match head.first_chunk() {
+        Some(head) if !extended => Request::parse(head),
+        _ => Request::parse_extended(&head),
+    };
+    request.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no request"))
+}
+
+/// What block status with a payload asks for: how many bytes it is about, and the numbers of contexts.
+fn selected(agreed: &Agreed, data: &IoBuf) -> Option<(u64, Agreed)> {
+    let bytes = data.to_vec();
+    let (len, numbers) = bytes.split_first_chunk()?;
+    let (numbers, rest) = numbers.as_chunks();
+    let mut contexts = Vec::new();
+    for number in numbers {
+        let number = usize::try_from(u32::from_be_bytes(*number)).ok()?;
+        // Each once, and none that was not agreed on.
+        if !agreed.contexts.contains(&number) || contexts.contains(&number) {
+            return None;
+        }
+        contexts.push(number);
+    }
+    let agreed = Agreed { contexts, ..agreed.clone() };
+    rest.is_empty().then(|| (u64::from_be_bytes(*len), agreed))
+}
+
+fn read_data(mut stream: &Stream, len: u64) -> io::Result<IoBuf> {
     let len = usize::try_from(len).unwrap_or(0);
     let mut data = IoBuf::zeroed(len);
     let mut piece = vec![0; PIECE.min(len)];

@@ -9,6 +9,8 @@ use spindle_block::{BlockError, Cx, Io, IoBuf, Op, Range};
 const EXTENTS_MAX: usize = 16 << 10;
 /// What is to be read soon is read in pieces of so many bytes.
 const CACHE_PIECE: u64 = 1 << 20;
+/// Most of it, in bytes.
+const CACHE_MAX: u64 = 4 << 30;
 
 /// A part of a reply: bytes of its own, and data.
 pub(super) struct Part {
@@ -32,13 +34,22 @@ pub(super) fn number(error: BlockError) -> u32 {
 /// Encodes the parts of a reply.
 pub(super) struct Replies {
     structured: bool,
+    extended: bool,
     cookie: u64,
+    /// Where the request begins; extended replies repeat it.
+    offset: u64,
     parts: Vec<Part>,
 }
 
 impl Replies {
-    pub fn new(agreed: &Agreed, cookie: u64) -> Self {
-        Self { structured: agreed.structured, cookie, parts: Vec::new() }
+    pub fn new(agreed: &Agreed, request: &Request) -> Self {
+        Self {
+            structured: agreed.structured,
+            extended: agreed.extended,
+            cookie: request.cookie,
+            offset: request.offset,
+            parts: Vec::new(),
+        }
     }
 
     fn simple(&mut self, error: u32, data: IoBuf) {
@@ -51,11 +62,17 @@ impl Replies {
     fn chunk(&mut self, kind: u16, last: bool, payload: &[u8], data: IoBuf) {
         let flags = if last { REPLY_FLAG_DONE } else { 0 };
         let len = payload.len() as u64 + data.len();
-        let mut head = STRUCTURED_REPLY_MAGIC.to_be_bytes().to_vec();
+        let magic = if self.extended { EXTENDED_REPLY_MAGIC } else { STRUCTURED_REPLY_MAGIC };
+        let mut head = magic.to_be_bytes().to_vec();
         head.extend(flags.to_be_bytes());
         head.extend(kind.to_be_bytes());
         head.extend(self.cookie.to_be_bytes());
-        head.extend(u32::try_from(len).unwrap_or(0).to_be_bytes());
+        if self.extended {
+            head.extend(self.offset.to_be_bytes());
+            head.extend(len.to_be_bytes());
+        } else {
+            head.extend(u32::try_from(len).unwrap_or(0).to_be_bytes());
+        }
         head.extend(payload);
         self.parts.push(Part { head, data });
     }
@@ -99,9 +116,11 @@ pub(super) fn refusal(export: &Export, agreed: &Agreed, request: &Request) -> Op
         Command::BlockStatus => CMD_FLAG_FUA | CMD_FLAG_REQ_ONE,
         _ => CMD_FLAG_FUA,
     };
+    let has_payload = matches!(command, Command::Write | Command::BlockStatus);
+    let allowed = allowed | if agreed.extended && has_payload { CMD_FLAG_PAYLOAD_LEN } else { 0 };
     let writes = matches!(command, Command::Write | Command::WriteZeroes | Command::Trim);
     let moves_data = matches!(command, Command::Read | Command::Write);
-    let end = request.offset.checked_add(request.len.into());
+    let end = request.offset.checked_add(request.len);
     if request.flags & !allowed != 0 {
         Some(EINVAL)
     } else if writes && export.read_only {
@@ -110,7 +129,7 @@ pub(super) fn refusal(export: &Export, agreed: &Agreed, request: &Request) -> Op
         let takes_space = matches!(command, Command::Write | Command::WriteZeroes);
         Some(if takes_space { ENOSPC } else { EINVAL })
     } else {
-        let too_long = moves_data && request.len > DATA_MAX;
+        let too_long = moves_data && request.len > u64::from(DATA_MAX);
         let no_status = agreed.contexts.is_empty() || request.len == 0;
         (too_long || (command == Command::BlockStatus && no_status)).then_some(EINVAL)
     }
@@ -124,8 +143,8 @@ pub(super) async fn execute(
     request: Request,
     data: IoBuf,
 ) -> Vec<Part> {
-    let replies = Replies::new(agreed, request.cookie);
-    let range = Range::new(request.offset, request.len.into());
+    let replies = Replies::new(agreed, &request);
+    let range = Range::new(request.offset, request.len);
     let flag = |flag| request.flags & flag != 0;
     let fua = flag(CMD_FLAG_FUA);
     let done = match request.command {
@@ -162,6 +181,8 @@ pub(super) async fn execute(
 }
 
 async fn cache(cx: &Cx, export: &Export, range: Range) -> Result<(), BlockError> {
+    // More than that is in no cache for long, and nobody waits for it.
+    let range = Range::new(range.offset, range.len.min(CACHE_MAX));
     let mut at = range.offset;
     let mut buf = IoBuf::empty();
     while at < range.end() {
@@ -183,7 +204,7 @@ fn memory(len: u64) -> Result<IoBuf, BlockError> {
 
 /// Reads; where replies are structured, zeros that are known to be such are not sent.
 async fn read(cx: &Cx, export: &Export, mut replies: Replies, request: Request) -> Vec<Part> {
-    let range = Range::new(request.offset, request.len.into());
+    let range = Range::new(request.offset, request.len);
     let sparse = replies.structured && request.flags & CMD_FLAG_DF == 0;
     if range.len == 0 {
         return if sparse || replies.structured {
@@ -243,9 +264,9 @@ async fn block_status(
     mut replies: Replies,
     request: Request,
 ) -> Vec<Part> {
-    let range = Range::new(request.offset, request.len.into());
+    let range = Range::new(request.offset, request.len);
     let most = if request.flags & CMD_FLAG_REQ_ONE != 0 { 1 } else { EXTENTS_MAX };
-    let mut extents: Vec<Vec<(u32, u32)>> = vec![Vec::new(); agreed.contexts.len()];
+    let mut extents: Vec<Vec<(u64, u32)>> = vec![Vec::new(); agreed.contexts.len()];
     let mut at = range.offset;
     let mut full = false;
     while at < range.end() && !full {
@@ -262,7 +283,6 @@ async fn block_status(
             }
         }
         for ((list, context), dirty) in extents.iter_mut().zip(&agreed.contexts).zip(dirty) {
-            let len = u32::try_from(len).unwrap_or(0);
             let now = state(&export.contexts[*context], &status, dirty);
             let room = list.len() < most;
             match list.last_mut() {
@@ -274,13 +294,22 @@ async fn block_status(
         at += len;
     }
     for (place, (list, context)) in extents.iter().zip(&agreed.contexts).enumerate() {
+        let kind = if agreed.extended { REPLY_BLOCK_STATUS_EXT } else { REPLY_BLOCK_STATUS };
         let mut payload = u32::try_from(*context).unwrap_or(0).to_be_bytes().to_vec();
+        if agreed.extended {
+            payload.extend(u32::try_from(list.len()).unwrap_or(0).to_be_bytes());
+        }
         for (len, state) in list {
-            payload.extend(len.to_be_bytes());
-            payload.extend(state.to_be_bytes());
+            if agreed.extended {
+                payload.extend(len.to_be_bytes());
+                payload.extend(u64::from(*state).to_be_bytes());
+            } else {
+                payload.extend(u32::try_from(*len).unwrap_or(u32::MAX).to_be_bytes());
+                payload.extend(state.to_be_bytes());
+            }
         }
         let last = place + 1 == agreed.contexts.len();
-        replies.chunk(REPLY_BLOCK_STATUS, last, &payload, IoBuf::empty());
+        replies.chunk(kind, last, &payload, IoBuf::empty());
     }
     replies.parts
 }

@@ -24,6 +24,8 @@ struct Found {
     size: u64,
     flags: u16,
     blocks: Option<[u32; 3]>,
+    /// Requests may have 64-bit lengths.
+    wide: bool,
     contexts: Vec<String>,
 }
 
@@ -109,8 +111,8 @@ impl<S: Read + Write> Client<S> {
         }
         let ours = flags & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
         self.0.write_all(&u32::from(ours).to_be_bytes())?;
-        self.send(OPT_STRUCTURED_REPLY, &[])?;
-        let structured = self.answer(OPT_STRUCTURED_REPLY)?.0 == REP_ACK;
+        let wide = self.switch(OPT_EXTENDED_HEADERS)?;
+        let structured = wide || self.switch(OPT_STRUCTURED_REPLY)?;
         self.send(OPT_LIST, &[])?;
         let mut found = Vec::new();
         loop {
@@ -123,7 +125,7 @@ impl<S: Read + Write> Client<S> {
                         return broken("the lengths of an answer do not fit");
                     };
                     let name = String::from_utf8_lossy(name).into_owned();
-                    found.push(Found { name, ..Found::default() });
+                    found.push(Found { name, wide, ..Found::default() });
                 }
                 REP_SERVER => return broken("the list does not end"),
                 _ => return broken("the server does not list its exports"),
@@ -134,6 +136,12 @@ impl<S: Read + Write> Client<S> {
         }
         self.send(OPT_ABORT, &[])?;
         Ok(found)
+    }
+
+    /// Whether the server does what an option without data asks for.
+    fn switch(&mut self, option: u32) -> io::Result<bool> {
+        self.send(option, &[])?;
+        Ok(self.answer(option)?.0 == REP_ACK)
     }
 
     fn describe(&mut self, export: &mut Found, structured: bool) -> io::Result<()> {
@@ -196,6 +204,7 @@ fn text(found: &[Found]) -> String {
         if let Some([least, best, most]) = export.blocks {
             let _ = writeln!(out, "  min block: {least}\n  opt block: {best}\n  max block: {most}");
         }
+        let _ = writeln!(out, "  transaction size: {}-bit", if export.wide { 64 } else { 32 });
         if !export.contexts.is_empty() {
             let _ = writeln!(out, "  available meta contexts: {}", export.contexts.len());
             for name in &export.contexts {

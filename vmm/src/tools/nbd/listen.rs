@@ -47,6 +47,9 @@ impl Address {
     }
 }
 
+/// Bytes of the longest name of a local socket, with the zero behind it (unix(7)).
+const SUN_PATH: usize = 108;
+
 /// A socket that listens. A local one is removed with it.
 pub(super) enum Listener {
     Tcp(TcpListener),
@@ -64,6 +67,12 @@ impl Listener {
                 format!("Failed to use the socket that was handed over: {}", reason(error))
             })?]),
             Address::Unix(path) => {
+                if path.as_os_str().len() >= SUN_PATH {
+                    return Err(format!(
+                        "UNIX socket path '{}' is too long\nPath must be less than {SUN_PATH} bytes",
+                        path.display()
+                    ));
+                }
                 remove_socket(path);
                 let bound = UnixListener::bind(path).map_err(|error| {
                     format!("Failed to bind socket to {}: {}", path.display(), reason(error))
@@ -85,7 +94,9 @@ impl Listener {
                 }
                 match failure {
                     Some(error) if bound.is_empty() => {
-                        Err(format!("Failed to bind socket: {}", reason(error)))
+                        let nobody = error.kind() == io::ErrorKind::AddrInUse;
+                        let what = if nobody { "find an available port" } else { "bind socket" };
+                        Err(format!("Failed to {what}: {}", reason(error)))
                     }
                     _ => Ok(bound),
                 }

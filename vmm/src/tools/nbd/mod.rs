@@ -18,6 +18,7 @@ mod tests;
 pub use kernel::disconnect;
 pub use list::list;
 pub use listen::Address;
+pub use spec::NAME_MAX;
 
 use self::export::{Context, Export};
 use self::kernel::Device;
@@ -104,6 +105,8 @@ struct Client {
     stream: Stream,
     /// Its thread is about to end.
     over: Arc<AtomicBool>,
+    /// It came to use the disk, and did not only ask for what there is.
+    agreed: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -181,7 +184,7 @@ fn write_pid(path: &Path) -> Result<(), String> {
     std::fs::write(path, format!("{}\n", std::process::id())).map_err(|error| {
         let text = error.to_string();
         let text = text.split(" (os error").next().unwrap_or_default();
-        format!("cannot create PID file: Cannot open pid file: {text}")
+        format!("Could not create '{}': {text}", path.display())
     })
 }
 
@@ -287,6 +290,8 @@ struct Server<'a> {
     clients: Vec<Client>,
     accepted: usize,
     listening: bool,
+    /// Somebody used the disk and has gone.
+    used: bool,
 }
 
 /// Keys of what is waited for; listeners follow.
@@ -320,6 +325,7 @@ impl<'a> Server<'a> {
             clients: Vec::new(),
             accepted: 0,
             listening: false,
+            used: false,
         })
     }
 
@@ -350,7 +356,7 @@ impl<'a> Server<'a> {
                         // Only that it was written to matters.
                         let _ = self.gone.read();
                         self.reap();
-                        if self.clients.is_empty() && !self.request.persistent {
+                        if self.used && self.clients.is_empty() && !self.request.persistent {
                             return Ok(());
                         }
                     }
@@ -389,6 +395,7 @@ impl<'a> Server<'a> {
         self.clients = here;
         let gone: Vec<Client> = gone;
         for client in gone {
+            self.used |= client.agreed.load(SeqCst);
             let _ = client.thread.join();
         }
     }
@@ -431,12 +438,16 @@ impl<'a> Server<'a> {
         let (offer, export) = (self.offer.clone(), Arc::clone(self.export));
         let (handle, limit) = (iothread.handle.clone(), self.request.handshake_limit);
         let over = Arc::new(AtomicBool::new(false));
+        let agreed = Arc::new(AtomicBool::new(false));
+        let agreed_on = Arc::clone(&agreed);
         let told = Told { over: Arc::clone(&over), gone: Arc::clone(&self.gone) };
         let verbose = self.request.verbose;
         let thread =
             std::thread::Builder::new().name("nbd-client".to_owned()).spawn(move || {
                 let told = told;
-                if let Err(error) = connection::serve(&stream, &offer, &export, &handle, limit)
+                let served =
+                    connection::serve(&stream, &offer, &export, &handle, limit, &agreed_on);
+                if let Err(error) = served
                     && verbose
                 {
                     say(&format!("a client was dropped: {error}"));
@@ -445,7 +456,7 @@ impl<'a> Server<'a> {
                 drop((stream, export));
                 drop(told);
             })?;
-        self.clients.push(Client { stream: kept, over, thread });
+        self.clients.push(Client { stream: kept, over, agreed, thread });
         Ok(())
     }
 }

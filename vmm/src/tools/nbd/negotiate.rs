@@ -29,6 +29,8 @@ pub struct Offer {
 pub struct Agreed {
     /// Structured replies.
     pub structured: bool,
+    /// Extended headers: requests and replies with 64-bit lengths; replies are structured then.
+    pub extended: bool,
     /// The contexts that block status is told in, by their places.
     pub contexts: Vec<usize>,
 }
@@ -122,16 +124,7 @@ impl<S: Read + Write> Handshake<'_, S> {
                         return Ok(Some(self.agreed.clone()));
                     }
                 }
-                OPT_STRUCTURED_REPLY if !data.is_empty() => {
-                    self.refuse(option, REP_ERR_INVALID, "the option has no data")?;
-                }
-                OPT_STRUCTURED_REPLY if self.agreed.structured => {
-                    self.refuse(option, REP_ERR_INVALID, "structured replies are on already")?;
-                }
-                OPT_STRUCTURED_REPLY => {
-                    self.agreed.structured = true;
-                    self.reply(option, REP_ACK, &[])?;
-                }
+                OPT_STRUCTURED_REPLY | OPT_EXTENDED_HEADERS => self.mode(option, &data)?,
                 OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => self.contexts(option, &data)?,
                 OPT_STARTTLS => self.refuse(option, REP_ERR_POLICY, "TLS not configured")?,
                 _ => self.refuse(option, REP_ERR_UNSUP, "the option is not known")?,
@@ -167,7 +160,27 @@ impl<S: Read + Write> Handshake<'_, S> {
     }
 
     fn flags(&self) -> u16 {
-        self.offer.flags | if self.agreed.structured { SEND_DF } else { 0 }
+        let structured = if self.agreed.structured { SEND_DF } else { 0 };
+        let extended = if self.agreed.extended { BLOCK_STAT_PAYLOAD } else { 0 };
+        self.offer.flags | structured | extended
+    }
+
+    /// What requests and replies look like.
+    fn mode(&mut self, option: u32, data: &[u8]) -> io::Result<()> {
+        let extended = option == OPT_EXTENDED_HEADERS;
+        if !data.is_empty() {
+            return self.refuse(option, REP_ERR_INVALID, "the option has no data");
+        }
+        if self.agreed.extended {
+            let kind = if extended { REP_ERR_INVALID } else { REP_ERR_EXT_HEADER_REQD };
+            return self.refuse(option, kind, "extended headers are on already");
+        }
+        if self.agreed.structured && !extended {
+            return self.refuse(option, REP_ERR_INVALID, "structured replies are on already");
+        }
+        self.agreed.structured = true;
+        self.agreed.extended = extended;
+        self.reply(option, REP_ACK, &[])
     }
 
     fn export_name(&mut self, name: &[u8]) -> io::Result<Agreed> {

@@ -1,4 +1,4 @@
-//! The NBD protocol (doc/proto.md of the NetworkBlockDevice project, version of 2022): constants, and
+//! The NBD protocol (doc/proto.md of the NetworkBlockDevice project, version of 2024): constants, and
 //! what requests look like.
 
 /// "Newstyle negotiation": the first bytes of a server.
@@ -13,6 +13,10 @@ pub const REQUEST_MAGIC: u32 = 0x2560_9513;
 pub const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 /// "Structured reply chunk message".
 pub const STRUCTURED_REPLY_MAGIC: u32 = 0x668e_33ef;
+/// "Extended request message".
+pub const EXTENDED_REQUEST_MAGIC: u32 = 0x21e4_1c71;
+/// "Extended reply chunk message".
+pub const EXTENDED_REPLY_MAGIC: u32 = 0x6e8a_278c;
 
 /// Handshake flag: fixed newstyle.
 pub const FLAG_FIXED_NEWSTYLE: u16 = 1;
@@ -29,6 +33,7 @@ pub const OPT_GO: u32 = 7;
 pub const OPT_STRUCTURED_REPLY: u32 = 8;
 pub const OPT_LIST_META_CONTEXT: u32 = 9;
 pub const OPT_SET_META_CONTEXT: u32 = 10;
+pub const OPT_EXTENDED_HEADERS: u32 = 11;
 
 /// "Option reply types".
 pub const REP_ACK: u32 = 1;
@@ -40,6 +45,7 @@ pub const REP_ERR_POLICY: u32 = 1 << 31 | 2;
 pub const REP_ERR_INVALID: u32 = 1 << 31 | 3;
 pub const REP_ERR_UNKNOWN: u32 = 1 << 31 | 6;
 pub const REP_ERR_TOO_BIG: u32 = 1 << 31 | 9;
+pub const REP_ERR_EXT_HEADER_REQD: u32 = 1 << 31 | 10;
 
 /// `NBD_INFO_EXPORT`.
 pub const INFO_EXPORT: u16 = 0;
@@ -63,7 +69,7 @@ pub const TRANSMISSION_FLAGS: [(u16, &str); 12] = [
     (1 << 9, "resize"),
     (SEND_CACHE, "cache"),
     (SEND_FAST_ZERO, "fast-zero"),
-    (1 << 12, "block-status-payload"),
+    (BLOCK_STAT_PAYLOAD, "block-status-payload"),
 ];
 pub const HAS_FLAGS: u16 = 1;
 pub const READ_ONLY: u16 = 1 << 1;
@@ -75,6 +81,7 @@ pub const SEND_DF: u16 = 1 << 7;
 pub const CAN_MULTI_CONN: u16 = 1 << 8;
 pub const SEND_CACHE: u16 = 1 << 10;
 pub const SEND_FAST_ZERO: u16 = 1 << 11;
+pub const BLOCK_STAT_PAYLOAD: u16 = 1 << 12;
 
 /// Request flag: force unit access.
 pub const CMD_FLAG_FUA: u16 = 1;
@@ -87,6 +94,9 @@ pub const CMD_FLAG_REQ_ONE: u16 = 1 << 3;
 /// Request flag: fail instead of writing zeros.
 pub const CMD_FLAG_FAST_ZERO: u16 = 1 << 4;
 
+/// Request flag: the length is that of the data behind an extended request.
+pub const CMD_FLAG_PAYLOAD_LEN: u16 = 1 << 5;
+
 /// Reply flag: the last chunk.
 pub const REPLY_FLAG_DONE: u16 = 1;
 /// Chunk: nothing.
@@ -97,6 +107,8 @@ pub const REPLY_OFFSET_DATA: u16 = 1;
 pub const REPLY_OFFSET_HOLE: u16 = 2;
 /// Chunk: a context and its extents.
 pub const REPLY_BLOCK_STATUS: u16 = 5;
+/// Chunk: a context and its extents, with wide lengths.
+pub const REPLY_BLOCK_STATUS_EXT: u16 = 6;
 /// Chunk: an error.
 pub const REPLY_ERROR: u16 = 1 << 15 | 1;
 
@@ -120,6 +132,8 @@ pub const DATA_MAX: u32 = 32 << 20;
 pub const NAME_MAX: usize = 4096;
 /// Bytes of a request without its data.
 pub const REQUEST_LEN: usize = 28;
+/// Bytes of an extended request without its data.
+pub const EXTENDED_REQUEST_LEN: usize = 32;
 
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,25 +184,43 @@ pub struct Request {
     /// First byte.
     pub offset: u64,
     /// Bytes.
-    pub len: u32,
+    pub len: u64,
 }
 
 impl Request {
     /// Parses a request; `None` where it is none, and the connection therefore out of step.
     #[must_use]
     pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Option<Self> {
-        let field = |at: usize, len: usize| {
-            bytes[at..at + len].iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte))
+        Self::fields(bytes, REQUEST_MAGIC)
+    }
+
+    /// The same for a client that sends extended headers.
+    #[must_use]
+    pub fn parse_extended(bytes: &[u8; EXTENDED_REQUEST_LEN]) -> Option<Self> {
+        Self::fields(bytes, EXTENDED_REQUEST_MAGIC)
+    }
+
+    /// The length is what follows the other fields.
+    fn fields(bytes: &[u8], magic: u32) -> Option<Self> {
+        let field = |from: usize, to: usize| {
+            bytes[from..to].iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte))
         };
-        if field(0, 4) != u64::from(REQUEST_MAGIC) {
+        if field(0, 4) != u64::from(magic) {
             return None;
         }
         Some(Self {
-            flags: field(4, 2) as u16,
-            command: Command::of(field(6, 2) as u16),
-            cookie: field(8, 8),
-            offset: field(16, 8),
-            len: field(24, 4) as u32,
+            flags: field(4, 6) as u16,
+            command: Command::of(field(6, 8) as u16),
+            cookie: field(8, 16),
+            offset: field(16, 24),
+            len: field(24, bytes.len()),
         })
+    }
+
+    /// Bytes of data that follow the request. `extended`: the client sends extended headers.
+    #[must_use]
+    pub fn payload(&self, extended: bool) -> u64 {
+        let says = extended && self.flags & CMD_FLAG_PAYLOAD_LEN != 0;
+        if says || self.command == Some(Command::Write) { self.len } else { 0 }
     }
 }

@@ -1,6 +1,6 @@
 //! The handshake and the wire, byte by byte; the server with real clients is in `tests/nbd.rs`.
 use super::negotiate::{Agreed, Offer, negotiate};
-use super::spec::{Command, REQUEST_LEN, Request};
+use super::spec::{Command, EXTENDED_REQUEST_LEN, REQUEST_LEN, Request};
 use proptest::prelude::*;
 use std::io::{self, Cursor, Read, Write};
 
@@ -69,6 +69,7 @@ const POLICY: u32 = (1 << 31) + 2;
 const INVALID: u32 = (1 << 31) + 3;
 const UNKNOWN: u32 = (1 << 31) + 6;
 const TOO_BIG: u32 = (1 << 31) + 9;
+const EXT_HEADER_REQD: u32 = (1 << 31) + 10;
 
 #[test]
 fn a_client_that_asks_for_everything_gets_it() {
@@ -82,9 +83,29 @@ fn a_client_that_asks_for_everything_gets_it() {
             option(7, &named(b"disk", &[0, 0])),
         ],
     );
-    assert_eq!(agreed.unwrap(), Some(Agreed { structured: true, contexts: vec![0] }));
+    assert_eq!(
+        agreed.unwrap(),
+        Some(Agreed { structured: true, extended: false, contexts: vec![0] })
+    );
     // ACK; SERVER, ACK; META_CONTEXT, ACK; INFO twice, ACK.
     assert_eq!(kinds, [1, 2, 1, 4, 1, 3, 3, 1]);
+}
+
+#[test]
+fn extended_headers_come_with_structured_replies_and_instead_of_them() {
+    let begin = |options: &[u32]| {
+        let options: Vec<Vec<u8>> = options.iter().map(|number| option(*number, &[])).collect();
+        let end = option(7, &named(b"disk", &[0, 0]));
+        let (agreed, kinds, _) = shake(3, &[options, vec![end]].concat());
+        (agreed.unwrap().unwrap(), kinds)
+    };
+    let wide = Agreed { structured: true, extended: true, contexts: Vec::new() };
+    assert_eq!(begin(&[11]), (wide.clone(), vec![1, 3, 3, 1]));
+    assert_eq!(begin(&[8, 11]), (wide.clone(), vec![1, 1, 3, 3, 1]));
+    assert_eq!(begin(&[11, 11]), (wide.clone(), vec![1, INVALID, 3, 3, 1]));
+    assert_eq!(begin(&[11, 8]), (wide, vec![1, EXT_HEADER_REQD, 3, 3, 1]));
+    let (agreed, kinds, _) = shake(3, &[option(11, &[1]), option(2, &[])]);
+    assert_eq!((agreed.unwrap(), kinds), (None, vec![INVALID, 1]));
 }
 
 #[test]
@@ -136,15 +157,33 @@ fn requests_are_parsed_field_by_field() {
     assert_eq!(request.command, Some(Command::WriteZeroes));
     assert_eq!((request.flags, request.cookie, request.len), (0x0102, 7, 512));
     assert_eq!(request.offset, 0x0102_0304_0506_0708);
+    assert_eq!(Request::parse_extended(&[&bytes[..], &[0; 4]].concat().try_into().unwrap()), None);
     bytes[7] = 99;
     assert_eq!(Request::parse(&bytes).unwrap().command, None);
     bytes[0] = 0;
     assert_eq!(Request::parse(&bytes), None);
 }
 
+#[test]
+fn an_extended_request_has_a_wide_length_and_may_say_how_much_follows() {
+    let mut bytes = [0; EXTENDED_REQUEST_LEN];
+    bytes[..4].copy_from_slice(&0x21e4_1c71_u32.to_be_bytes());
+    bytes[7] = 7;
+    bytes[24..].copy_from_slice(&0x0102_0304_0506_0708_u64.to_be_bytes());
+    let request = Request::parse_extended(&bytes).unwrap();
+    assert_eq!(request.command, Some(Command::BlockStatus));
+    assert_eq!((request.len, request.payload(true)), (0x0102_0304_0506_0708, 0));
+    bytes[5] = 1 << 5;
+    let request = Request::parse_extended(&bytes).unwrap();
+    assert_eq!((request.payload(true), request.payload(false)), (request.len, 0));
+    bytes[0] = 0;
+    assert_eq!(Request::parse_extended(&bytes), None);
+}
+
 proptest! {
     #[test]
-    fn no_client_is_too_strange(flags in 0_u32..4, rest: Vec<u8>, number in 0_u32..12, data: Vec<u8>) {
-        let _ = shake(flags, &[option(8, &[]), option(number, &data), rest]);
+    fn no_client_is_too_strange(flags in 0_u32..4, rest: Vec<u8>, number in 0_u32..13, data: Vec<u8>) {
+        let _ = shake(flags, &[option(8, &[]), option(number, &data), rest.clone()]);
+        let _ = shake(flags, &[option(11, &[]), option(number, &data), rest]);
     }
 }
