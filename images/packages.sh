@@ -12,7 +12,7 @@ packages=(
     # images: the kernel's modules, file systems, partition tables, static tools
     binutils busybox-static cpio dpkg-dev e2fsprogs fakeroot fdisk kmod mmdebstrap
     # the lab and the tools that the tests compare with
-    acpica-tools cryptsetup-bin fio mount qemu-system-x86 qemu-utils strace util-linux valgrind
+    acpica-tools cryptsetup-bin fio mount openssl qemu-system-x86 qemu-utils strace util-linux valgrind
     # firmware, and what it boots from
     isolinux seabios syslinux-common xorriso
 )

@@ -10,6 +10,8 @@ use crate::tools::img::snapshot::Which;
 use crate::tools::img::source::options_path;
 use crate::tools::nbd::{self, Address, NAME_MAX, ServeRequest};
 use crate::tools::object;
+use crate::tools::tls;
+use spindle_block::nodes::nbd::{Credentials, Endpoint, Secure};
 use spindle_block::root::DetectZeroes;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -71,6 +73,9 @@ WHERE CLIENTS COME IN
   -c, --connect DEVICE     give the disk to the host's own client, /dev/nbdN (module nbd); it is served
                            in the background, with -v in the foreground, until -d
   -d, --disconnect         take the disk away from the device that is given in place of an image
+      --tls-creds ID       encrypt with these credentials: tls-creds-x509,id=…,endpoint=server,dir=…,
+                           a directory with ca-cert.pem, server-cert.pem and server-key.pem; clients need
+                           a certificate that ca-cert.pem has signed, or verify-peer=off
   -x, --export-name NAME   name that clients ask for [default: none]
   -D, --description TEXT   description of the export
       --handshake-limit N  seconds that a client may take to begin; 0: any [default: 10]
@@ -78,7 +83,7 @@ WHERE CLIENTS COME IN
 WHAT IS EXPORTED
   -f, --format FORMAT      format of the image [default: what it begins like]
       --image-opts         the image is given by options: driver=…,file.filename=…
-      --object OBJECT      an object that options refer to: secret,id=…,data=…
+      --object OBJECT      an object that options refer to: secret,id=…,data=… or tls-creds-x509,…
   -o, --offset BYTES       where the export begins in the image [default: 0]
   -r, --read-only          only for reading
   -s, --snapshot           writes go to a temporary overlay and are forgotten
@@ -98,6 +103,7 @@ RUNNING
       --sandbox on|off     confine the program to what it needs [default: on]
   -v, --verbose            say why a client was dropped
   -L, --list               show what the server at --bind and --port or --socket exports
+      --tls-hostname NAME  with -L and --tls-creds (endpoint=client): whose certificate the server has
   -h, --help               show this
   -V, --version            show the version
 
@@ -135,6 +141,61 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
+/// What the options say of TLS.
+#[derive(Default)]
+struct Tls {
+    /// `--tls-creds`.
+    credentials: Option<String>,
+    /// `--tls-hostname`.
+    host: Option<String>,
+    /// `--tls-authz` was given.
+    authorization: bool,
+}
+
+impl Tls {
+    fn get(&self, endpoint: Endpoint) -> Result<Option<Credentials>, Stop> {
+        let Some(id) = &self.credentials else {
+            return match self {
+                Self { authorization: true, .. } => {
+                    Err(said("--tls-authz is not permitted without --tls-creds"))
+                }
+                Self { host: Some(_), .. } => {
+                    Err(said("--tls-hostname is not permitted without --tls-creds"))
+                }
+                _ => Ok(None),
+            };
+        };
+        let found = tls::get(id, endpoint);
+        found.map(Some).map_err(|error| said(format!("Failed to get TLS creds: {error}")))
+    }
+
+    fn of_server(&self, device: bool) -> Result<Option<Credentials>, Stop> {
+        if self.credentials.is_some() {
+            if self.host.is_some() {
+                return Err(said("TLS hostname is only supported with export list"));
+            }
+            if device {
+                return Err(said("TLS is not supported with a host device"));
+            }
+            if self.authorization {
+                return Err(said(
+                    "--tls-authz is not supported: who has a certificate that ca-cert.pem has \
+                     signed may come in",
+                ));
+            }
+        }
+        self.get(Endpoint::Server)
+    }
+
+    fn of_list(&self) -> Result<Option<Secure>, Stop> {
+        if self.credentials.is_some() && self.authorization {
+            return Err(said("TLS authorization is incompatible with export list"));
+        }
+        let credentials = self.get(Endpoint::Client)?;
+        Ok(credentials.map(|credentials| Secure { credentials, host: self.host.clone() }))
+    }
+}
+
 /// What the options say, with what only the command line is about.
 struct Given {
     request: ServeRequest,
@@ -151,6 +212,7 @@ struct Given {
     native: bool,
     /// `--aio` was given.
     aio: bool,
+    tls: Tls,
     /// `--sandbox`.
     confined: bool,
     /// -b or -p were given.
@@ -180,6 +242,7 @@ impl Given {
             load_snapshot: None,
             verbose: false,
             handshake_limit: Some(Duration::from_secs(10)),
+            credentials: None,
             pid_file: None,
         };
         Self {
@@ -195,6 +258,7 @@ impl Given {
             discard: None,
             native: false,
             aio: false,
+            tls: Tls::default(),
             confined: true,
             placed: false,
         }
@@ -280,17 +344,9 @@ impl Given {
                 return Err(said(format!("export description '{value}' too long")));
             }
             "D" => (request.description, self.export) = (Some(value), true),
-            "tls-creds" => {
-                return Err(said(format!(
-                    "Failed to get TLS creds: No TLS credentials with id '{value}'"
-                )));
-            }
-            "tls-authz" => {
-                return Err(said("--tls-authz is not permitted without --tls-creds"));
-            }
-            "tls-hostname" => {
-                return Err(said("--tls-hostname is not permitted without --tls-creds"));
-            }
+            "tls-creds" => self.tls.credentials = Some(value),
+            "tls-authz" => self.tls.authorization = true,
+            "tls-hostname" => self.tls.host = Some(value),
             "selinux-label" => return Err(said("SELinux support not enabled in this binary")),
             "image-opts" => self.by_options = true,
             "sandbox" => self.confined = confinement(&value)?,
@@ -349,7 +405,8 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
         {
             return Err(said("List mode is incompatible with per-device settings"));
         }
-        let text = nbd::list(&given.address()).map_err(said)?;
+        let secure = given.tls.of_list()?;
+        let text = nbd::list(&given.address(), secure.as_ref()).map_err(said)?;
         return Ok(Outcome::Print { text, status: 0 });
     }
     let [image] = parsed.rest.as_slice() else {
@@ -362,6 +419,7 @@ pub(super) fn run(words: &[OsString]) -> Result<Outcome, Stop> {
         nbd::disconnect(Path::new(image)).map_err(said)?;
         return Ok(Outcome::Print { text: format!("{image} disconnected\n"), status: 0 });
     }
+    given.request.credentials = given.tls.of_server(given.request.device.is_some())?;
     if given.request.device.is_some() && !given.request.verbose {
         given.fork = true;
     }

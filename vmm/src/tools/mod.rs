@@ -4,3 +4,4 @@ pub mod img;
 pub mod io;
 pub mod nbd;
 pub mod object;
+pub mod tls;

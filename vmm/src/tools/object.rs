@@ -1,4 +1,4 @@
-//! `--object secret,…`: passwords and keys that other options refer to by name.
+//! `--object secret,…`: passwords and keys that other options refer to by name. Credentials of TLS are in `tls`.
 use crate::spec::keyval;
 use crate::spec::object::SecretSpec;
 use serde_json::Value;
@@ -18,6 +18,12 @@ static OBJECTS: RwLock<Secrets> = RwLock::new(Secrets(BTreeMap::new()));
 ///
 /// As for [`Secrets::add`].
 pub fn add(text: &str) -> Result<(), String> {
+    if let Ok(options) = keyval::parse("--object", text, Some("qom-type"), &[]) {
+        let of = |key: &str| options.get(key).and_then(Value::as_str);
+        if of("qom-type").is_some_and(super::tls::is_credentials) {
+            return super::tls::add(of("id").ok_or("Parameter 'id' is missing")?, &options);
+        }
+    }
     OBJECTS.write().unwrap_or_else(PoisonError::into_inner).add(text)
 }
 

@@ -3,8 +3,6 @@
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
-    net::{Shutdown, TcpStream},
-    os::unix::net::UnixStream,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,57 +12,14 @@ use std::{
     time::Duration,
 };
 
+use super::stream::Stream;
 use super::wire::{self, chunk, command, u16_of, u32_of, u64_of};
 use crate::{BlockError, Range, qcow2::sync::lock};
 
+/// How long a good-bye may take.
+const GOOD_BYE: Duration = Duration::from_secs(1);
 /// The longest chunk of a reply that is no data, in bytes.
 const CHUNK_MAX: u32 = 1 << 20;
-
-/// A socket.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    pub fn set_timeout(&self, time: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Tcp(s) => s.set_read_timeout(time).and(s.set_write_timeout(time)),
-            Self::Unix(s) => s.set_read_timeout(time).and(s.set_write_timeout(time)),
-        }
-    }
-
-    fn shut_down(&self) {
-        // One that has ended already is what was wanted.
-        let _ = match self {
-            Self::Tcp(s) => s.shutdown(Shutdown::Both),
-            Self::Unix(s) => s.shutdown(Shutdown::Both),
-        };
-    }
-}
-
-impl Read for &Stream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(s) => (&mut &*s).read(buf),
-            Stream::Unix(s) => (&mut &*s).read(buf),
-        }
-    }
-}
-
-impl Write for &Stream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(s) => (&mut &*s).write(buf),
-            Stream::Unix(s) => (&mut &*s).write(buf),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// What the server answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -257,7 +212,7 @@ fn send(stream: &Stream, messages: &Receiver<Vec<u8>>) {
         }
     }
     // The good-bye is out. A server that does not hang up is not waited for.
-    stream.shut_down();
+    stream.finish(GOOD_BYE);
 }
 
 fn bad<T>(what: &str) -> io::Result<T> {

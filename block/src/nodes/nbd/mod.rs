@@ -5,6 +5,8 @@
 //! [`BlockError::Gone`]: there is no reconnecting.
 
 mod link;
+mod stream;
+mod tls;
 mod wire;
 
 #[cfg(test)]
@@ -22,7 +24,10 @@ use crate::{
     BlockError, Cx, Extent, ExtentKind, Info, Io, Lane, LocalBoxFuture, Map, Node, Op, OpKind,
     Range,
 };
-use link::{Answer, Link, Stream};
+use link::{Answer, Link};
+pub use stream::{Stream, Until};
+pub use tls::{Credentials, Endpoint};
+pub use wire::start_tls;
 use wire::{Export, can, command, flag};
 
 /// The largest request, in bytes: what every server takes.
@@ -48,6 +53,42 @@ pub enum Server {
     },
 }
 
+impl Server {
+    /// Connects.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn connect(&self) -> Result<Stream, String> {
+        let failed = |place: &dyn std::fmt::Display, error: std::io::Error| {
+            let text = error.to_string();
+            let reason = text.split(" (os error").next().unwrap_or_default();
+            format!("Failed to connect to '{place}': {reason}")
+        };
+        match self {
+            Self::Unix(path) => match UnixStream::connect(path) {
+                Ok(stream) => Ok(stream.into()),
+                Err(error) => Err(failed(&path.display(), error)),
+            },
+            Self::Tcp { host, port } => match TcpStream::connect((host.as_str(), *port)) {
+                Ok(stream) => {
+                    // Requests are small and answers are waited for.
+                    let _ = stream.set_nodelay(true);
+                    Ok(stream.into())
+                }
+                Err(error) => Err(failed(&format_args!("{host}:{port}"), error)),
+            },
+        }
+    }
+
+    /// The host's name or address.
+    fn host(&self) -> Option<&str> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp { host, .. } => Some(host),
+        }
+    }
+}
+
 /// What a server said of a disk that somebody else goes on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {
@@ -63,8 +104,18 @@ pub struct Negotiated {
 /// # Errors
 /// A server that speaks another language, or has no such export.
 pub fn negotiate(stream: &UnixStream, name: &str) -> std::io::Result<Negotiated> {
-    let export = wire::handshake(stream, name, false)?;
+    let flags = wire::greet(stream)?;
+    let export = wire::begin(stream, flags, name, false)?;
     Ok(Negotiated { size: export.size, flags: export.flags })
+}
+
+/// How the connection is encrypted.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// A client's credentials.
+    pub credentials: Credentials,
+    /// Whom the server's certificate has to name, where it is not the host of a [`Server::Tcp`].
+    pub host: Option<String>,
 }
 
 /// A disk of a server.
@@ -80,26 +131,24 @@ impl NbdNode {
     ///
     /// # Errors
     /// One sentence, without the server's name.
-    pub fn connect(server: &Server, name: &str, read_only: bool) -> Result<Arc<Self>, String> {
+    pub fn connect(
+        server: &Server,
+        name: &str,
+        read_only: bool,
+        secure: Option<&Secure>,
+    ) -> Result<Arc<Self>, String> {
         let reason = |error: std::io::Error| {
             error.to_string().split(" (os error").next().unwrap_or_default().to_owned()
         };
-        let stream = match server {
-            Server::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(|error| {
-                format!("Failed to connect to '{}': {}", path.display(), reason(error))
-            })?,
-            Server::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port));
-                let stream = stream.map_err(|error| {
-                    format!("Failed to connect to '{host}:{port}': {}", reason(error))
-                })?;
-                // Requests are small and answers are waited for.
-                let _ = stream.set_nodelay(true);
-                Stream::Tcp(stream)
-            }
-        };
+        let mut stream = server.connect()?;
         stream.set_timeout(Some(GREETING)).map_err(reason)?;
-        let export = wire::handshake(&stream, name, true).map_err(reason)?;
+        let flags = wire::greet(&stream).map_err(reason)?;
+        if let Some(Secure { credentials, host }) = secure {
+            wire::start_tls(&stream).map_err(reason)?;
+            let host = host.as_deref().or(server.host());
+            stream = stream.secure(credentials, host, Some(GREETING)).map_err(reason)?;
+        }
+        let export = wire::begin(&stream, flags, name, true).map_err(reason)?;
         stream.set_timeout(None).map_err(reason)?;
         let has = |bit: u16| export.flags & bit != 0;
         if has(can::READ_ONLY) && !read_only {

@@ -90,7 +90,7 @@ fn what_is_written_is_with_the_server_and_comes_back() {
     let disk: Vec<u8> = (0..SIZE).map(|n| (n / 512) as u8).collect();
     let (server, thread) = listen(dir.path(), move |socket| serve(socket, disk));
     on_ring(async move |cx| {
-        let node = NbdNode::connect(&server, "", false).expect("connects");
+        let node = NbdNode::connect(&server, "", false, None).expect("connects");
         let node: Arc<dyn Node> = node;
         assert_eq!(node.info().size, SIZE as u64);
         assert_eq!(read(&cx, &node, 512 * 9, 600).await.expect("read")[..512], [9; 512]);
@@ -135,7 +135,7 @@ fn servers_that_talk_nonsense_are_left_alone() {
             let _ = socket.shutdown(std::net::Shutdown::Write);
             let _ = socket.read_to_end(&mut Vec::new());
         });
-        let error = NbdNode::connect(&server, "", true).err().expect("refused");
+        let error = NbdNode::connect(&server, "", true, None).err().expect("refused");
         assert!(error.contains(part), "{error}");
         thread.join().expect("no panic");
     }
@@ -158,7 +158,7 @@ fn answers_that_make_no_sense_end_the_connection_and_nothing_else() {
             let _ = socket.shutdown(std::net::Shutdown::Both);
         });
         on_ring(async move |cx| {
-            let node: Arc<dyn Node> = NbdNode::connect(&server, "", false).expect("connects");
+            let node: Arc<dyn Node> = NbdNode::connect(&server, "", false, None).expect("connects");
             for _ in 0..2 {
                 let error = read(&cx, &node, 0, 4096).await.expect_err("no answer");
                 assert_eq!(error, BlockError::Gone);
@@ -175,10 +175,10 @@ fn an_export_for_reading_is_not_opened_for_writing() {
     let (server, thread) = listen(dir.path(), |mut socket| {
         greet(&mut socket, 1000, 1 | can::READ_ONLY).expect("greeted");
     });
-    let error = NbdNode::connect(&server, "", false).err().expect("refused");
+    let error = NbdNode::connect(&server, "", false, None).err().expect("refused");
     assert!(error.contains("for reading only"), "{error}");
     thread.join().expect("no panic");
     let nowhere = Server::Unix(dir.path().join("nothing"));
-    let error = NbdNode::connect(&nowhere, "", true).err().expect("refused");
+    let error = NbdNode::connect(&nowhere, "", true, None).err().expect("refused");
     assert!(error.contains("No such file"), "{error}");
 }

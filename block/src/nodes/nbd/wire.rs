@@ -50,6 +50,7 @@ const OPTION: u64 = 0x4948_4156_454f_5054;
 const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
 
 const EXPORT_NAME: u32 = 1;
+const START_TLS: u32 = 5;
 const GO: u32 = 7;
 const STRUCTURED: u32 = 8;
 const SET_CONTEXT: u32 = 10;
@@ -216,13 +217,44 @@ fn reported(text: &[u8]) -> String {
     if text.is_empty() { text } else { format!("\nserver reported: {text}") }
 }
 
-/// Greets a server and begins with the export `name`; `structured`: whoever goes on understands
-/// structured replies.
+/// Greets a server. Returns what [`begin`] has to know of it.
 ///
 /// # Errors
-/// A server that speaks another language, or has no such export.
-pub(super) fn handshake(
+/// A server that speaks another language.
+pub(super) fn greet(mut stream: impl Read + Write) -> io::Result<u16> {
+    if u64_of(&mut stream)? != MAGIC || u64_of(&mut stream)? != OPTION {
+        return bad("Bad initial magic received: it is no NBD server of a version since 2012");
+    }
+    let flags = u16_of(&mut stream)?;
+    if flags & 1 == 0 {
+        return bad("the server has no fixed newstyle negotiation");
+    }
+    // Fixed newstyle; no 124 zeros.
+    stream.write_all(&u32::from(flags & 3).to_be_bytes())?;
+    Ok(flags)
+}
+
+/// Asks a server that was greeted to go on with TLS.
+///
+/// # Errors
+/// It cannot.
+pub fn start_tls(stream: impl Read + Write) -> io::Result<()> {
+    let mut talk = Talk(stream);
+    talk.ask(START_TLS, &[])?;
+    match talk.answer(START_TLS)? {
+        (ACK, _) => Ok(()),
+        (_, text) => bad(&format!("Server does not support TLS{}", reported(&text))),
+    }
+}
+
+/// Begins with the export `name` of a server that was greeted; `structured`: whoever goes on understands structured
+/// replies.
+///
+/// # Errors
+/// There is no such export, or the server makes no sense.
+pub(super) fn begin(
     stream: impl Read + Write,
+    flags: u16,
     name: &str,
     structured: bool,
 ) -> io::Result<Export> {
@@ -230,15 +262,6 @@ pub(super) fn handshake(
         return bad("export name too long");
     }
     let mut talk = Talk(stream);
-    if u64_of(&mut talk.0)? != MAGIC || u64_of(&mut talk.0)? != OPTION {
-        return bad("Bad initial magic received: it is no NBD server of a version since 2012");
-    }
-    let flags = u16_of(&mut talk.0)?;
-    if flags & 1 == 0 {
-        return bad("the server has no fixed newstyle negotiation");
-    }
-    // Fixed newstyle; no 124 zeros.
-    talk.0.write_all(&u32::from(flags & 3).to_be_bytes())?;
     let mut export = Export { structured: structured && talk.structured()?, ..Export::default() };
     if export.structured {
         export.context = talk.context(name)?;

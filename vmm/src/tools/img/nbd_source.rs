@@ -2,9 +2,10 @@
 use super::image::OpenMode;
 use super::source::Bottom;
 use crate::spec::keyval::Options;
+use crate::tools::tls;
 use serde_json::Value;
 use spindle_block::Node;
-use spindle_block::nodes::nbd::{NbdNode, Server};
+use spindle_block::nodes::nbd::{Endpoint, NbdNode, Secure, Server};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -137,6 +138,7 @@ pub(super) fn open(mut options: Options, mode: OpenMode) -> Result<(PathBuf, Bot
         _ => None,
     };
     let export = text("export").unwrap_or_default();
+    let (credentials, host_name) = (text("tls-creds"), text("tls-hostname"));
     let (path, host, port) = (text("path"), text("host"), text("port"));
     let server = match options.remove("server") {
         Some(Value::Object(server)) => {
@@ -164,7 +166,12 @@ pub(super) fn open(mut options: Options, mode: OpenMode) -> Result<(PathBuf, Bot
         }
         _ => return Err("NBD server address missing".to_owned()),
     };
-    let node: Arc<dyn Node> = NbdNode::connect(&server, &export, !mode.writable)?;
+    let secure = match (credentials, host_name) {
+        (Some(id), host) => Some(Secure { credentials: tls::get(&id, Endpoint::Client)?, host }),
+        (None, Some(_)) => return Err("tls-hostname is only supported with tls-creds".to_owned()),
+        (None, None) => None,
+    };
+    let node: Arc<dyn Node> = NbdNode::connect(&server, &export, !mode.writable, secure.as_ref())?;
     let below = vec![Arc::clone(&node)];
     let name = PathBuf::from(shown(&server, &export));
     Ok((name, Bottom { node, host: None, fault: None, below }))

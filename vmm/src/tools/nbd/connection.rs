@@ -3,13 +3,13 @@
 use super::credit::{Credit, Ticket};
 use super::execute::{Part, Replies, execute, refusal};
 use super::export::Export;
-use super::negotiate::{Agreed, Offer, negotiate};
+use super::negotiate::{Agreed, Offer, Outcome, Tls, greet, negotiate};
 use super::spec::{
     CMD_FLAG_PAYLOAD_LEN, Command, DATA_MAX, EINVAL, EXTENDED_REQUEST_LEN, REQUEST_LEN, Request,
 };
-use super::stream::{Stream, Until};
 use spindle_block::IoBuf;
 use spindle_block::iothread::Handle;
+use spindle_block::nodes::nbd::{Credentials, Stream, Until};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -19,14 +19,50 @@ use std::time::Duration;
 /// Data is moved between sockets and memory in pieces of so many bytes.
 const PIECE: usize = 128 << 10;
 
+/// How long a good-bye may take.
+const GOOD_BYE: Duration = Duration::from_secs(1);
+
 /// A reply, and what its request holds until it is written.
 struct Reply {
     parts: Vec<Part>,
     _ticket: Ticket,
 }
 
-/// Serves a client until it goes. `limit`: how long its handshake may take; `agreed_on` is set once that has led to
-/// something.
+/// How clients come in.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    /// How long a handshake may take.
+    pub limit: Option<Duration>,
+    /// What connections are encrypted with; `None`: they are not.
+    pub credentials: Option<Credentials>,
+}
+
+/// The whole handshake. `None`: the client wants nothing more.
+fn shake_hands(
+    stream: &Stream,
+    offer: &Offer,
+    terms: &Terms,
+) -> io::Result<Option<(Stream, Agreed)>> {
+    let mut until = Until::new(stream, terms.limit);
+    let client = greet(&mut until)?;
+    let tls = if terms.credentials.is_some() { Tls::Needed } else { Tls::No };
+    match (negotiate(&mut until, offer, client, tls)?, &terms.credentials) {
+        (Outcome::Agreed(agreed), _) => Ok(Some((stream.try_clone()?, agreed))),
+        (Outcome::StartTls, Some(credentials)) => {
+            let secured = stream.secure(credentials, None, until.left())?;
+            match negotiate(Until::new(&secured, until.left()), offer, client, Tls::On)? {
+                Outcome::Agreed(agreed) => Ok(Some((secured, agreed))),
+                _ => {
+                    secured.finish(GOOD_BYE);
+                    Ok(None)
+                }
+            }
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Serves a client until it goes. `agreed_on` is set once its handshake has led to something.
 ///
 /// # Errors
 ///
@@ -36,10 +72,11 @@ pub(super) fn serve(
     offer: &Offer,
     export: &Arc<Export>,
     iothread: &Handle,
-    limit: Option<Duration>,
+    terms: &Terms,
     agreed_on: &AtomicBool,
 ) -> io::Result<()> {
-    let Some(agreed) = negotiate(Until::new(stream, limit), offer)? else { return Ok(()) };
+    let Some((stream, agreed)) = shake_hands(stream, offer, terms)? else { return Ok(()) };
+    let stream = &stream;
     agreed_on.store(true, SeqCst);
     stream.set_timeout(None)?;
     let credit = Arc::new(Credit::default());
@@ -54,7 +91,7 @@ pub(super) fn serve(
     drop(replies);
     // One that panicked has said so.
     let _ = writer.join();
-    stream.shut_down();
+    stream.finish(GOOD_BYE);
     result
 }
 

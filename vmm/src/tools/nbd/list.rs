@@ -2,7 +2,7 @@
 use super::listen::Address;
 use super::negotiate::sized;
 use super::spec::*;
-use super::stream::{Stream, Until};
+use spindle_block::nodes::nbd::{Secure, Stream, Until, start_tls};
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long a server may take for all of it.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long a good-bye may take.
+const GOOD_BYE: Duration = Duration::from_secs(1);
 /// The longest answer that is taken, in bytes.
 const ANSWER_MAX: u32 = 64 << 10;
 /// Most exports that are shown.
@@ -29,15 +31,25 @@ struct Found {
     contexts: Vec<String>,
 }
 
-/// Asks the server at `address`. Returns what is to be printed.
+/// Asks the server at `address`, with TLS where `secure` says how. Returns what is to be printed.
 ///
 /// # Errors
 ///
 /// One sentence.
-pub fn list(address: &Address) -> Result<String, String> {
-    let stream = connect(address)?;
-    let mut client = Client(Until::new(&stream, Some(LIMIT)));
-    let found = client.ask().map_err(|error| format!("Failed to list exports: {error}"))?;
+pub fn list(address: &Address, secure: Option<&Secure>) -> Result<String, String> {
+    let mut stream = connect(address)?;
+    let mut ask = || -> io::Result<Vec<Found>> {
+        Client(Until::new(&stream, Some(LIMIT))).greet()?;
+        if let Some(Secure { credentials, host }) = secure {
+            start_tls(Until::new(&stream, Some(LIMIT)))?;
+            let host = host.as_deref().or(address.host());
+            stream = stream.secure(credentials, host, Some(LIMIT))?;
+        }
+        let found = Client(Until::new(&stream, Some(LIMIT))).ask()?;
+        stream.finish(GOOD_BYE);
+        Ok(found)
+    };
+    let found = ask().map_err(|error| format!("Failed to list exports: {error}"))?;
     Ok(text(&found))
 }
 
@@ -47,7 +59,7 @@ fn connect(address: &Address) -> Result<Stream, String> {
         text.split(" (os error").next().unwrap_or_default().to_owned()
     };
     match address {
-        Address::Unix(path) => UnixStream::connect(path).map(Stream::Unix).map_err(|error| {
+        Address::Unix(path) => UnixStream::connect(path).map(Stream::from).map_err(|error| {
             format!("Failed to connect to '{}': {}", path.display(), reason(error))
         }),
         Address::Activated => Err("There is no server to be asked".to_owned()),
@@ -55,7 +67,7 @@ fn connect(address: &Address) -> Result<Stream, String> {
             let addresses = Address::resolve(host, port)?;
             let connected = TcpStream::connect(addresses.as_slice());
             connected
-                .map(Stream::Tcp)
+                .map(Stream::from)
                 .map_err(|error| format!("Failed to connect to '{host}:{port}': {}", reason(error)))
         }
     }
@@ -99,7 +111,7 @@ impl<S: Read + Write> Client<S> {
         Ok((kind, data))
     }
 
-    fn ask(&mut self) -> io::Result<Vec<Found>> {
+    fn greet(&mut self) -> io::Result<()> {
         if u64::from_be_bytes(self.bytes()?) != NBD_MAGIC
             || u64::from_be_bytes(self.bytes()?) != OPTION_MAGIC
         {
@@ -110,7 +122,10 @@ impl<S: Read + Write> Client<S> {
             return broken("the server cannot list");
         }
         let ours = flags & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES);
-        self.0.write_all(&u32::from(ours).to_be_bytes())?;
+        self.0.write_all(&u32::from(ours).to_be_bytes())
+    }
+
+    fn ask(&mut self) -> io::Result<Vec<Found>> {
         let wide = self.switch(OPT_EXTENDED_HEADERS)?;
         let structured = wide || self.switch(OPT_STRUCTURED_REPLY)?;
         self.send(OPT_LIST, &[])?;

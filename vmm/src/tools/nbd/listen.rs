@@ -1,5 +1,5 @@
 //! Where clients come in.
-use super::stream::Stream;
+use spindle_block::nodes::nbd::Stream;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -25,6 +25,14 @@ pub enum Address {
 impl Address {
     fn host_and_port(host: &str, port: &str) -> String {
         format!("{host}:{port}")
+    }
+
+    /// The name of the host, where it is one's.
+    pub(super) fn host(&self) -> Option<&str> {
+        match self {
+            Self::Tcp { host, .. } => Some(host),
+            Self::Unix(_) | Self::Activated => None,
+        }
     }
 
     /// The socket addresses that it stands for.
@@ -144,11 +152,11 @@ impl Listener {
             Self::Tcp(listener) => listener.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(false)?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Ok(stream.into())
             }),
             Self::Unix(listener, _) => listener.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(false)?;
-                Ok(Stream::Unix(stream))
+                Ok(stream.into())
             }),
         };
         match accepted {

@@ -1,7 +1,6 @@
 //! `spindle nbd`: exports one image to NBD clients, with the options and words of `qemu-nbd`.
 //!
 //! Requests of all clients go to a few iothreads; see `connection` for what a client may cost.
-//! There is no TLS: an export is for local sockets and networks that are trusted.
 mod connection;
 mod credit;
 mod execute;
@@ -11,7 +10,6 @@ mod list;
 mod listen;
 mod negotiate;
 mod spec;
-mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -20,11 +18,11 @@ pub use list::list;
 pub use listen::Address;
 pub use spec::NAME_MAX;
 
+use self::connection::Terms;
 use self::export::{Context, Export};
 use self::kernel::Device;
 use self::listen::Listener;
 use self::negotiate::Offer;
-use self::stream::Stream;
 use super::img::ImgError;
 use super::img::files::block_layer;
 use super::img::image::{
@@ -33,6 +31,7 @@ use super::img::image::{
 use super::img::snapshot::Which;
 use crate::signals::Signals;
 use spindle_block::iothread::thread::{Config, Spawned, spawn};
+use spindle_block::nodes::nbd::{Credentials, Stream};
 use spindle_block::qcow2::BitmapError;
 use spindle_block::ring::Aio;
 use spindle_block::root::{DetectZeroes, Policy};
@@ -96,6 +95,8 @@ pub struct ServeRequest {
     pub verbose: bool,
     /// `--handshake-limit`; `None`: without one.
     pub handshake_limit: Option<Duration>,
+    /// `--tls-creds`.
+    pub credentials: Option<Credentials>,
     /// `--pid-file`.
     pub pid_file: Option<PathBuf>,
 }
@@ -422,7 +423,7 @@ impl<'a> Server<'a> {
     fn attach(&mut self, device: Device) -> Result<JoinHandle<()>, String> {
         let mut connect = || -> io::Result<UnixStream> {
             let (ours, kernels) = UnixStream::pair()?;
-            self.start(Stream::Unix(ours))?;
+            self.start(ours.into())?;
             Ok(kernels)
         };
         let stream = connect().map_err(|error| format!("cannot connect the device: {error}"))?;
@@ -436,7 +437,9 @@ impl<'a> Server<'a> {
         self.accepted += 1;
         let kept = stream.try_clone()?;
         let (offer, export) = (self.offer.clone(), Arc::clone(self.export));
-        let (handle, limit) = (iothread.handle.clone(), self.request.handshake_limit);
+        let handle = iothread.handle.clone();
+        let credentials = self.request.credentials.clone();
+        let terms = Terms { limit: self.request.handshake_limit, credentials };
         let over = Arc::new(AtomicBool::new(false));
         let agreed = Arc::new(AtomicBool::new(false));
         let agreed_on = Arc::clone(&agreed);
@@ -446,7 +449,7 @@ impl<'a> Server<'a> {
             std::thread::Builder::new().name("nbd-client".to_owned()).spawn(move || {
                 let told = told;
                 let served =
-                    connection::serve(&stream, &offer, &export, &handle, limit, &agreed_on);
+                    connection::serve(&stream, &offer, &export, &handle, &terms, &agreed_on);
                 if let Err(error) = served
                     && verbose
                 {

@@ -35,21 +35,76 @@ pub struct Agreed {
     pub contexts: Vec<usize>,
 }
 
+/// What is to be known of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// The server has none.
+    No,
+    /// The client has to begin with it.
+    Needed,
+    /// It is on.
+    On,
+}
+
+/// How a handshake ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Requests follow.
+    Agreed(Agreed),
+    /// TLS follows, and behind it the handshake goes on.
+    StartTls,
+    /// The client wants nothing more.
+    Over,
+}
+
+/// What a client is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    fixed: bool,
+    no_zeroes: bool,
+}
+
 struct Handshake<'a, S> {
     stream: S,
     offer: &'a Offer,
     agreed: Agreed,
-    no_zeroes: bool,
+    client: Client,
+    tls: Tls,
 }
 
-/// Shakes hands. `None`: the client wants nothing more.
+/// Greets a client.
 ///
 /// # Errors
 ///
 /// The connection ended, or the client does not speak the protocol.
-pub fn negotiate<S: Read + Write>(stream: S, offer: &Offer) -> io::Result<Option<Agreed>> {
-    let mut handshake = Handshake { stream, offer, agreed: Agreed::default(), no_zeroes: false };
-    handshake.run()
+pub fn greet<S: Read + Write>(mut stream: S) -> io::Result<Client> {
+    let mut hello = Vec::new();
+    hello.extend(NBD_MAGIC.to_be_bytes());
+    hello.extend(OPTION_MAGIC.to_be_bytes());
+    hello.extend((FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES).to_be_bytes());
+    stream.write_all(&hello)?;
+    let mut flags = [0; 4];
+    stream.read_exact(&mut flags)?;
+    let flags = u32::from_be_bytes(flags);
+    if flags & !u32::from(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES) != 0 {
+        return broken("client flags that are not known");
+    }
+    let has = |flag: u16| flags & u32::from(flag) != 0;
+    Ok(Client { fixed: has(FLAG_FIXED_NEWSTYLE), no_zeroes: has(FLAG_NO_ZEROES) })
+}
+
+/// Agrees with a client that was greeted on what follows.
+///
+/// # Errors
+///
+/// As for [`greet`].
+pub fn negotiate<S: Read + Write>(
+    stream: S,
+    offer: &Offer,
+    client: Client,
+    tls: Tls,
+) -> io::Result<Outcome> {
+    Handshake { stream, offer, agreed: Agreed::default(), client, tls }.run()
 }
 
 fn broken<T>(what: &str) -> io::Result<T> {
@@ -81,24 +136,13 @@ impl<'a> Fields<'a> {
 }
 
 impl<S: Read + Write> Handshake<'_, S> {
-    fn run(&mut self) -> io::Result<Option<Agreed>> {
-        let mut hello = Vec::new();
-        hello.extend(NBD_MAGIC.to_be_bytes());
-        hello.extend(OPTION_MAGIC.to_be_bytes());
-        hello.extend((FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES).to_be_bytes());
-        self.stream.write_all(&hello)?;
-        let flags = self.u32()?;
-        if flags & !u32::from(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES) != 0 {
-            return broken("client flags that are not known");
-        }
-        let fixed = flags & u32::from(FLAG_FIXED_NEWSTYLE) != 0;
-        self.no_zeroes = flags & u32::from(FLAG_NO_ZEROES) != 0;
+    fn run(mut self) -> io::Result<Outcome> {
         for _ in 0..OPTIONS_MAX {
             if self.u64()? != OPTION_MAGIC {
                 return broken("an option does not begin as one");
             }
             let (option, len) = (self.u32()?, self.u32()?);
-            if !fixed && option != OPT_EXPORT_NAME {
+            if !self.client.fixed && option != OPT_EXPORT_NAME {
                 return broken("an option other than the export's name, without fixed newstyle");
             }
             if len > DATA_MAX {
@@ -112,21 +156,38 @@ impl<S: Read + Write> Handshake<'_, S> {
             let mut data = vec![0; usize::try_from(len).unwrap_or(0)];
             self.stream.read_exact(&mut data)?;
             match option {
-                OPT_EXPORT_NAME => return self.export_name(&data).map(Some),
+                OPT_STARTTLS if !data.is_empty() => {
+                    self.refuse(option, REP_ERR_INVALID, "the option has no data")?;
+                }
+                OPT_STARTTLS if self.tls == Tls::Needed => {
+                    self.reply(option, REP_ACK, &[])?;
+                    return Ok(Outcome::StartTls);
+                }
+                OPT_STARTTLS if self.tls == Tls::On => {
+                    self.refuse(option, REP_ERR_INVALID, "TLS already enabled")?;
+                }
+                OPT_STARTTLS => self.refuse(option, REP_ERR_POLICY, "TLS not configured")?,
                 OPT_ABORT => {
                     // Who says so may be gone already.
                     let _ = self.reply(option, REP_ACK, &[]);
-                    return Ok(None);
+                    return Ok(Outcome::Over);
                 }
+                OPT_EXPORT_NAME if self.tls == Tls::Needed => {
+                    return broken("the export's name before TLS");
+                }
+                _ if self.tls == Tls::Needed => {
+                    let why = format!("Option {option:#x} not permitted before TLS");
+                    self.refuse(option, REP_ERR_TLS_REQD, &why)?;
+                }
+                OPT_EXPORT_NAME => return self.export_name(&data).map(Outcome::Agreed),
                 OPT_LIST => self.list(&data)?,
                 OPT_INFO | OPT_GO => {
                     if self.info(option, &data)? && option == OPT_GO {
-                        return Ok(Some(self.agreed.clone()));
+                        return Ok(Outcome::Agreed(self.agreed));
                     }
                 }
                 OPT_STRUCTURED_REPLY | OPT_EXTENDED_HEADERS => self.mode(option, &data)?,
                 OPT_LIST_META_CONTEXT | OPT_SET_META_CONTEXT => self.contexts(option, &data)?,
-                OPT_STARTTLS => self.refuse(option, REP_ERR_POLICY, "TLS not configured")?,
                 _ => self.refuse(option, REP_ERR_UNSUP, "the option is not known")?,
             }
         }
@@ -190,7 +251,7 @@ impl<S: Read + Write> Handshake<'_, S> {
         let mut out = Vec::new();
         out.extend(self.offer.size.to_be_bytes());
         out.extend(self.flags().to_be_bytes());
-        if !self.no_zeroes {
+        if !self.client.no_zeroes {
             out.extend([0; ZEROES]);
         }
         self.stream.write_all(&out)?;

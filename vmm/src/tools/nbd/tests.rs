@@ -1,5 +1,5 @@
 //! The handshake and the wire, byte by byte; the server with real clients is in `tests/nbd.rs`.
-use super::negotiate::{Agreed, Offer, negotiate};
+use super::negotiate::{Agreed, Offer, Outcome, Tls, greet, negotiate};
 use super::spec::{Command, EXTENDED_REQUEST_LEN, REQUEST_LEN, Request};
 use proptest::prelude::*;
 use std::io::{self, Cursor, Read, Write};
@@ -46,10 +46,24 @@ fn option(number: u32, data: &[u8]) -> Vec<u8> {
 
 /// Returns what was agreed, and the kinds of the answers.
 fn shake(flags: u32, options: &[Vec<u8>]) -> (io::Result<Option<Agreed>>, Vec<u32>, Vec<u8>) {
+    let (outcome, kinds, rest) = shake_with(Tls::No, flags, options);
+    let agreed = outcome.map(|outcome| match outcome {
+        Outcome::Agreed(agreed) => Some(agreed),
+        _ => None,
+    });
+    (agreed, kinds, rest)
+}
+
+fn shake_with(
+    tls: Tls,
+    flags: u32,
+    options: &[Vec<u8>],
+) -> (io::Result<Outcome>, Vec<u32>, Vec<u8>) {
     let mut input = flags.to_be_bytes().to_vec();
     input.extend(options.concat());
     let mut said = Said { input: Cursor::new(input), output: Vec::new() };
-    let agreed = negotiate(&mut said, &offer());
+    let client = greet(&mut said);
+    let agreed = client.and_then(|client| negotiate(&mut said, &offer(), client, tls));
     let mut kinds = Vec::new();
     let mut rest = &said.output[18..];
     while rest.len() >= 20 && rest[..8] == 0x0003_e889_0455_65a9_u64.to_be_bytes() {
@@ -67,6 +81,7 @@ fn named(name: &[u8], tail: &[u8]) -> Vec<u8> {
 const UNSUP: u32 = (1 << 31) + 1;
 const POLICY: u32 = (1 << 31) + 2;
 const INVALID: u32 = (1 << 31) + 3;
+const TLS_REQD: u32 = (1 << 31) + 5;
 const UNKNOWN: u32 = (1 << 31) + 6;
 const TOO_BIG: u32 = (1 << 31) + 9;
 const EXT_HEADER_REQD: u32 = (1 << 31) + 10;
@@ -106,6 +121,21 @@ fn extended_headers_come_with_structured_replies_and_instead_of_them() {
     assert_eq!(begin(&[11, 8]), (wide, vec![1, EXT_HEADER_REQD, 3, 3, 1]));
     let (agreed, kinds, _) = shake(3, &[option(11, &[1]), option(2, &[])]);
     assert_eq!((agreed.unwrap(), kinds), (None, vec![INVALID, 1]));
+}
+
+#[test]
+fn nothing_is_told_before_tls_where_it_is_needed() {
+    let before = |options: &[Vec<u8>]| shake_with(Tls::Needed, 3, options);
+    let options =
+        [option(3, &[]), option(8, &[]), option(7, &named(b"disk", &[0, 0])), option(5, &[])];
+    let (outcome, kinds, _) = before(&options);
+    assert_eq!(outcome.unwrap(), Outcome::StartTls);
+    assert_eq!(kinds, [TLS_REQD, TLS_REQD, TLS_REQD, 1]);
+    assert!(before(&[option(1, b"disk")]).0.is_err());
+    let (outcome, kinds, _) = before(&[option(5, &[1]), option(2, &[])]);
+    assert_eq!((outcome.unwrap(), kinds), (Outcome::Over, vec![INVALID, 1]));
+    let (_, kinds, _) = shake_with(Tls::On, 3, &[option(5, &[]), option(2, &[])]);
+    assert_eq!(kinds, [INVALID, 1]);
 }
 
 #[test]
