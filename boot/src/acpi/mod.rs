@@ -24,7 +24,7 @@ use vm_memory::GuestMemoryBackend;
 
 use crate::cpu_state::write;
 use crate::error::BootError;
-use crate::memory_map::{ACPI_AREA, ECAM, MemoryMap};
+use crate::memory_map::{ACPI_AREA, ECAM, MemoryMap, PCI_BUSES};
 use crate::{irq, ports};
 
 /// The first page of [`ACPI_AREA`] holds the FACS alone.
@@ -160,7 +160,7 @@ fn aml_bytes(object: &dyn Aml) -> Vec<u8> {
 /// The enhanced configuration space (PCI Firmware Specification 3.3, 4.1.2).
 fn mcfg() -> Vec<u8> {
     let mut table = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    table.add_ecam(ECAM.start, 0, 0, u8::MAX);
+    table.add_ecam(ECAM.start, 0, 0, PCI_BUSES - 1);
     aml_bytes(&table)
 }
 

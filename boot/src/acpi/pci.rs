@@ -9,7 +9,7 @@ use acpi_tables::aml::{
 
 use super::{AcpiConfig, hotplug, isa};
 use crate::irq::gsi_for;
-use crate::memory_map::{ECAM_BUSES, MemoryMap, PCI_WINDOW_32};
+use crate::memory_map::{MemoryMap, PCI_BUSES, PCI_WINDOW_32};
 use crate::ports;
 
 const DEVICES: u8 = 32;
@@ -50,7 +50,7 @@ struct Windows<'a>(&'a MemoryMap);
 
 impl Aml for Windows<'_> {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        let buses = AddressSpace::new_bus_number(0u16, ECAM_BUSES - 1);
+        let buses = AddressSpace::new_bus_number(0u16, u16::from(PCI_BUSES) - 1);
         let config = IO::new(ports::PCI_CONFIG, ports::PCI_CONFIG, 1, CONFIG_PORTS);
         let io_low = AddressSpace::new_io(0u16, ports::PCI_CONFIG - 1, None);
         let io_high =

@@ -194,11 +194,11 @@ fn cpus_beyond_254_are_x2apics_and_sparse_ids_are_kept() {
 }
 
 #[test]
-fn the_mcfg_covers_all_buses() {
+fn the_mcfg_covers_the_one_bus() {
     let mcfg = &tables(&full(1))["MCFG"].bytes;
     assert_eq!(mcfg.len(), 60);
     assert_eq!(u64_at(mcfg, 44), 0xB000_0000);
-    assert_eq!(mcfg[52..], [0, 0, 0, 0xFF, 0, 0, 0, 0]);
+    assert_eq!(mcfg[52..], [0; 8]);
 }
 
 /// What `_PRT` says, read from its AML: an entry is a package of four, address first.

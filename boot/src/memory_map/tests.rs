@@ -79,7 +79,7 @@ fn fixed_ranges_do_not_overlap() {
     for (i, a) in fixed.iter().enumerate() {
         assert!(fixed.iter().skip(i + 1).all(|b| !a.overlaps(b)), "{a:x?}");
     }
-    assert_eq!(ECAM.len(), u64::from(ECAM_BUSES) << 20);
+    assert!(ECAM.len() >= u64::from(PCI_BUSES) << 20);
 }
 
 proptest! {
