@@ -39,6 +39,8 @@ read:
         jc      end
         movw    $BUFFER, %si
         movw    $SERIAL, %dx
+        # SeaBIOS's own console sends what it owes in its timer's interrupt, into the middle of this.
+        cli
 2:      lodsb
         testb   %al, %al
         jz      3f
