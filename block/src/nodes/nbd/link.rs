@@ -9,15 +9,12 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
     task::{Poll, Waker},
-    time::Duration,
 };
 
 use super::stream::Stream;
 use super::wire::{self, chunk, command, u16_of, u32_of, u64_of};
 use crate::{BlockError, Range, qcow2::sync::lock};
 
-/// How long a good-bye may take.
-const GOOD_BYE: Duration = Duration::from_secs(1);
 /// The longest chunk of a reply that is no data, in bytes.
 const CHUNK_MAX: u32 = 1 << 20;
 
@@ -212,7 +209,7 @@ fn send(stream: &Stream, messages: &Receiver<Vec<u8>>) {
         }
     }
     // The good-bye is out. A server that does not hang up is not waited for.
-    stream.finish(GOOD_BYE);
+    stream.finish();
 }
 
 fn bad<T>(what: &str) -> io::Result<T> {

@@ -58,7 +58,7 @@ impl Server {
     ///
     /// # Errors
     /// One sentence.
-    pub fn connect(&self) -> Result<Stream, String> {
+    fn connect(&self) -> Result<Stream, String> {
         let failed = |place: &dyn std::fmt::Display, error: std::io::Error| {
             let text = error.to_string();
             let reason = text.split(" (os error").next().unwrap_or_default();

@@ -78,10 +78,11 @@ impl Stream {
         };
     }
 
-    /// Says good-bye where that is a message of its own, and ends the connection. Takes `limit` at most.
-    pub fn finish(&self, limit: Duration) {
+    /// Says good-bye where that is a message of its own, which may take a second, and ends the connection.
+    pub fn finish(&self) {
+        const GOOD_BYE: Duration = Duration::from_secs(1);
         if let Some(tls) = &self.tls
-            && self.set_timeout(Some(limit)).is_ok()
+            && self.set_timeout(Some(GOOD_BYE)).is_ok()
         {
             // Who does not hear it has gone.
             let _ = tls.finish(&mut &self.socket);

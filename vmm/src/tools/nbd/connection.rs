@@ -19,9 +19,6 @@ use std::time::Duration;
 /// Data is moved between sockets and memory in pieces of so many bytes.
 const PIECE: usize = 128 << 10;
 
-/// How long a good-bye may take.
-const GOOD_BYE: Duration = Duration::from_secs(1);
-
 /// A reply, and what its request holds until it is written.
 struct Reply {
     parts: Vec<Part>,
@@ -53,7 +50,7 @@ fn shake_hands(
             match negotiate(Until::new(&secured, until.left()), offer, client, Tls::On)? {
                 Outcome::Agreed(agreed) => Ok(Some((secured, agreed))),
                 _ => {
-                    secured.finish(GOOD_BYE);
+                    secured.finish();
                     Ok(None)
                 }
             }
@@ -91,7 +88,7 @@ pub(super) fn serve(
     drop(replies);
     // One that panicked has said so.
     let _ = writer.join();
-    stream.finish(GOOD_BYE);
+    stream.finish();
     result
 }
 

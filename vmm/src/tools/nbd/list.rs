@@ -11,8 +11,6 @@ use std::time::Duration;
 
 /// How long a server may take for all of it.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long a good-bye may take.
-const GOOD_BYE: Duration = Duration::from_secs(1);
 /// The longest answer that is taken, in bytes.
 const ANSWER_MAX: u32 = 64 << 10;
 /// Most exports that are shown.
@@ -46,7 +44,7 @@ pub fn list(address: &Address, secure: Option<&Secure>) -> Result<String, String
             stream = stream.secure(credentials, host, Some(LIMIT))?;
         }
         let found = Client(Until::new(&stream, Some(LIMIT))).ask()?;
-        stream.finish(GOOD_BYE);
+        stream.finish();
         Ok(found)
     };
     let found = ask().map_err(|error| format!("Failed to list exports: {error}"))?;

@@ -18,7 +18,7 @@ pub struct Offer {
     pub description: Option<String>,
     /// Bytes.
     pub size: u64,
-    /// Transmission flags, but for `SEND_DF`.
+    /// Transmission flags, but for those that depend on what is agreed on.
     pub flags: u16,
     /// Its contexts; their places are their numbers.
     pub contexts: Vec<String>,

@@ -1,6 +1,6 @@
 //! X.509 credentials: certificates, keys and whom to trust, from a directory with the file names that QEMU uses.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs::File, io::Read, path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, Connection, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
@@ -183,11 +183,13 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
         let reason = reason.split(" (os error").next().unwrap_or_default().to_owned();
         format!("Unable to access credentials {}: {reason}", path.display())
     };
-    let length = fs::metadata(path).map_err(failed)?.len();
-    if length > FILE_MAX {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_MAX {
         return Err(unusable(path, &format_args!("it is longer than {FILE_MAX} bytes")));
     }
-    fs::read(path).map_err(failed)
+    Ok(bytes)
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -240,6 +242,7 @@ impl ServerCertVerifier for Anybody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn files_that_are_not_there_or_nonsense_are_named() {

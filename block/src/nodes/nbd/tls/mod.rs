@@ -71,9 +71,8 @@ impl Session {
                 }
                 tls.wants_write()
             };
-            if answers {
-                // Who is sending at the moment takes it along.
-                let Ok(mut out) = self.outgoing.try_lock() else { continue };
+            // While somebody is sending, and be it that the peer takes nothing, it waits for the next to send.
+            if answers && let Ok(mut out) = self.outgoing.try_lock() {
                 self.send(socket, &mut out)?;
             }
             incoming.bytes.resize(READ, 0);
