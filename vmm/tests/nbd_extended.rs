@@ -126,7 +126,10 @@ fn connect(socket: &Path) -> UnixStream {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         match UnixStream::connect(socket) {
-            Ok(stream) => return stream,
+            Ok(stream) => {
+                stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
+                return stream;
+            }
             Err(error) => assert!(Instant::now() < end, "no server: {error}"),
         }
         std::thread::sleep(Duration::from_millis(10));
